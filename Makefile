@@ -1,0 +1,37 @@
+# `make help` lists the targets. PYTHON chooses the interpreter that .venv is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help install demo test test-slow lint format clean
+
+help:  ## List the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[test,lint]'
+	touch $@
+
+install: $(INSTALLED)  ## Set up .venv with everything.
+
+demo: install  ## Run the main job on the demo shop, from raw data to a printed result.
+	$(BIN)/python -m mllm_srec run --config configs/demo.yaml
+
+test: install  ## Run the tests that take minutes at most.
+	$(BIN)/python -m pytest
+
+test-slow: install  ## Run the slow tests too.
+	$(BIN)/python -m pytest -m 'not gpu'
+
+lint: install  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## Put the code into the project's format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the virtual environment and caches; data/ and runs/ stay.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

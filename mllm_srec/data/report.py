@@ -1,0 +1,57 @@
+"""Counts of everything that preparation dropped, repaired or could not use, by reason: nothing vanishes in silence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MAX_EXAMPLES = 5
+
+
+@dataclass
+class PrepareReport:
+    """Collects counts by stage and reason, a few examples of each, and plain facts (shares, totals).
+
+    `counts["reviews"]["line is not JSON"] == 3` reads: three lines of the review file were skipped for that reason.
+    """
+
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    examples: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, stage: str, reason: str, n: int = 1, example: str | None = None) -> None:
+        """Add `n` to the count of `reason` in `stage`; zero counts leave no trace."""
+        if n == 0:
+            return
+        reasons = self.counts.setdefault(stage, {})
+        reasons[reason] = reasons.get(reason, 0) + n
+        if example is not None:
+            kept = self.examples.setdefault(stage, {}).setdefault(reason, [])
+            if len(kept) < MAX_EXAMPLES:
+                kept.append(example[:200])
+
+    def fact(self, name: str, value: Any) -> None:
+        """Set a plain fact, such as the number of users kept."""
+        self.facts[name] = value
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        content: Mapping[str, Any] = {"facts": self.facts, "counts": self.counts, "examples": self.examples}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """Rows (stage, what, number) for the short table that `prepare` prints."""
+        rows = [("data set", name, _number(value)) for name, value in self.facts.items()]
+        for stage, reasons in self.counts.items():
+            rows += [(stage, reason, _number(n)) for reason, n in reasons.items()]
+        return rows
+
+
+def _number(value: Any) -> str:
+    """Numbers with thousands separators, shares with four digits, anything else as JSON."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value if isinstance(value, str) else json.dumps(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

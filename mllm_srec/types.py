@@ -1,0 +1,66 @@
+"""Records, batch types and constants that every room shares; imports nothing of ours.
+
+Letters in shape comments: B batch (groups), R packed rows, T tokens, C candidates, S history length, D hidden,
+V vocabulary, P patches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+
+if TYPE_CHECKING:  # annotations only: this file must load in milliseconds
+    import torch
+
+IGNORE_INDEX = -100
+"""Label of a token that carries no loss (the convention of torch and transformers)."""
+
+LIKED_RATING = 4.0
+"""A rating of at least this is *liked*, below it *disliked* (article, data set description)."""
+
+EVAL_TOP_K = (5, 10, 20)
+"""Cut-offs of HR, Recall, NDCG and MRR (article, Table 5)."""
+
+Split = Literal["train", "val", "test"]
+Purpose = Literal["pair", "rank"]
+Kind = Literal["liked", "disliked", "sampled"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+VISIBLE: dict[Split, tuple[Split, ...]] = {"train": ("train",), "val": ("train",), "test": ("train", "val")}
+"""Splits whose interactions a context of the given split may show."""
+
+
+class MllmSrecError(Exception):
+    """An error whose message is meant for the person at the keyboard; commands print it without a traceback."""
+
+
+class DataError(MllmSrecError):
+    """Input data that cannot be used as they are."""
+
+
+class ConfigError(MllmSrecError):
+    """Settings that contradict each other, an earlier run, or what is on disk."""
+
+
+class PackedBatch(TypedDict):
+    """A batch of B groups laid out as R >= B packed rows (see `prompts.packing`).
+
+    A row is `prefix | target 1 + answer 1 | target 2 + answer 2 | ...`; a long group may take several rows.
+    """
+
+    input_ids: torch.Tensor  # (R, T) int64
+    position_ids: torch.Tensor  # (3, R, T) int64, M-RoPE: time, height, width
+    segment_ids: torch.Tensor  # (R, T) int64: -1 padding, 0 prefix, 1.. the targets
+    labels: torch.Tensor  # (R, T) int64, IGNORE_INDEX but on response tokens
+    answer_index: torch.Tensor  # (B, C, 2) int64: row and token whose output predicts the first response token
+    candidate_mask: torch.Tensor  # (B, C) bool, False where a group has fewer targets
+    relevance: torch.Tensor  # (B, C) int64, 1 liked, 0 not; 0 where masked
+    kind: torch.Tensor  # (B, C) int64 index into KINDS; -1 where masked
+    group_id: torch.Tensor  # (B,) int64
+    item_index: torch.Tensor  # (B, C) int64 row in items.parquet; -1 where masked
+    pixel_values: NotRequired[torch.Tensor]  # (P, 1176) float32, pictures in order of their placeholders
+    image_grid_thw: NotRequired[torch.Tensor]  # (n pictures, 3) int64, patches in time, height, width
+    image_features: NotRequired[torch.Tensor]  # (sum of picture tokens, D), the frozen tower's output
+    image_index: NotRequired[torch.Tensor]  # (n placeholders,) int64: which picture of the batch fills it
+
+
+KINDS: tuple[Kind, ...] = ("liked", "disliked", "sampled")
