@@ -55,21 +55,25 @@ class DemoSettings:
     Args:
         n_users: Number of users.
         n_items: Number of items.
-        n_interactions: Interactions of each user.
-        seed: Seed of items, users and ratings.
-        drift: Probability per step and attribute that a user's taste moves on; in [0, 1].
-        noise: Spread of the rating noise, in units of the taste's weight; 0 is a deterministic rating.
-        image_share: Share of the taste's weight on attributes that only the picture shows; in [0, 1].
+        n_interactions: Interactions of each user (a few less where the catalogue is nearly exhausted).
+        seed: Seed of items, users, ratings, texts and pictures.
+        drift: Probability per day and attribute that a user's taste moves on to a neighbouring one; in [0, 1].
+        noise: Scale of the noise on a rating's utility, which lies in [-1, 1]; 0 is a deterministic rating.
+        like_share: Share of the catalogue that a user would like, noise aside; in (0, 1). (Of what users *rate* about
+            half is liked, because they seldom report what they dislike.)
+        image_share: Share of the taste's weight, the category's apart, on attributes that only the picture shows;
+            in [0, 1].
         image_size: Side of the drawn square picture in pixels.
         clutter: Strength of background clutter in pictures and of marketing words in texts; in [0, 1].
     """
 
     n_users: int = 300
     n_items: int = 300
-    n_interactions: int = 30
+    n_interactions: int = 32
     seed: int = 0
-    drift: float = 0.02
-    noise: float = 0.5
+    drift: float = 0.005
+    noise: float = 0.05
+    like_share: float = 0.125
     image_share: float = 0.5
     image_size: int = 56
     clutter: float = 0.5
@@ -125,3 +129,29 @@ class CandidateSettings:
     unit: Literal["user", "instance"] = "user"
     max_users: int | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How pictures reach the model.
+
+    Args:
+        serve: `pixels`: through the vision tower at every step; `features`: the frozen tower's output, computed once;
+            `none`: prompts without pictures.
+        min_pixels: Smaller pictures are enlarged to this area (pixels, not an edge).
+        max_pixels: Larger pictures are reduced to this area; one picture token stands for 28 x 28 pixels.
+    """
+
+    serve: Literal["pixels", "features", "none"] = "pixels"
+    min_pixels: int = 56 * 56
+    max_pixels: int = 256 * 28 * 28  # borrowed: 256-512 tokens a picture; the article states none
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown way and a budget upside down."""
+        if self.serve not in ("pixels", "features", "none"):
+            raise ValueError(f"pictures.serve={self.serve!r} is not known; choose pixels, features or none")
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ValueError(
+                f"pictures.min_pixels={self.min_pixels} and max_pixels={self.max_pixels}: "
+                "both are areas in pixels, the first not above the second"
+            )

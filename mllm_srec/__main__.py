@@ -1,0 +1,66 @@
+"""`python -m mllm_srec COMMAND`: from command words to the files of `cli/`, imported when their command runs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from mllm_srec import __version__
+from mllm_srec.types import MllmSrecError
+
+COMMANDS = {
+    "prepare": ("prepare", "Raw reviews and pictures -> prepared data set."),
+    "fit": ("trainer", "Fine-tune the recommender; prepares the demo shop where it is missing."),
+    "validate": ("trainer", "Measure a checkpoint on the validation split."),
+    "test": ("trainer", "Measure a checkpoint on the test split; writes predictions/ and metrics.json."),
+    "predict": ("trainer", "Score the candidate lists of the test split without measuring."),
+    "run": ("run", "Every missing stage in order: prepare, fit, test."),
+}
+"""Command -> (module of `cli/`, what it does)."""
+
+USAGE = """usage: python -m mllm_srec COMMAND --config FILE [--section.key VALUE ...]
+
+Multimodal sequential recommendation with multimodal large language models (MLLM-SRec).
+
+commands:
+{commands}
+
+One YAML file serves every command, for instance configs/demo.yaml; dotted flags after it win, such as
+  python -m mllm_srec fit --config configs/demo.yaml --trainer.max_epochs 2 --model.lr 1e-3
+`python -m mllm_srec COMMAND --help` lists a command's settings with their defaults."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+
+    Returns:
+        Exit status: 0 done, 1 an error that was explained, 2 a command line that is not understood.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
+        return 0
+    if arguments[0] == "--version":
+        print(f"mllm_srec {__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"mllm_srec: no command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"mllm_srec.cli.{COMMANDS[command][0]}")
+    try:
+        module.main(command, rest)
+    except MllmSrecError as error:
+        print(f"mllm_srec {command}: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

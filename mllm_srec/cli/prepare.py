@@ -1,0 +1,28 @@
+"""`prepare`: raw reviews and pictures -> prepared data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllm_srec.cli.schema import candidate_settings, full_parser, light_parser, prepare_settings
+
+DESCRIPTION = (
+    "Read raw files, drop duplicates, apply the k-core, split, and write tables, pictures and a report of everything "
+    "that was dropped. The whole configuration file is read and checked; the sections used are shown here."
+)
+
+
+def main(command: str, arguments: list[str]) -> None:
+    """Prepare the data set of a configuration; does nothing where that was done already."""
+    if {"-h", "--help"} & set(arguments):
+        light_parser(command, DESCRIPTION).parse_args(["--help"])
+    config = full_parser(command, DESCRIPTION).parse_args(arguments)
+    from mllm_srec.data.manifest import check_manifest
+    from mllm_srec.data.prepare import prepare_dataset
+    from mllm_srec.reports.terminal import print_prepared
+
+    folder = Path(config.data.root) / config.data.name
+    prepare, candidates = prepare_settings(config.prepare), candidate_settings(config.candidates)
+    done = check_manifest(folder, prepare, candidates)
+    report = prepare_dataset(folder, prepare, candidates)
+    print_prepared(folder, report.lines(), done)

@@ -1,0 +1,117 @@
+"""One schema for every command: the sections that a YAML file may have, whichever command reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+
+from mllm_srec.cli.parser import NearestNameMixin, Parser, plain
+from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PrepareSettings
+
+if TYPE_CHECKING:
+    import jsonargparse
+
+
+@dataclass(frozen=True)
+class DataLocation:
+    """Where data sets live; the `data` section has further settings, which `fit --help` shows.
+
+    Args:
+        root: Folder of all data sets.
+        name: Folder of this data set below `root`.
+    """
+
+    root: str = "data"
+    name: str = "demo"
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Experiment tracking beside the CSV files of the run folder.
+
+    Args:
+        wandb: Log to Weights & Biases too.
+        project: Project there.
+        entity: Team or user there; null is the account's default.
+        offline: Write locally, to be uploaded later with `wandb sync`.
+        tags: Tags of the run.
+    """
+
+    wandb: bool = False
+    project: str = "mllm_srec"
+    entity: str | None = None
+    offline: bool = False
+    tags: tuple[str, ...] = ()
+
+
+def add_own_sections(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the sections that are ours: `name`, `prepare`, `candidates`, `tracking`."""
+    parser.add_argument(
+        "--name", type=str | None, default=None, help="Name of the run's folder; without one, the time and the seed."
+    )
+    parser.add_argument("--prepare", type=PrepareSettings, default=PrepareSettings())
+    parser.add_argument("--candidates", type=CandidateSettings, default=CandidateSettings())
+    parser.add_argument("--tracking", type=TrackingSettings, default=TrackingSettings())
+
+
+def light_parser(command: str, description: str) -> Parser:
+    """Parser with what `prepare` uses itself, for a help that appears at once."""
+    parser = Parser(prog=f"mllm_srec {command}", description=description)
+    parser.add_argument(
+        "-c", "--config", action=ActionConfigFile, help="Configuration file in YAML; flags after it win."
+    )
+    parser.add_argument("--data", type=DataLocation, default=DataLocation())
+    parser.add_argument("--prepare", type=PrepareSettings, default=PrepareSettings())
+    parser.add_argument("--candidates", type=CandidateSettings, default=CandidateSettings())
+    return parser
+
+
+def full_parser(command: str, description: str) -> jsonargparse.ArgumentParser:
+    """Parser of the whole schema, for commands that are no Trainer methods; imports Lightning."""
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    from mllm_srec.data.prompt_datamodule import PromptDataModule
+    from mllm_srec.models.recommender import MLLMRecommender
+
+    class FullParser(NearestNameMixin, LightningArgumentParser):
+        """Lightning's parser with our errors."""
+
+    parser = FullParser(prog=f"mllm_srec {command}", description=description)
+    parser.add_argument(
+        "-c", "--config", action=ActionConfigFile, help="Configuration file in YAML; flags after it win."
+    )
+    parser.add_argument("--seed_everything", type=bool | int, default=0, help="Seed of everything but the data.")
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to continue from or to test.")
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.add_lightning_class_args(MLLMRecommender, "model")
+    parser.add_lightning_class_args(PromptDataModule, "data")
+    add_own_sections(parser)
+    link_sections(parser)
+    return parser
+
+
+def link_sections(parser: jsonargparse.ArgumentParser) -> None:
+    """Values that are given once and used in two sections."""
+    parser.set_defaults({"trainer.default_root_dir": "runs", "trainer.use_distributed_sampler": False})
+    parser.link_arguments("model.backbone", "data.backbone")
+    parser.link_arguments("model.revision", "data.revision")
+    parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+    parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+
+
+def prepare_settings(config: Any) -> PrepareSettings:
+    """The `prepare` section of a parsed configuration as its dataclass."""
+    values = plain(config)
+    if isinstance(values, PrepareSettings):
+        return values
+    columns, demo = plain(values["columns"]), plain(values["demo"])
+    return PrepareSettings(**{**values, "columns": ColumnMapping(**columns), "demo": DemoSettings(**demo)})
+
+
+def candidate_settings(config: Any) -> CandidateSettings:
+    """The `candidates` section of a parsed configuration as its dataclass."""
+    values = plain(config)
+    return values if isinstance(values, CandidateSettings) else CandidateSettings(**values)

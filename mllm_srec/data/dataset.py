@@ -1,0 +1,97 @@
+"""A prepared data set on disk, opened for reading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mllm_srec.data.manifest import read_manifest
+from mllm_srec.types import ConfigError
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """The tables of DESIGN.md section 2, each read when first asked for.
+
+    Attributes:
+        folder: Folder of the data set; pictures are relative to it.
+        manifest: Content of `manifest.json`.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> PreparedDataset:
+        """Open the folder that `prepare` wrote.
+
+        Args:
+            folder: `<data.root>/<data.name>`.
+
+        Raises:
+            ConfigError: Nothing is prepared there, or the manifest is broken.
+        """
+        path = Path(folder)
+        manifest = read_manifest(path)
+        if manifest is None:
+            raise ConfigError(
+                f"{path} holds no prepared data set (no manifest.json). Prepare it with "
+                "`python -m mllm_srec prepare --config ...`, or check data.root and data.name."
+            )
+        return cls(path, manifest)
+
+    @property
+    def candidates_hash(self) -> str:
+        """SHA-256 of the rank groups and their lists; results with different hashes are not comparable."""
+        return str(self.manifest["candidates_hash"])
+
+    @property
+    def content_hash(self) -> str:
+        """Short hash of all tables: names stores that were made from them."""
+        hashes = {name: table["sha256"] for name, table in self.manifest["tables"].items()}
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """Items, sorted by `item_id`; a row's number is the item's index everywhere."""
+        return self._read("items")
+
+    @cached_property
+    def users(self) -> pl.DataFrame | None:
+        """Profiles, or None where the source has none."""
+        return self._read("users") if (self.folder / "users.parquet").exists() else None
+
+    @cached_property
+    def interactions(self) -> pl.DataFrame:
+        """Interactions with their split, sorted by user and key."""
+        return self._read("interactions")
+
+    @cached_property
+    def groups(self) -> pl.DataFrame:
+        """Contexts, sorted by `group_id`."""
+        return self._read("groups")
+
+    @cached_property
+    def samples(self) -> pl.DataFrame:
+        """Targets of the pair groups, sorted by `sample_id`."""
+        return self._read("samples")
+
+    @cached_property
+    def candidates(self) -> pl.DataFrame:
+        """Targets of the rank groups, sorted by `group_id` and `position`."""
+        return self._read("candidates")
+
+    def _read(self, name: str) -> pl.DataFrame:
+        path = self.folder / f"{name}.parquet"
+        if not path.is_file():
+            raise ConfigError(
+                f"{path} is missing although the data set has a manifest; delete {self.folder} and prepare it again "
+                "with `python -m mllm_srec prepare --config ...`."
+            )
+        return pl.read_parquet(path)

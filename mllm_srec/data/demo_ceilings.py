@@ -1,0 +1,193 @@
+"""What is attainable on the demo shop: oracle and history reader, on the very pairs and lists models are tested on.
+
+For every scored row of the test split (`samples` of the pair groups, `candidates` of the rank groups) six scores:
+
+- `oracle_*` knows the user's true taste on the day of the context and scores P(rating >= 4 | taste, item);
+- `reader_*` knows the exact posterior over tastes given the interactions that the context may show: those of the user
+  in the train and val splits whose key (timestamp, order) is before the context's, likes and dislikes with their
+  ratings. It is carried forward to the day of the context, and the score is the posterior mean of P(rating >= 4).
+  `max_history` does not cut it: it is a ceiling. Nor does it use *absence*: that an interaction is missing (never
+  reported, or held out) tells it nothing;
+
+each with `both` modalities, or with `text` or `image` alone, the attributes the modality lacks averaged out exactly.
+A rank list is scored as of its context's key, that is, at the earliest held-out like (DESIGN sections 2 and 4).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.demo_filter import TasteFilter
+from mllm_srec.data.demo_metrics import ceiling_metrics
+from mllm_srec.data.demo_shop import DAY_MS, item_truth, user_truth
+from mllm_srec.data.demo_truth import MODALITIES, Floats, Ints, TasteModel
+from mllm_srec.data.demo_words import ATTRIBUTES, VALUES
+from mllm_srec.data.settings import DemoSettings, PrepareSettings
+from mllm_srec.types import VISIBLE, ConfigError, DataError
+
+SCORES = tuple(f"{who}_{modality}" for who in ("oracle", "reader") for modality in MODALITIES)
+"""Names of the score columns."""
+N_NEGATIVES = 20
+"""Rank metrics are over the first so many negatives of a list, as in `sampled@20`."""
+_USERS_AT_ONCE = 128
+_DECIMALS = 9  # equal probabilities must tie, whatever order sums ran in
+
+
+def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
+    """Score the prepared demo shop's test split by its own truth; write `ceilings.parquet` and `ceilings.json`.
+
+    Args:
+        folder: A prepared data set: `interactions`, `groups`, `samples` and `candidates` `.parquet` are read.
+        settings: The settings that it was prepared with; `settings.demo` recreates the truth.
+
+    Raises:
+        ConfigError: If `settings.source` is not `demo`.
+        DataError: If the tables name users or items, or ratings, that these settings do not generate.
+    """
+    if settings.source != "demo":
+        raise ConfigError(f"ceilings need the truth of `prepare.source: demo`, got {settings.source!r}; leave them out")
+    tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("interactions", "groups")}
+    targets = pl.concat(
+        pl.read_parquet(folder / f"{name}.parquet")
+        .filter(pl.col("split") == "test")
+        .select(
+            pl.lit(name).alias("table"),
+            *("group_id", "user_id", "item_id", "label", "kind"),
+            pl.col("position").cast(pl.Int64) if name == "candidates" else pl.lit(0, pl.Int64).alias("position"),
+        )
+        for name in ("samples", "candidates")
+    )
+    scored = score_targets(targets, tables["groups"], tables["interactions"], settings.demo)
+    scored.select("table", "group_id", "item_id", *SCORES).write_parquet(folder / "ceilings.parquet")
+    metrics = {name: ceiling_metrics(scored, name, N_NEGATIVES) for name in SCORES}
+    (folder / "ceilings.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+def score_targets(
+    targets: pl.DataFrame, groups: pl.DataFrame, interactions: pl.DataFrame, settings: DemoSettings
+) -> pl.DataFrame:
+    """Add the six columns of `SCORES` (float64, probabilities) to test targets.
+
+    Args:
+        targets: `group_id`, `item_id`, any other columns; kept in order.
+        groups: As in `groups.parquet`; must hold every group of `targets`, all of split `test`.
+        interactions: As in `interactions.parquet`.
+        settings: What the shop was generated with.
+
+    Raises:
+        DataError: If a group, user, item or rating is not of this shop.
+    """
+    model = TasteModel.from_settings(settings)
+    catalogue = item_truth(settings)
+    codes = np.stack([_codes(catalogue[name], VALUES[name]) for name in ATTRIBUTES], axis=1)  # (I, A)
+    item_index = pl.DataFrame({"item_id": catalogue["item_id"]}).with_row_index("item")
+    contexts = _contexts(targets, groups)
+    rows = interactions.filter(pl.col("split").is_in(VISIBLE["test"]))
+    events = _events(rows, contexts, item_index)
+    context_of = contexts.select("group_id").with_row_index("context")
+    joined = targets.join(context_of, on="group_id", how="left", maintain_order="left")
+    joined = joined.join(item_index, on="item_id", how="left", maintain_order="left")
+    _demand(joined["item"], targets["item_id"], "item")
+    pairs = joined.select("context", "item").to_numpy().astype(np.int64)
+    tastes = _tastes_of(contexts, settings)
+    scores = {}
+    for modality, visible in MODALITIES.items():
+        columns = [ATTRIBUTES.index(name) for name in visible]
+        liked = model.rating_table(visible)[:, 3:].sum(axis=1)
+        patterns = model.pattern(tastes[pairs[:, 0]][:, columns], codes[pairs[:, 1]][:, columns], visible)
+        scores[f"oracle_{modality}"] = liked[patterns]
+        scores[f"reader_{modality}"] = _read(model, visible, events, pairs, codes[:, columns])
+    return targets.with_columns(pl.Series(name, scores[name].round(_DECIMALS)) for name in SCORES)
+
+
+def _read(model: TasteModel, visible: tuple[str, ...], events: pl.DataFrame, pairs: Ints, codes: Ints) -> Floats:
+    """(N,): the reader's score of each (context, item) of `pairs` (N, 2); `codes` (I, V) are the items' attributes."""
+    kinds, kind_of = np.unique(codes, axis=0, return_inverse=True)  # items that look alike are scored once
+    likes = TasteFilter(model, visible, 1).likes(kinds)  # (kinds, S)
+    by_context = np.argsort(pairs[:, 0], kind="stable")
+    bounds = np.searchsorted(pairs[by_context, 0], np.arange(pairs[:, 0].max(initial=-1) + 2))
+    scores = np.full(len(pairs), np.nan)
+    for _, some_users in events.group_by(pl.col("user") // _USERS_AT_ONCE, maintain_order=True):
+        tastes = TasteFilter(model, visible, _USERS_AT_ONCE)
+        for _, step in some_users.sort("turn").group_by("turn", maintain_order=True):
+            users = step["user"].to_numpy() % _USERS_AT_ONCE
+            tastes.predict(users, step["gap"].to_numpy())
+            asked = step["context"].is_not_null().to_numpy()
+            expected = tastes.belief[users[asked]] @ likes.T  # (contexts, kinds)
+            for context, liked in zip(step["context"].drop_nulls(), expected, strict=True):
+                rows = by_context[bounds[context] : bounds[context + 1]]
+                scores[rows] = liked[kind_of[pairs[rows, 1]]]
+            told = step.filter(~asked).select("item", "rating").to_numpy().astype(np.int64)
+            _tell(tastes, users[~asked], codes[told[:, 0]], told[:, 1])
+    return scores
+
+
+def _tell(tastes: TasteFilter, users: Ints, values: Ints, ratings: Ints) -> None:
+    """Update, or say whose ratings do not fit."""
+    try:
+        tastes.update(users, values, ratings)
+    except ValueError as error:
+        raise DataError(f"the interactions are not of this demo shop: {error}") from error
+
+
+def _events(rows: pl.DataFrame, contexts: pl.DataFrame, item_index: pl.DataFrame) -> pl.DataFrame:
+    """What happens to each user, in order: a rating is told, or a context asks; `turn` counts within the user.
+
+    A context sees keys before its own only, so at an equal key it comes first. `gap` is the days since the turn before.
+    """
+    told = rows.join(item_index, on="item_id", how="left", maintain_order="left")
+    _demand(told["item"], rows["item_id"], "item")
+    told = told.select("user_id", "timestamp", "order", "item", "rating", pl.lit(None, pl.UInt32).alias("context"))
+    asked = contexts.with_row_index("context").select(
+        *("user_id", "timestamp", "order"),
+        pl.lit(None, pl.UInt32).alias("item"),
+        pl.lit(None, pl.Float64).alias("rating"),
+        pl.col("context"),
+    )
+    events = pl.concat([asked, told]).sort("user_id", "timestamp", "order", pl.col("context").is_null())
+    day = pl.col("timestamp") // DAY_MS
+    return events.with_columns(
+        pl.col("user_id").rank("dense").cast(pl.Int64).sub(1).alias("user"),
+        pl.int_range(pl.len()).over("user_id").alias("turn"),
+        (day - day.shift(1)).over("user_id").fill_null(0).alias("gap"),
+    )
+
+
+def _contexts(targets: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
+    """The groups that `targets` are of: one row each."""
+    contexts = groups.select("group_id", "user_id", "split", "timestamp", "order").join(
+        targets.select("group_id").unique(), on="group_id", how="semi", maintain_order="left"
+    )
+    missing = targets.join(contexts, on="group_id", how="anti")
+    if len(missing) or not (contexts["split"] == "test").all():
+        raise DataError(
+            f"{len(missing)} targets name no group of groups.parquet, or groups are not all of split test; "
+            "prepare the data set again"
+        )
+    return contexts
+
+
+def _tastes_of(contexts: pl.DataFrame, settings: DemoSettings) -> Ints:
+    """(contexts, A): the true taste states of the context's user on its day."""
+    days = contexts.select("user_id", (pl.col("timestamp") // DAY_MS).alias("day"))
+    tastes = days.join(user_truth(settings), on=["user_id", "day"], how="left", maintain_order="left")
+    _demand(tastes[ATTRIBUTES[0]], contexts["user_id"], "user on that day")
+    return tastes.select(ATTRIBUTES).to_numpy().astype(np.int64)
+
+
+def _codes(words: pl.Series, values: tuple[str, ...]) -> Ints:
+    """Places of `words` in `values`."""
+    return np.array([values.index(word) for word in words], dtype=np.int64)
+
+
+def _demand(found: pl.Series, ids: pl.Series, what: str) -> None:
+    """Raise if a join came back empty somewhere."""
+    if found.null_count():
+        raise DataError(
+            f"{found.null_count()} rows name a {what} that the demo shop of these settings does not have, such as "
+            f"{ids.filter(found.is_null())[0]!r}; prepare the data set again with the settings given here"
+        )

@@ -1,0 +1,154 @@
+"""The taste model behind the demo shop, exactly as it is: pure numpy, no files (DESIGN section 4).
+
+A user has one *taste state* per attribute. With n values on a circle, state k likes the values k, k + 1, ...,
+k + n // 2 - 1, so about half of them. An item's utility is the weighted sum of +1 (liked value) and -1 over its
+attributes; logistic noise is added and four cut-offs turn it into a rating of 1 to 5. Every day each attribute's state
+stays, or with probability `drift` moves to a neighbour on the circle. So the ratings of a user are a hidden Markov
+chain over the product of the attributes' states, small enough to be filtered exactly (`demo_filter`).
+
+Only the *pattern* of liked attributes matters for a rating: bit strings, first attribute in the highest bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from mllm_srec.data.demo_words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
+from mllm_srec.data.settings import DemoSettings
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MODALITIES: dict[str, tuple[str, ...]] = {"both": ATTRIBUTES, "text": TEXT_ATTRIBUTES, "image": IMAGE_ATTRIBUTES}
+"""Which attributes a reader of text, of pictures, or of both can tell."""
+
+CATEGORY_WEIGHT = 0.2
+"""The category's share of the taste's weight: it is in picture and text, so `image_share` leaves it alone."""
+_LARGER_WEIGHT = 0.6  # of the two attributes of one modality the first counts more: fewer ties in utility
+_OFFSETS = (-0.77, -0.33, 0.0, 0.11)  # utility at which ratings 2 to 5 begin, beside that of a like (4)
+
+
+@dataclass(frozen=True)
+class TasteModel:
+    """Probabilities of tastes and ratings.
+
+    Args:
+        n_values: Attribute -> number of values (and of taste states), at least 2.
+        weights: Attribute -> weight in the utility, >= 0, summing to 1; same keys as `n_values`.
+        noise: Scale of the logistic noise on the utility (which lies in [-1, 1]); 0 makes ratings deterministic.
+        drift: Probability per day and attribute that the state moves to a neighbour; in [0, 1].
+        like_share: Share of all items that a user likes when there is no noise, as nearly as the weights allow.
+    """
+
+    n_values: dict[str, int]
+    weights: dict[str, float]
+    noise: float
+    drift: float
+    like_share: float
+
+    @classmethod
+    def from_settings(cls, settings: DemoSettings) -> TasteModel:
+        """The demo shop's own model: five attributes, weights by `image_share`."""
+        rest = 1 - CATEGORY_WEIGHT
+        image, text = rest * settings.image_share, rest * (1 - settings.image_share)
+        weights = {
+            "category": CATEGORY_WEIGHT,
+            "colour": image * _LARGER_WEIGHT,
+            "pattern": image * (1 - _LARGER_WEIGHT),
+            "brand": text * _LARGER_WEIGHT,
+            "material": text * (1 - _LARGER_WEIGHT),
+        }
+        n_values = {name: len(values) for name, values in VALUES.items()}
+        return cls(n_values, weights, settings.noise, settings.drift, settings.like_share)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Attribute names in the order of every taste and item array's last axis."""
+        return tuple(self.n_values)
+
+    def likes(self, attribute: str) -> npt.NDArray[np.bool_]:
+        """(n, n): does taste state (row) like value (column)?"""
+        n = self.n_values[attribute]
+        state, value = np.indices((n, n))
+        return np.asarray((value - state) % n < n // 2)
+
+    def transition(self, attribute: str, days: int) -> Floats:
+        """(n, n): probability that the state (row) has become another (column) `days` later."""
+        n = self.n_values[attribute]
+        stay = np.eye(n)
+        day = (1 - self.drift) * stay + self.drift / 2 * (np.roll(stay, 1, axis=1) + np.roll(stay, -1, axis=1))
+        return np.asarray(np.linalg.matrix_power(day, days))
+
+    def pattern(self, tastes: Ints, values: Ints, visible: Sequence[str] | None = None) -> Ints:
+        """Pattern of liked attributes.
+
+        Args:
+            tastes: (..., V) states of the visible attributes.
+            values: (..., V) an item's values of them; broadcast against `tastes`.
+            visible: Names of the V attributes; all by default.
+
+        Returns:
+            (...) bit string in [0, 2^V).
+        """
+        names = self.attributes if visible is None else tuple(visible)
+        bits = [self.likes(name)[tastes[..., a], values[..., a]] for a, name in enumerate(names)]
+        return np.asarray(sum(bit.astype(np.int64) << (len(names) - 1 - a) for a, bit in enumerate(bits)))
+
+    def rating_table(self, visible: Sequence[str] | None = None) -> Floats:
+        """(2^V, 5): P(rating = 1..5 | pattern of the visible attributes), the hidden ones averaged out.
+
+        Averaging is exact: values of items are independent and uniform and each state likes the same number of them,
+        so a hidden attribute is liked with the same probability whatever the taste and whatever other items were.
+        """
+        names = self.attributes if visible is None else tuple(visible)
+        columns = [self.attributes.index(name) for name in names]
+        shown = np.zeros(len(self._bits), dtype=np.int64)
+        for place, column in enumerate(columns):
+            shown += self._bits[:, column] << (len(names) - 1 - place)
+        table = np.zeros((2 ** len(names), 5))
+        np.add.at(table, shown, self._ratings * self._pattern_share[:, None])
+        mass = np.bincount(shown, weights=self._pattern_share, minlength=len(table))
+        return table / mass[:, None]
+
+    @property
+    def expected_like_share(self) -> float:
+        """P(rating >= 4) of a random item for a random taste, noise included."""
+        return float(self._pattern_share @ self._ratings[:, 3:].sum(axis=1))
+
+    @cached_property
+    def _bits(self) -> Ints:
+        """(2^A, A) of 0 and 1: the patterns in order."""
+        n = len(self.n_values)
+        return (np.arange(2**n)[:, None] >> np.arange(n - 1, -1, -1)) & 1
+
+    @cached_property
+    def _pattern_share(self) -> Floats:
+        """(2^A,): probability of each pattern for a random item, the same for every taste."""
+        liked = np.array([(n // 2) / n for n in self.n_values.values()])
+        return np.asarray(np.where(self._bits == 1, liked, 1 - liked).prod(axis=1))
+
+    @cached_property
+    def _ratings(self) -> Floats:
+        """(2^A, 5): P(rating | full pattern)."""
+        utility = (2 * self._bits - 1) @ np.array(list(self.weights.values()))
+        above = np.stack([self._above(utility, cut) for cut in self._cut_offs(utility)], axis=1)  # P(rating > 1..4)
+        padded = np.pad(above, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))
+        return np.asarray(padded[:, :-1] - padded[:, 1:])
+
+    def _above(self, utility: Floats, cut: float) -> Floats:
+        if self.noise == 0:
+            return (utility > cut).astype(np.float64)
+        return np.asarray(0.5 * (1 + np.tanh((utility - cut) / (2 * self.noise))))  # logistic, without overflow
+
+    def _cut_offs(self, utility: Floats) -> list[float]:
+        """That of a like lies between two attainable utilities, where the share above is nearest to `like_share`."""
+        levels = np.unique(utility.round(9))
+        middles = (levels[1:] + levels[:-1]) / 2
+        share = np.array([self._pattern_share[utility > middle].sum() for middle in middles])
+        like = float(middles[np.abs(share - self.like_share).argmin()])
+        return [like + offset for offset in _OFFSETS]

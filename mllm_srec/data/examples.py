@@ -1,0 +1,128 @@
+"""Which targets are asked about in which group: the rows of training, of AUC and of the candidate lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.types import KINDS, Split
+
+
+@dataclass(frozen=True)
+class GroupExamples:
+    """Groups with their targets, in flat arrays: group i owns targets `offsets[i]:offsets[i + 1]`.
+
+    Attributes:
+        group_id: `(G,)` int64.
+        context: `(G,)` row of the group in the groups table.
+        offsets: `(G + 1,)`.
+        item_index: `(N,)` row of the item in the items table.
+        relevance: `(N,)` 1 liked, 0 not.
+        kind: `(N,)` index into `types.KINDS`.
+    """
+
+    group_id: np.ndarray
+    context: np.ndarray
+    offsets: np.ndarray
+    item_index: np.ndarray
+    relevance: np.ndarray
+    kind: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.group_id)
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets of all groups."""
+        return len(self.item_index)
+
+    def draw(self, limit: int | None, seed: int) -> GroupExamples:
+        """At most `limit` groups, drawn with the seed; their order stays. None takes all."""
+        if limit is None or limit >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), limit, replace=False))
+        rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in chosen])
+        return GroupExamples(
+            group_id=self.group_id[chosen],
+            context=self.context[chosen],
+            offsets=np.concatenate([[0], np.diff(self.offsets)[chosen]]).cumsum(),
+            item_index=self.item_index[rows],
+            relevance=self.relevance[rows],
+            kind=self.kind[rows],
+        )
+
+
+def select_train_rows(
+    samples: pl.DataFrame,
+    negatives: Literal["sampled", "explicit", "both"],
+    balance: Literal["all", "cap"],
+    seed: int,
+) -> pl.DataFrame:
+    """The training rows among the stored samples (DESIGN.md section 2, pair groups).
+
+    Args:
+        samples: Rows of `samples.parquet` of the train split.
+        negatives: Sampled negatives, disliked items, or both.
+        balance: `all` keeps every chosen negative; `cap` draws as many negatives as there are positives at most, so
+            that the ratio is no worse than 1:1.
+        seed: Seed of that draw.
+    """
+    chosen: dict[str, list[str]] = {"sampled": ["liked", "sampled"], "explicit": ["liked", "disliked"]}
+    kinds = chosen.get(negatives, list(KINDS))
+    rows = samples.filter(pl.col("kind").is_in(kinds))
+    if balance == "all":
+        return rows
+    positive = pl.col("label") == 1
+    n_positive = rows.filter(positive).height
+    negative_rows = rows.filter(~positive)
+    if negative_rows.height > n_positive:
+        drawn = negative_rows.sort("sample_id").sample(n_positive, seed=seed, shuffle=False)
+        rows = pl.concat([rows.filter(positive), drawn])
+    return rows
+
+
+def pair_examples(groups: pl.DataFrame, items: pl.DataFrame, samples: pl.DataFrame) -> GroupExamples:
+    """Pair groups with the given rows of `samples.parquet`; groups that lost all their rows are left out."""
+    return _gather(groups, items, samples.sort("sample_id"))
+
+
+def rank_examples(
+    groups: pl.DataFrame, items: pl.DataFrame, candidates: pl.DataFrame, split: Split, n_negatives: int | None
+) -> GroupExamples:
+    """Candidate lists of a split: all positives and the first `n_negatives` by position (`sampled@m`).
+
+    Args:
+        groups: `groups.parquet`.
+        items: `items.parquet`.
+        candidates: `candidates.parquet`.
+        split: `val` or `test`.
+        n_negatives: m; None takes all that are stored.
+    """
+    rows = candidates.filter(pl.col("split") == split)
+    if n_negatives is not None:
+        rows = rows.filter(pl.col("position") <= n_negatives)
+    return _gather(groups, items, rows.sort("group_id", "position", "item_id"))
+
+
+def _gather(groups: pl.DataFrame, items: pl.DataFrame, rows: pl.DataFrame) -> GroupExamples:
+    """Rows (group_id, item_id, label, kind) -> flat arrays in the order of first appearance of each group."""
+    contexts = groups.select("group_id").with_row_index("context")
+    index = items.select("item_id").with_row_index("item_index")
+    kinds = pl.DataFrame({"kind": KINDS, "kind_index": range(len(KINDS))})
+    joined = rows.join(contexts, on="group_id", how="left", maintain_order="left")
+    joined = joined.join(index, on="item_id", how="left", maintain_order="left")
+    joined = joined.join(kinds, on="kind", how="left", maintain_order="left")
+    order = joined.group_by("group_id", maintain_order=True).agg(pl.len(), pl.col("context").first())
+    joined = order.select("group_id").join(joined, on="group_id", how="left", maintain_order="left_right")
+    return GroupExamples(
+        group_id=order["group_id"].to_numpy(),
+        context=order["context"].to_numpy().astype(np.int64),
+        offsets=np.concatenate([[0], order["len"].to_numpy()]).astype(np.int64).cumsum(),
+        item_index=joined["item_index"].to_numpy().astype(np.int64),
+        relevance=joined["label"].to_numpy().astype(np.int64),
+        kind=joined["kind_index"].to_numpy().astype(np.int64),
+    )

@@ -1,0 +1,48 @@
+"""The frozen vision tower's output per picture, computed once and memory-mapped (DESIGN.md 3.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from mllm_srec.types import ConfigError
+
+
+class FeatureStore:
+    """Reads picture features by picture key.
+
+    Args:
+        folder: Folder that the extraction loop finished (`pipeline.features`).
+
+    Raises:
+        ConfigError: The folder holds no finished store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "meta.json").exists():
+            raise ConfigError(f"no finished feature store in {folder}; run `fit` with data.pictures.serve=features")
+        meta = json.loads((folder / "meta.json").read_text())
+        self.n_dims: int = meta["n_dims"]
+        index = pl.read_parquet(folder / "index.parquet")
+        self._spans: dict[str, tuple[int, int]] = {
+            key: (offset, n) for key, offset, n in index.select("picture", "offset", "n_tokens").iter_rows()
+        }
+        n_rows = sum(n for _, n in self._spans.values())
+        path = folder / "features.bin"
+        # bfloat16 has no numpy type: its bits are kept as uint16 and reinterpreted below
+        self._dtype = torch.bfloat16 if meta["dtype"] == "bfloat16" else torch.float32
+        numpy_type = np.int16 if self._dtype == torch.bfloat16 else np.float32
+        shape = (n_rows, self.n_dims)
+        self._features = np.memmap(path, dtype=numpy_type, mode="r", shape=shape) if n_rows else np.empty(shape)
+
+    def features(self, pictures: Sequence[str]) -> torch.Tensor:
+        """Features `(sum of picture tokens, D)` of the pictures one after another."""
+        spans = [self._spans[picture] for picture in pictures]
+        rows = [np.array(self._features[offset : offset + n]) for offset, n in spans]
+        joined = torch.from_numpy(np.concatenate(rows))
+        return joined.view(self._dtype) if self._dtype == torch.bfloat16 else joined

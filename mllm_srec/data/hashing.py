@@ -1,0 +1,50 @@
+"""A fingerprint of a table's content that does not depend on a file format or a library's version."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import polars as pl
+
+
+def table_hash(table: pl.DataFrame) -> str:
+    """SHA-256 over names, types and values, column by column, in the given order of rows and columns.
+
+    Args:
+        table: Columns of integers, floats, texts, or lists of texts.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        TypeError: A column has another type.
+    """
+    digest = hashlib.sha256()
+    for column in table.iter_columns():
+        digest.update(f"{column.name}\0{len(column)}\0".encode())
+        _add_column(digest, column)
+    return digest.hexdigest()
+
+
+def _add_column(digest: hashlib._Hash, column: pl.Series) -> None:
+    """Feed the nulls, then the values with their lengths, so that no two different columns give the same bytes."""
+    digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
+    if column.dtype == pl.List(pl.String):
+        digest.update(b"list" + column.list.len().fill_null(0).to_numpy().astype("<i8").tobytes())
+        _add_column(digest, column.filter(column.list.len() > 0).explode())
+    elif column.dtype == pl.String:
+        filled = column.fill_null("")
+        digest.update(b"text" + filled.str.len_bytes().to_numpy().astype("<i8").tobytes())
+        digest.update(filled.str.join("").item().encode())
+    elif column.dtype.is_integer():
+        digest.update(b"int" + column.fill_null(0).to_numpy().astype("<i8").tobytes())
+    elif column.dtype.is_float():
+        digest.update(b"float" + column.fill_null(0.0).to_numpy().astype("<f8").tobytes())
+    else:
+        raise TypeError(f"column {column.name!r}: cannot hash type {column.dtype}; integers, floats, texts, lists can.")
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of a text: 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()

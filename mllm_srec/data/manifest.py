@@ -1,0 +1,185 @@
+"""`manifest.json`: what a prepared data set was made from, and whether that is what is asked for now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mllm_srec import __version__
+from mllm_srec.data.hashing import table_hash
+from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.types import ConfigError
+
+MANIFEST = "manifest.json"
+
+RAW_SETTINGS = ("reviews", "metadata", "users", "images")
+"""Settings that name raw files; these are compared by content, so that moving them changes nothing."""
+
+Record = dict[str, Any]
+
+
+def write_manifest(
+    folder: Path,
+    settings: PrepareSettings,
+    candidates: CandidateSettings,
+    raw: Mapping[str, Record],
+    tables: Mapping[str, pl.DataFrame],
+    candidates_hash: str,
+) -> None:
+    """Write `manifest.json` into the folder.
+
+    Args:
+        folder: Folder of the data set.
+        settings: Settings of the preparation.
+        candidates: Settings of the candidates.
+        raw: `raw_files(settings)`, taken before the files were read.
+        tables: Every table written, by name; their hashes go into the manifest.
+        candidates_hash: The hash that results are labelled with.
+    """
+    content = {
+        "version": __version__,
+        "prepare": relevant_settings(settings),
+        "candidates": asdict(candidates),
+        "raw": dict(raw),
+        "tables": {name: {"rows": table.height, "sha256": table_hash(table)} for name, table in tables.items()},
+        "candidates_hash": candidates_hash,
+    }
+    (folder / MANIFEST).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Record | None:
+    """The manifest of a prepared data set; None where there is none.
+
+    Raises:
+        ConfigError: The file cannot be read as a manifest.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not {"prepare", "candidates", "raw", "candidates_hash"} <= set(content):
+            raise ValueError("entries are missing")
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is not a manifest ({error}); delete {folder} and prepare again.") from error
+    return dict(content)
+
+
+def check_manifest(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> bool:
+    """Whether the folder holds exactly the data set that these settings describe.
+
+    Raw files that are no longer there are compared by name only: a prepared data set does not need them.
+
+    Args:
+        folder: Folder of the data set.
+        settings: Settings of the preparation.
+        candidates: Settings of the candidates.
+
+    Returns:
+        True: prepared already, with the same settings and raw files. False: nothing is prepared there.
+
+    Raises:
+        ConfigError: Something else is prepared there; names each differing key with both values.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return False
+    there = _flat("prepare", manifest["prepare"]) | _flat("candidates", manifest["candidates"])
+    here = _flat("prepare", relevant_settings(settings)) | _flat("candidates", asdict(candidates))
+    lines = [
+        f"{key}: prepared with {_shown(there, key)}, now {_shown(here, key)}"
+        for key in here | there
+        if _shown(there, key) != _shown(here, key)
+    ]
+    lines += _raw_differences(manifest["raw"], settings)
+    if lines:
+        raise ConfigError(
+            f"{folder} was prepared differently:\n  " + "\n  ".join(lines) + "\nSet these back, or choose another "
+            "data.name for the new data set, or delete the folder (summaries in it too) and prepare again."
+        )
+    return True
+
+
+def relevant_settings(settings: PrepareSettings) -> Record:
+    """Settings that have an influence: without raw paths, and without the sections of other sources."""
+    content = asdict(settings)
+    for name in RAW_SETTINGS:
+        del content[name]
+    if settings.source != "demo":
+        del content["demo"]
+    if settings.source != "tables":
+        del content["columns"]
+    return content
+
+
+def raw_files(settings: PrepareSettings) -> dict[str, Record]:
+    """Name, size and SHA-256 of each raw file that the source reads and that exists.
+
+    The folder of pictures counts with the names and sizes of its files, not with their bytes.
+    """
+    return {name: _fingerprint(path) for name, path in _raw_paths(settings).items() if path.exists()}
+
+
+def _raw_paths(settings: PrepareSettings) -> dict[str, Path]:
+    """The raw paths that are set and that the source reads."""
+    if settings.source == "demo":
+        return {}
+    names = [name for name in RAW_SETTINGS if name != "users" or settings.source == "tables"]
+    values = {name: getattr(settings, name) for name in names}
+    return {name: Path(value) for name, value in values.items() if value is not None}
+
+
+def _fingerprint(path: Path) -> Record:
+    """Name, size in bytes and SHA-256 of a file or of a folder's listing."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return {
+                "name": path.name,
+                "size": path.stat().st_size,
+                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            }
+    sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+    listing = json.dumps(sorted(sizes.items())).encode()
+    return {"name": path.name, "size": sum(sizes.values()), "sha256": hashlib.sha256(listing).hexdigest()}
+
+
+def _raw_differences(there: Mapping[str, Record], settings: PrepareSettings) -> list[str]:
+    """One line for each raw file that is another one now."""
+    paths, here = _raw_paths(settings), raw_files(settings)
+    lines = []
+    for name in RAW_SETTINGS:
+        before, path, now = there.get(name), paths.get(name), here.get(name)
+        if before is None or path is None:
+            same = before is None and path is None
+        elif now is None:
+            same = before["name"] == path.name
+        else:
+            same = (before["size"], before["sha256"]) == (now["size"], now["sha256"])
+        if not same:
+            current = _described(now) if now is not None else "null" if path is None else f"{path.name} (not there)"
+            lines.append(f"prepare.{name}: prepared from {_described(before)}, now {current}")
+    return lines
+
+
+def _described(record: Record | None) -> str:
+    """A raw file in words."""
+    return "null" if record is None else f"{record['name']} ({record['size']} bytes, sha256 {record['sha256'][:12]})"
+
+
+def _flat(prefix: str, content: Mapping[str, Any]) -> Record:
+    """Nested settings with dotted keys, as the command line writes them."""
+    flat: Record = {}
+    for name, value in content.items():
+        flat |= _flat(f"{prefix}.{name}", value) if isinstance(value, dict) else {f"{prefix}.{name}": value}
+    return flat
+
+
+def _shown(values: Record, key: str) -> str:
+    """A value as JSON, or that there is none."""
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "(not set)"

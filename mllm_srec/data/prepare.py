@@ -1,0 +1,208 @@
+"""Raw files -> prepared data set (DESIGN.md section 2): written beside its place and moved there when complete."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+from filelock import FileLock
+
+from mllm_srec.data.candidates import candidates_hash
+from mllm_srec.data.catalogue import kept_items, kept_users
+from mllm_srec.data.interactions import deduplicate, is_liked, k_core
+from mllm_srec.data.manifest import check_manifest, raw_files, write_manifest
+from mllm_srec.data.raw import INTERACTION_SCHEMA, RawData
+from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.data.sources import picture_folder, read_raw
+from mllm_srec.data.splits import assign_splits
+from mllm_srec.data.tables import Tables, build_tables
+from mllm_srec.types import SPLITS, ConfigError, DataError
+
+REPORT = "prepare_report.json"
+
+
+def prepare_dataset(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> PrepareReport:
+    """Prepare a data set, unless the folder holds it already.
+
+    Everything is written into a hidden folder beside the target and moved there at the end, under a file lock: a run
+    killed at any moment leaves nothing half done, and processes started side by side prepare once.
+
+    Args:
+        folder: `<data.root>/<data.name>`; must not exist, be empty, or hold the very data set asked for.
+        settings: What to read and how to split.
+        candidates: How the frozen lists are drawn.
+
+    Returns:
+        The report, as in `prepare_report.json`; with the fact `already prepared` where nothing was done.
+
+    Raises:
+        ConfigError: Settings out of range, the folder holds something else, or it cannot be written.
+        DataError: The raw data cannot be used, or nothing of them is left.
+    """
+    check_settings(settings, candidates)
+    folder = Path(folder)
+    if check_manifest(folder, settings, candidates):  # before the lock: a prepared folder may be read-only
+        return _saved_report(folder)
+    with _locked(folder):
+        if check_manifest(folder, settings, candidates):  # another process was quicker
+            return _saved_report(folder)
+        temporary = _fresh_folder(folder)
+        try:
+            report = _write_dataset(temporary, settings, candidates)
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return report
+
+
+def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> None:
+    """Refuse numbers out of range.
+
+    Raises:
+        ConfigError: Names the setting, its value and the least value accepted.
+    """
+    least = {
+        "prepare.k_core": (settings.k_core, 1),
+        "prepare.max_history": (settings.max_history, 1),
+        "prepare.max_image_pixels": (settings.max_image_pixels, 1),
+        "prepare.seed": (settings.seed, 0),
+        "candidates.n_negatives": (candidates.n_negatives, 1),
+        "candidates.max_users": (candidates.max_users, 1),
+        "candidates.seed": (candidates.seed, 0),
+    }
+    for name, (value, smallest) in least.items():
+        if value is not None and value < smallest:
+            raise ConfigError(f"{name}: got {value}; set it to {smallest} or more.")
+    for name, text, accepted in (
+        ("prepare.split", settings.split, ("random", "leave_one_out", "global_time")),
+        ("candidates.unit", candidates.unit, ("user", "instance")),
+    ):
+        if text not in accepted:
+            raise ConfigError(f"{name}: got {text!r}; choose one of {', '.join(accepted)}.")
+
+
+def _saved_report(folder: Path) -> PrepareReport:
+    """The report of the run that prepared the folder."""
+    report = PrepareReport(**json.loads((folder / REPORT).read_text(encoding="utf-8")))
+    report.fact("already prepared", True)
+    return report
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock file beside the folder."""
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"data.root: cannot write into {folder.parent} ({error}); choose another data.root or get the right to "
+            "write there."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """An empty hidden folder beside the target; what a killed run left there is removed."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    if folder.exists():
+        raise ConfigError(
+            f"{folder} exists but holds no prepared data set (no manifest.json); choose another data.name, or move "
+            "its content away."
+        )
+    temporary = folder.parent / f".{folder.name}.preparing"
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir()
+    return temporary
+
+
+def _write_dataset(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> PrepareReport:
+    """All files of the data set, into an empty folder."""
+    report = PrepareReport()
+    fingerprints = raw_files(settings)
+    staging = folder / ".staging"
+    staging.mkdir()
+    raw = read_raw(settings, report, staging)
+    interactions = _kept_interactions(raw, settings.k_core, report)
+    items = _import_pictures(folder, kept_items(raw.items, interactions, report), settings, staging, report)
+    shutil.rmtree(staging)
+    interactions = assign_splits(interactions, settings.split, settings.seed, report)
+    tables = build_tables(interactions, items["item_id"], settings, candidates, report)
+    digest = candidates_hash(tables.groups, tables.candidates)
+    _describe(tables, candidates, digest, report)
+    written = {
+        "items": items,
+        "interactions": interactions.select(*INTERACTION_SCHEMA, "split"),
+        "groups": tables.groups,
+        "samples": tables.samples,
+        "candidates": tables.candidates,
+    }
+    if raw.users is not None:
+        written["users"] = kept_users(raw.users, interactions, report)
+    for name, table in written.items():
+        table.write_parquet(folder / f"{name}.parquet")
+    report.write(folder / REPORT)
+    write_manifest(folder, settings, candidates, fingerprints, written, digest)
+    if settings.source == "demo":
+        from mllm_srec.data.demo_ceilings import write_ceilings  # only the demo shop knows the truth
+
+        write_ceilings(folder, settings)
+    return report
+
+
+def _kept_interactions(raw: RawData, k: int, report: PrepareReport) -> pl.DataFrame:
+    """Repeats and the sparse fringe removed; at least one row."""
+    rows = deduplicate(raw.interactions, report)
+    kept = k_core(rows, k, report)
+    if not kept.height:
+        raise DataError(
+            f"prepare.k_core: {k} leaves nothing of {rows.height} interactions of {rows['user_id'].n_unique()} users "
+            f"with {rows['item_id'].n_unique()} items ({raw.interactions.height} rows read). "
+            + ("Choose a smaller k_core." if rows.height else "Check that the raw file is the right one.")
+        )
+    users, items = kept["user_id"].n_unique(), kept["item_id"].n_unique()
+    report.fact("users", users)
+    report.fact("items", items)
+    report.fact("interactions", kept.height)
+    report.fact("likes", kept.filter(is_liked()).height)
+    report.fact("sparsity", round(1 - kept.height / (users * items), 6))
+    return kept.with_columns(pl.col("review").fill_null(""))
+
+
+def _import_pictures(
+    folder: Path, items: pl.DataFrame, settings: PrepareSettings, staging: Path, report: PrepareReport
+) -> pl.DataFrame:
+    """Pictures into `images/`, their relative paths into `image`."""
+    from mllm_srec.data.pictures import import_pictures  # Pillow only when a data set is made, not when it is opened
+
+    items = import_pictures(
+        items, picture_folder(settings, staging), folder / "images", settings.max_image_pixels, report
+    )
+    (folder / "images").mkdir(exist_ok=True)
+    report.fact("items with picture", items.height - items["image"].null_count())
+    return items
+
+
+def _describe(tables: Tables, candidates: CandidateSettings, digest: str, report: PrepareReport) -> None:
+    """Facts on the lists that every model ranks."""
+    ranks = tables.groups.filter(pl.col("purpose") == "rank")
+    lengths = tables.candidates.group_by("group_id", "split").agg(n=(pl.col("kind") == "sampled").sum())
+    for split in SPLITS[1:]:
+        here = ranks.filter(pl.col("split") == split)
+        silent = here.filter(pl.col("history").list.len() == 0)["user_id"].n_unique()
+        short = lengths.filter((pl.col("split") == split) & (pl.col("n") < candidates.n_negatives)).height
+        report.fact(f"users ranked, {split}", here["user_id"].n_unique())
+        report.fact(f"users without history, {split}", silent)
+        report.fact(f"lists with fewer than {candidates.n_negatives} negatives, {split}", short)
+    report.fact("candidates_hash", digest)

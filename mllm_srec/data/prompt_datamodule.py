@@ -1,0 +1,262 @@
+"""LightningDataModule: serves precomputed prompts together with image tensors (DESIGN.md 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.examples import GroupExamples, pair_examples, rank_examples, select_train_rows
+from mllm_srec.data.feature_store import FeatureStore
+from mllm_srec.data.image_store import ImageStore, build_image_store, load_image_processor
+from mllm_srec.data.prompt_store import PromptStore, build_prompt_store
+from mllm_srec.data.sampler import GroupBatchSampler, Position
+from mllm_srec.data.settings import PictureSettings
+from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
+from mllm_srec.prompts.geometry import Grid
+from mllm_srec.prompts.packing import PackingSettings, PromptGroup, pack
+from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.types import ConfigError, PackedBatch, Split
+
+
+@dataclass
+class PromptStores:
+    """What a batch is put together from."""
+
+    prompts: PromptStore
+    images: ImageStore | None
+    features: FeatureStore | None
+    encoder: PromptEncoder
+
+
+class PromptDataset(Dataset[PromptGroup]):
+    """Groups with tokenised prompts.
+
+    Args:
+        examples: Groups and their targets.
+        stores: Prompts and pictures.
+        train: With answers behind the targets.
+    """
+
+    def __init__(self, examples: GroupExamples, stores: PromptStores, train: bool) -> None:
+        self.examples, self.stores, self.train = examples, stores, train
+        contexts = stores.prompts.context_lengths().to_numpy().astype(np.int64)
+        targets = stores.prompts.target_lengths().to_numpy().astype(np.int64)
+        per_target = targets[examples.item_index]  # (N,)
+        summed = np.add.reduceat(per_target, examples.offsets[:-1]) if len(examples) else np.zeros(0, np.int64)
+        self.lengths = contexts[examples.context] + summed  # (G,)
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> PromptGroup:
+        """Group `index`, ready to be packed."""
+        rows, prompts = self.examples, self.stores.prompts
+        targets = []
+        for row in range(rows.offsets[index], rows.offsets[index + 1]):
+            relevance = int(rows.relevance[row])
+            answer_ids = self.stores.encoder.answer_ids[relevance] if self.train else []
+            targets.append(prompts.target(int(rows.item_index[row]), answer_ids, relevance, int(rows.kind[row])))
+        return PromptGroup(int(rows.group_id[index]), prompts.prefix(int(rows.context[index])), targets)
+
+
+@dataclass
+class PromptCollator:
+    """Groups -> packed batch with pictures; each distinct picture is served once a batch."""
+
+    stores: PromptStores
+    packing: PackingSettings = field(default_factory=PackingSettings)
+
+    def __call__(self, groups: Sequence[PromptGroup]) -> PackedBatch:
+        """Pack `groups` and look up their pictures."""
+        encoder = self.stores.encoder
+        batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, self.packing)
+        if pictures:
+            self._add_pictures(batch, pictures)
+        return batch
+
+    def _add_pictures(self, batch: PackedBatch, pictures: Sequence[tuple[str, Grid]]) -> None:
+        distinct = list(dict.fromkeys(key for key, _ in pictures))
+        row_of = {key: index for index, key in enumerate(distinct)}
+        grids = dict(pictures)
+        batch["image_index"] = torch.tensor([row_of[key] for key, _ in pictures])  # (n placeholders,)
+        batch["image_grid_thw"] = torch.tensor([grids[key] for key in distinct])  # (n pictures, 3)
+        if self.stores.features is not None:
+            batch["image_features"] = self.stores.features.features(distinct)  # (sum of tokens, D)
+        elif self.stores.images is not None:
+            batch["pixel_values"] = self.stores.images.pixel_values(distinct)[0]  # (P, 1176)
+
+
+class PromptDataModule(pl.LightningDataModule):
+    """Serves train pairs, and for evaluation the pairs (AUC) and the candidate lists (HR, Recall, NDCG, MRR).
+
+    Args:
+        root: Folder of all data sets.
+        name: Folder of this data set below `root`.
+        backbone: Hub name or folder whose tokenizer and image processor are used; linked to `model.backbone`.
+        revision: Revision of the hub model; linked to `model.revision`.
+        prompt: Wording and fields of the prompt.
+        pictures: How pictures reach the model.
+        packing: How groups become rows.
+        max_length: Tokens of a prompt with its longest target; the oldest history gives way (borrowed: 512-1024).
+        batch_size: Training groups (contexts) per device and step.
+        eval_batch_size: Groups per device and step in evaluation.
+        negatives: Negatives trained on: sampled ones (the article's 1:1), disliked items, or both.
+        balance: `all`, or `cap` to no more negatives than positives.
+        n_negatives: m of `sampled@m`: candidates besides the positives in evaluation (borrowed: 20).
+        max_train_groups: Train on this many groups, drawn with the seed; null takes all.
+        max_eval_groups: In `fit`, validate on this many groups of each kind, drawn with the seed; null takes all.
+        num_workers: Worker processes of each loader.
+        seed: Seed of the order and the draws; linked to `seed_everything`.
+
+    Raises:
+        ConfigError: The data set is not prepared, or settings contradict each other.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        name: str = "demo",
+        backbone: str = "Qwen/Qwen2-VL-7B-Instruct",
+        revision: str | None = None,
+        prompt: PromptSettings = PromptSettings(),  # noqa: B008 - frozen, and jsonargparse shows its fields
+        pictures: PictureSettings = PictureSettings(),  # noqa: B008
+        packing: PackingSettings = PackingSettings(),  # noqa: B008
+        max_length: int = 1024,
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        negatives: Literal["sampled", "explicit", "both"] = "sampled",
+        balance: Literal["all", "cap"] = "all",
+        n_negatives: int = 20,
+        max_train_groups: int | None = None,
+        max_eval_groups: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root, self.name, self.backbone, self.revision = root, name, backbone, revision
+        self.prompt, self.pictures, self.packing, self.max_length = prompt, pictures, packing, max_length
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.seed = num_workers, seed
+        self.negatives, self.balance, self.n_negatives = negatives, balance, n_negatives
+        self.max_train_groups, self.max_eval_groups = max_train_groups, max_eval_groups
+        self.features_folder: Path | None = None  # set by the pipeline, which computed them
+        self._stores: PromptStores | None = None
+        self._data: PreparedDataset | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the prepared data set."""
+        return Path(self.root) / str(self.name)
+
+    @property
+    def data(self) -> PreparedDataset:
+        """The prepared data set."""
+        if self._data is None:
+            self._data = PreparedDataset.open(self.folder)
+        return self._data
+
+    @property
+    def stores(self) -> PromptStores:
+        """Prompts and pictures; opened on first use, built where they are missing."""
+        if self._stores is None:
+            self._stores = self._open_stores()
+        return self._stores
+
+    def _open_stores(self) -> PromptStores:
+        encoder = PromptEncoder(load_tokenizer(self.backbone, self.revision))
+        images = None
+        if self.pictures.serve != "none":
+            processor = load_image_processor(self.backbone, self.revision, self.pictures)
+            images = build_image_store(self.folder, processor, self.data.items)
+        features = None
+        if self.pictures.serve == "features" and self.features_folder is not None:
+            features = FeatureStore(self.features_folder)
+        prompts = build_prompt_store(self.data, encoder, images, self.prompt, self.max_length)
+        return PromptStores(prompts, images, features, encoder)
+
+    def use_features(self, folder: Path) -> None:
+        """Serve picture features from the finished store in `folder` instead of pixels."""
+        self.features_folder = folder
+        if self._stores is not None:
+            self._stores.features = FeatureStore(folder)
+
+    def setup(self, stage: str) -> None:
+        """Open the stores in this process, before any loader is made."""
+        if self.pictures.serve == "features" and self.features_folder is None:
+            raise ConfigError(
+                "pictures.serve='features' needs the extracted features; start through `python -m mllm_srec`, which "
+                "extracts them, or set `features_folder` to the folder that `pipeline.features` returned"
+            )
+        _ = self.stores
+
+    def train_examples(self) -> GroupExamples:
+        """Training groups after `negatives`, `balance` and `max_train_groups`."""
+        samples = self.data.samples.filter(self.data.samples["split"] == "train")
+        rows = select_train_rows(samples, self.negatives, self.balance, self.seed)
+        return pair_examples(self.data.groups, self.data.items, rows).draw(self.max_train_groups, self.seed)
+
+    def eval_examples(self, split: Split) -> tuple[GroupExamples, GroupExamples]:
+        """Pair groups and candidate lists of `split`."""
+        samples = self.data.samples.filter(self.data.samples["split"] == split)
+        pairs = pair_examples(self.data.groups, self.data.items, samples)
+        lists = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
+        return pairs, lists
+
+    def train_dataloader(self) -> DataLoader[PromptGroup]:
+        """Shuffled pair groups; a resumed run starts behind the last trained batch."""
+        return self._loader(self.train_examples(), train=True)
+
+    def val_dataloader(self) -> list[DataLoader[PromptGroup]]:
+        """Pairs, then lists, of the val split; in `fit` at most `max_eval_groups` of each."""
+        fitting = self.trainer is not None and str(self.trainer.state.fn) == "fit"
+        limit = self.max_eval_groups if fitting else None
+        return [self._loader(examples.draw(limit, self.seed), train=False) for examples in self.eval_examples("val")]
+
+    def test_dataloader(self) -> list[DataLoader[PromptGroup]]:
+        """Pairs, then lists, of the test split."""
+        return [self._loader(examples, train=False) for examples in self.eval_examples("test")]
+
+    def predict_dataloader(self) -> DataLoader[PromptGroup]:
+        """Candidate lists of the test split."""
+        return self._loader(self.eval_examples("test")[1], train=False)
+
+    def _loader(self, examples: GroupExamples, train: bool) -> DataLoader[PromptGroup]:
+        dataset = PromptDataset(examples, self.stores, train)
+        sampler = GroupBatchSampler(
+            dataset.lengths,
+            self.batch_size if train else self.eval_batch_size,
+            shuffle=train,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            position=self._train_position() if train else lambda: (0, 0),
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=PromptCollator(self.stores, self.packing),
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _train_position(self) -> Position:
+        """Epoch and batches already trained, from the trainer's own progress, which a checkpoint restores."""
+
+        def position() -> tuple[int, int]:
+            if self.trainer is None:
+                return 0, 0
+            loop = self.trainer.fit_loop
+            done = int(loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
+            epoch = int(loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+            return epoch, done if done < self.trainer.num_training_batches else 0
+
+        return position

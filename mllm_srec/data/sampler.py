@@ -1,0 +1,77 @@
+"""Batches of groups: of similar length, shuffled by (seed, epoch), sharded over processes, resumable in mid-epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+Position = Callable[[], tuple[int, int]]
+"""Returns (epoch, batches of it already trained): where a run stands, or where a checkpoint left it."""
+
+POOL_BATCHES = 32
+"""Groups are shuffled, then sorted by length within pools of this many batches: little padding, still random."""
+
+
+class GroupBatchSampler(Sampler[list[int]]):
+    """Yields lists of group indices; the order is a pure function of (seed, epoch).
+
+    Args:
+        lengths: Tokens of each group's row `(G,)`.
+        batch_size: Groups per batch and process.
+        shuffle: New random order each epoch; else longest first, so that memory runs out at once or never.
+        seed: Seed of the order.
+        rank: This process.
+        world_size: Number of processes.
+        position: Where to start; asked anew at each pass over the sampler.
+
+    When shuffling (training), every process gets the same number of batches: the last few are dealt again where the
+    number does not divide. When not (evaluation), every group appears exactly once in all, and a process may get none.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        position: Position = lambda: (0, 0),
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; give at least 1")
+        self.lengths, self.batch_size, self.shuffle, self.seed = lengths, batch_size, shuffle, seed
+        self.rank, self.world_size, self.position = rank, world_size, position
+
+    def __len__(self) -> int:
+        """Batches of this process in a whole epoch, whatever was already trained of it."""
+        n_batches = -(-len(self.lengths) // self.batch_size)
+        if self.shuffle:
+            return -(-n_batches // self.world_size)
+        return len(range(self.rank, n_batches, self.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches of this process from the current position on."""
+        epoch, start = self.position()
+        batches = self._shuffled(epoch) if self.shuffle else self._by_length()
+        if self.shuffle and batches:
+            batches += batches[: -len(batches) % self.world_size]
+        yield from batches[self.rank :: self.world_size][start:]
+
+    def _by_length(self) -> list[list[int]]:
+        return _chunks(np.argsort(-self.lengths, kind="stable"), self.batch_size)
+
+    def _shuffled(self, epoch: int) -> list[list[int]]:
+        random = np.random.default_rng([self.seed, epoch])
+        batches: list[list[int]] = []
+        for pool in _chunks(random.permutation(len(self.lengths)), self.batch_size * POOL_BATCHES):
+            by_length = np.asarray(pool)[np.argsort(self.lengths[pool], kind="stable")]
+            batches += _chunks(by_length, self.batch_size)
+        order = random.permutation(len(batches))
+        return [batches[index] for index in order]
+
+
+def _chunks(indices: np.ndarray, size: int) -> list[list[int]]:
+    return [indices[begin : begin + size].tolist() for begin in range(0, len(indices), size)]

@@ -1,0 +1,152 @@
+"""Every interaction gets a split: train, val or test (DESIGN.md section 2, *Splits*; baselines.md 0 and 1.6)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.interactions import KEY, in_time_order, is_liked
+from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.split_repair import TEST, TRAIN, VAL, Ints, repair
+from mllm_srec.types import SPLITS
+
+SplitName = Literal["random", "leave_one_out", "global_time"]
+
+
+def assign_splits(interactions: pl.DataFrame, split: SplitName, seed: int, report: PrepareReport) -> pl.DataFrame:
+    """Add the column `split`.
+
+    - `random` (the article's): of a user's n likes max(1, round(0.1 n)) go to test and as many to val; n = 2: one to
+      train, one to test; n = 1: train. Then swaps within users bring every liked item into train and every item
+      liked twice or more into test (see `split_repair`). Each dislike is drawn 80/10/10. `round` is Python's.
+    - `leave_one_out`: a user's last like to test, the one before to val; with n < 3 all to train.
+    - `global_time`: the likes up to the 80 % quantile of all their keys to train, up to the 90 % quantile to val.
+
+    In the last two a dislike takes the period it falls in; a period begins at the first like of its split
+    (`leave_one_out`) or after the cut (`global_time`).
+
+    Args:
+        interactions: One row per (user, item); the order of the rows has no influence.
+        split: The rule.
+        seed: Seed of `random`, >= 0; the other two draw nothing.
+        report: Receives what repair could not reach, and the shares.
+
+    Returns:
+        The rows with `split`, sorted by user and key.
+
+    Raises:
+        ValueError: `split` is none of the three.
+    """
+    rows = in_time_order(interactions).with_columns(liked=is_liked())
+    if split == "random":
+        rows = _random(rows, seed, report)
+    elif split == "leave_one_out":
+        rows = _leave_one_out(rows)
+    elif split == "global_time":
+        rows = _global_time(rows)
+    else:
+        raise ValueError(f"prepare.split: got {split!r}; choose random, leave_one_out or global_time.")
+    _report_shares(rows, report)
+    return rows.drop("liked")
+
+
+def _random(rows: pl.DataFrame, seed: int, report: PrepareReport) -> pl.DataFrame:
+    """Draw likes per user and dislikes one by one, then repair."""
+    draw_likes, draw_dislikes, mend = (np.random.default_rng([seed, stream]) for stream in range(3))
+    liked = rows["liked"].to_numpy()
+    user, item = _codes(rows["user_id"])[liked], _codes(rows["item_id"])[liked]
+    codes = np.empty(rows.height, dtype=np.int64)
+    drawn = _draw_likes(user, draw_likes)
+    codes[liked] = _repair(user, item, drawn, mend, report)
+    codes[~liked] = np.searchsorted([0.8, 0.9], draw_dislikes.random(int((~liked).sum())), side="right")
+    return rows.with_columns(split=_names(codes))
+
+
+def _draw_likes(user: Ints, generator: np.random.Generator) -> Ints:
+    """A random order of each user's likes: the first go to test, the next to val, the rest to train."""
+    n = np.bincount(user)[user]
+    shuffled = np.lexsort((generator.random(user.size), user))
+    begins = np.searchsorted(user[shuffled], user[shuffled])
+    place = np.empty(user.size, dtype=np.int64)
+    place[shuffled] = np.arange(user.size) - begins
+    n_test = np.where(n >= 2, np.maximum(1, np.rint(0.1 * n)), 0)
+    n_val = np.where(n >= 3, n_test, 0)
+    return np.where(place < n_test, TEST, np.where(place < n_test + n_val, VAL, TRAIN))
+
+
+def _repair(user: Ints, item: Ints, split: Ints, generator: np.random.Generator, report: PrepareReport) -> Ints:
+    """Rules 3 and 4 on shuffled rows, so that of several possible swaps none is preferred for its time."""
+    order = generator.permutation(user.size)
+    shuffled, moved = repair(user[order], item[order], split[order], generator)
+    report.fact("likes moved to another split by repair", moved)
+    repaired = np.empty_like(split)
+    repaired[order] = shuffled
+    return repaired
+
+
+def _leave_one_out(rows: pl.DataFrame) -> pl.DataFrame:
+    """Cut each user's time at the key of the last like but one and at that of the last."""
+    likes = rows.filter("liked").with_columns(
+        n=pl.len().over("user_id"), left=pl.int_range(pl.len(), 0, -1).over("user_id")
+    )
+    cuts = likes.filter((pl.col("n") >= 3) & (pl.col("left") <= 2)).select("user_id", *KEY, "left")
+    marked = rows
+    for left, name in ((2, "val"), (1, "test")):
+        begin = cuts.filter(pl.col("left") == left).select("user_id", begin=pl.struct(KEY))
+        marked = marked.join(begin, on="user_id", how="left", maintain_order="left")
+        marked = marked.with_columns(_not_before("begin").alias(f"in_{name}")).drop("begin")
+    split = pl.when("in_test").then(pl.lit("test")).when("in_val").then(pl.lit("val")).otherwise(pl.lit("train"))
+    return marked.with_columns(split=split).drop("in_val", "in_test")
+
+
+def _not_before(begin: str) -> pl.Expr:
+    """The row's key is at or after the key in the struct column `begin`; False where that is null."""
+    time, order = (pl.col(begin).struct.field(name) for name in KEY)
+    later = (pl.col("timestamp") > time) | ((pl.col("timestamp") == time) & (pl.col("order") >= order))
+    return later.fill_null(False)
+
+
+def _global_time(rows: pl.DataFrame) -> pl.DataFrame:
+    """Cut at the keys of the likes number ceil(0.8 n) and ceil(0.9 n): both still belong to the earlier period."""
+    keys = rows.filter("liked").select(KEY).sort(KEY)
+    n = keys.height
+    if not n:  # nothing to cut: no like, hence nothing held out
+        return rows.with_columns(split=pl.lit("train"))
+    split = pl.lit("train")
+    for tenths, name in ((8, "val"), (9, "test")):
+        time, order = keys.row((tenths * n + 9) // 10 - 1)
+        after = (pl.col("timestamp") > time) | ((pl.col("timestamp") == time) & (pl.col("order") > order))
+        split = pl.when(after).then(pl.lit(name)).otherwise(split)
+    return rows.with_columns(split=split)
+
+
+def _codes(names: pl.Series) -> Ints:
+    """Position of each name among the sorted distinct names."""
+    return (names.rank("dense").cast(pl.Int64) - 1).to_numpy()
+
+
+def _names(codes: Ints) -> pl.Series:
+    """Split names of `split_repair`'s codes."""
+    return pl.Series(SPLITS, dtype=pl.String).gather(codes)
+
+
+def _report_shares(rows: pl.DataFrame, report: PrepareReport) -> None:
+    """Shares of each split, and the wishes of the random split that are not fulfilled (for every kind of split)."""
+    likes = rows.filter("liked")
+    for name in SPLITS:
+        for what, table in (("interactions", rows), ("likes", likes)):
+            share = table.filter(pl.col("split") == name).height / max(1, table.height)
+            report.fact(f"share of {what} in {name}", round(share, 6))
+    inside = {name: pl.col("split") == name for name in SPLITS}
+    _count_missing(rows, "user_id", ~inside["train"].any(), "user not in train", report)
+    _count_missing(likes, "user_id", ~inside["test"].any() & (pl.len() >= 2), "user with 2 likes not in test", report)
+    _count_missing(likes, "item_id", ~inside["train"].any(), "liked item not in train", report)
+    _count_missing(likes, "item_id", ~inside["test"].any() & (pl.len() >= 2), "item liked twice not in test", report)
+
+
+def _count_missing(rows: pl.DataFrame, by: str, missing: pl.Expr, reason: str, report: PrepareReport) -> None:
+    """Count the users or items for which `missing` holds."""
+    found = rows.group_by(by).agg(missing=missing).filter("missing").sort(by)
+    report.count("splits", reason, found.height, found.item(0, by) if found.height else None)

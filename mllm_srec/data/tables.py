@@ -1,0 +1,181 @@
+"""Interactions with a split -> the tables `groups`, `samples` and `candidates` (DESIGN.md section 2, *Tables*).
+
+Train comes first and by itself: its numbers, contexts and negatives depend on train rows, the catalogue and the seed
+only, so exchanging held-out items for others leaves every byte of it as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from mllm_srec.data.candidates import draw_users, random_stream, sample_negatives
+from mllm_srec.data.groups import CONTEXT_SCHEMA, add_contexts, pair_groups, rank_groups
+from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.types import SPLITS, DataError, Purpose, Split
+
+GROUP_SCHEMA: dict[str, pl.DataType] = {
+    "group_id": pl.Int64(),
+    "purpose": pl.String(),
+    **CONTEXT_SCHEMA,
+}
+SAMPLE_SCHEMA: dict[str, pl.DataType] = {
+    "sample_id": pl.Int64(),
+    "group_id": pl.Int64(),
+    "user_id": pl.String(),
+    "item_id": pl.String(),
+    "label": pl.Int8(),
+    "kind": pl.String(),
+    "split": pl.String(),
+}
+CANDIDATE_SCHEMA: dict[str, pl.DataType] = {
+    "group_id": pl.Int64(),
+    "user_id": pl.String(),
+    "item_id": pl.String(),
+    "label": pl.Int8(),
+    "kind": pl.String(),
+    "position": pl.Int64(),
+    "split": pl.String(),
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The three tables that say what is asked about whom.
+
+    Attributes:
+        groups: Columns of `GROUP_SCHEMA`; ids count from 0: pair groups of train, val, test, then rank groups.
+        samples: Columns of `SAMPLE_SCHEMA`, the targets of the pair groups.
+        candidates: Columns of `CANDIDATE_SCHEMA`, the targets of the rank groups.
+    """
+
+    groups: pl.DataFrame
+    samples: pl.DataFrame
+    candidates: pl.DataFrame
+
+
+def build_tables(
+    interactions: pl.DataFrame,
+    item_ids: pl.Series,
+    settings: PrepareSettings,
+    candidates: CandidateSettings,
+    report: PrepareReport,
+) -> Tables:
+    """Build the groups of both purposes and their targets.
+
+    Args:
+        interactions: One row per (user, item), with `split`, in any order.
+        item_ids: The catalogue that negatives are drawn from; holds every item of the interactions.
+        settings: `max_history` is used.
+        candidates: How the lists are drawn.
+        report: Receives empty contexts and lists that fell short.
+
+    Returns:
+        The tables, each sorted by its id (candidates by group and position).
+
+    Raises:
+        DataError: An interaction's item is not in the catalogue.
+    """
+    catalogue = item_ids.unique().sort()
+    unknown = interactions.filter(~pl.col("item_id").is_in(catalogue.to_list()))
+    if unknown.height:
+        raise DataError(
+            f"build_tables: {unknown.height} interactions have an item outside the catalogue of {len(catalogue)} "
+            f"items, for example {unknown.item(0, 'item_id')!r}; pass the ids of all kept items."
+        )
+    groups: list[pl.DataFrame] = []
+    samples: list[pl.DataFrame] = []
+    lists: list[pl.DataFrame] = []
+    begin = 0
+    for split in SPLITS:
+        table, targets = _pairs(interactions, catalogue, split, begin, candidates.seed, report)
+        groups.append(_finish(table, interactions, "pair", split, settings.max_history, report))
+        samples.append(targets)
+        begin += table.height
+    for split in SPLITS[1:]:
+        table, targets = _rankings(interactions, catalogue, split, begin, candidates, report)
+        groups.append(_finish(table, interactions, "rank", split, settings.max_history, report))
+        lists.append(targets)
+        begin += table.height
+    numbered = _conform(pl.concat(samples).with_row_index("sample_id"), SAMPLE_SCHEMA)
+    return Tables(pl.concat(groups), numbered, pl.concat(lists))
+
+
+def _conform(table: pl.DataFrame, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    """Exactly the columns, order and types of a schema."""
+    return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+
+
+def _number(table: pl.DataFrame, begin: int) -> pl.DataFrame:
+    """Add `group_id`, counting on from `begin`."""
+    return table.with_columns(group_id=pl.int_range(pl.len(), dtype=pl.Int64) + begin)
+
+
+def _finish(
+    table: pl.DataFrame,
+    interactions: pl.DataFrame,
+    purpose: Purpose,
+    split: Split,
+    max_history: int,
+    report: PrepareReport,
+) -> pl.DataFrame:
+    """Add contexts, bring the columns into the contract's order, and count."""
+    table = add_contexts(table, interactions, split, max_history).with_columns(purpose=pl.lit(purpose))
+    report.fact(f"groups, {purpose} {split}", table.height)
+    empty = table.filter(pl.col("history").list.len() == 0)
+    report.count("groups", f"{purpose} {split}: no history", empty.height)
+    return _conform(table, GROUP_SCHEMA)
+
+
+def _pairs(
+    interactions: pl.DataFrame, catalogue: pl.Series, split: Split, begin: int, seed: int, report: PrepareReport
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Pair groups of a split and their targets: the item, and one sampled negative where it is liked."""
+    groups = _number(pair_groups(interactions, split), begin)
+    # held-out items are allowed as train negatives: avoiding them would tell the model which they are
+    known = interactions.filter(pl.col("split") == split) if split == "train" else interactions
+    liked = groups.filter(pl.col("kind") == "liked")
+    drawn = sample_negatives(liked, known, catalogue, 1, random_stream(seed, "pair", split))
+    report.count("samples", f"{split}: no item left for a negative", liked.height - drawn.height)
+    targets = pl.concat([_targets(groups, split), _negatives(drawn, split)]).sort("group_id", "position")
+    return groups, targets.drop("position")
+
+
+def _rankings(
+    interactions: pl.DataFrame,
+    catalogue: pl.Series,
+    split: Split,
+    begin: int,
+    settings: CandidateSettings,
+    report: PrepareReport,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rank groups of a split and their lists: all positives, then the sampled negatives."""
+    generator = random_stream(settings.seed, "rank", split)
+    groups = rank_groups(interactions, split, settings.unit)
+    n_users = groups["user_id"].n_unique()
+    groups = _number(draw_users(groups, settings.max_users, generator), begin)
+    report.count("candidates", f"{split}: user not drawn (max_users)", n_users - groups["user_id"].n_unique())
+    drawn = sample_negatives(groups, interactions, catalogue, settings.n_negatives, generator)
+    full = drawn.filter(pl.col("position") == settings.n_negatives).height
+    report.count("candidates", f"{split}: list with fewer than {settings.n_negatives} negatives", groups.height - full)
+    positives = groups.explode("positives").rename({"positives": "item_id"})
+    positives = positives.with_columns(label=pl.lit(1, pl.Int8), kind=pl.lit("liked"))
+    targets = pl.concat([_targets(positives, split), _negatives(drawn, split)])
+    return groups, targets.sort("group_id", "position", maintain_order=True)
+
+
+def _targets(rows: pl.DataFrame, split: Split) -> pl.DataFrame:
+    """Observed targets, at position 0."""
+    return _as_candidates(rows.with_columns(position=pl.lit(0, pl.Int64)), split)
+
+
+def _negatives(drawn: pl.DataFrame, split: Split) -> pl.DataFrame:
+    """Sampled targets, at the positions in which they were drawn."""
+    return _as_candidates(drawn.with_columns(label=pl.lit(0, pl.Int8), kind=pl.lit("sampled")), split)
+
+
+def _as_candidates(rows: pl.DataFrame, split: Split) -> pl.DataFrame:
+    """Columns and types of `CANDIDATE_SCHEMA`."""
+    return _conform(rows.with_columns(split=pl.lit(split)), CANDIDATE_SCHEMA)

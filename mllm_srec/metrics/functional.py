@@ -1,0 +1,175 @@
+"""Hit rate, recall, NDCG and MRR of lists of candidates, exact under ties (article, evaluation metrics).
+
+All functions take `scores (B, C)`, `relevance (B, C)` and an optional `mask (B, C)` as `ties.tie_blocks` describes
+them, compute in float64 and return one value per list, `(B,)`. What is decided here:
+
+- Ties: by default the mean over all orders of the tied candidates, in closed form; `worst` is the guard beside it.
+- A list without a relevant candidate has no value: NaN, for the caller to skip *and count*.
+- A relevant candidate with score minus infinity was missed by the retriever: it counts in |R| and is never a hit, even
+  if nothing else is ranked.
+- NDCG is normalised by the best list of min(|R|, K) hits. A list may be shorter than K.
+
+Identities: Recall <= HR always; with one relevant candidate and no ties HR = Recall and NDCG = 1 / log2(rank + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mllm_srec.metrics.auc import auc, user_auc
+from mllm_srec.metrics.ties import TieBlocks, Ties, tie_blocks
+
+__all__ = ["auc", "hit_rate", "mrr", "ndcg", "ranking_metrics", "recall", "user_auc"]
+
+SUFFIX: dict[Ties, str] = {"expected": "", "worst": "_worst", "best": "_best"}
+"""What a key of `ranking_metrics` says about ties."""
+
+
+def hit_rate(
+    scores: Tensor, relevance: Tensor, mask: Tensor | None = None, top_k: int = 10, ties: Ties = "expected"
+) -> Tensor:
+    """Probability that at least one relevant candidate has a rank of at most `top_k`.
+
+    Args:
+        scores: float `(B, C)`, higher is better; minus infinity: missed by the retriever.
+        relevance: `(B, C)` of 0 and 1.
+        mask: bool `(B, C)`, False at padding; None: no padding.
+        top_k: Cut-off K, at least 1.
+        ties: How equal scores are ordered.
+
+    Returns:
+        float64 `(B,)` in [0, 1]; NaN for a list without a relevant candidate.
+
+    Raises:
+        ValueError: If `top_k` < 1, or an argument is not as `tie_blocks` wants it.
+
+    >>> hit_rate(torch.zeros(1, 21), torch.eye(21)[:1], top_k=5).item()  # a constant scorer: 5 / 21
+    0.238...
+    """
+    return _hit_rate(tie_blocks(scores, relevance, mask).ordered(ties), top_k)
+
+
+def recall(
+    scores: Tensor, relevance: Tensor, mask: Tensor | None = None, top_k: int = 10, ties: Ties = "expected"
+) -> Tensor:
+    """Share of all relevant candidates whose rank is at most `top_k`; arguments and result as in `hit_rate`."""
+    return _recall(tie_blocks(scores, relevance, mask).ordered(ties), top_k)
+
+
+def ndcg(
+    scores: Tensor, relevance: Tensor, mask: Tensor | None = None, top_k: int = 10, ties: Ties = "expected"
+) -> Tensor:
+    """DCG with gain 1 / log2(rank + 1), over that of an ideal list; arguments and result as in `hit_rate`."""
+    return _ndcg(tie_blocks(scores, relevance, mask).ordered(ties), top_k)
+
+
+def mrr(
+    scores: Tensor, relevance: Tensor, mask: Tensor | None = None, top_k: int = 10, ties: Ties = "expected"
+) -> Tensor:
+    """1 / rank of the first relevant candidate, 0 beyond `top_k`; arguments and result as in `hit_rate`."""
+    return _mrr(tie_blocks(scores, relevance, mask).ordered(ties), top_k)
+
+
+def ranking_metrics(
+    scores: Tensor,
+    relevance: Tensor,
+    mask: Tensor | None = None,
+    top_k: Sequence[int] = (5, 10, 20),
+    policies: Sequence[Ties] = ("expected",),
+) -> dict[str, Tensor]:
+    """All four metrics at every cut-off from one pass over the lists, list by list (for paired significance tests).
+
+    Args:
+        scores: float `(B, C)`, higher is better; minus infinity: missed by the retriever.
+        relevance: `(B, C)` of 0 and 1.
+        mask: bool `(B, C)`, False at padding; None: no padding.
+        top_k: Cut-offs, each at least 1.
+        policies: The ways to order equal scores.
+
+    Returns:
+        `hr@5`, `recall@5`, `ndcg@5`, `mrr@5`, `hr@10`, ..., then `hr_worst@5`, ... for the policy `worst`; each float64
+        `(B,)`, NaN for a list without a relevant candidate.
+
+    Raises:
+        ValueError: If a cut-off is below 1, or an argument is not as `tie_blocks` wants it.
+    """
+    blocks = tie_blocks(scores, relevance, mask)
+    return {
+        f"{name}{SUFFIX[ties]}@{k}": metric(ordered, k)
+        for ties, ordered in ((ties, blocks.ordered(ties)) for ties in policies)
+        for k in top_k
+        for name, metric in _METRICS.items()
+    }
+
+
+def _hit_rate(blocks: TieBlocks, top_k: int) -> Tensor:
+    """1 - P(no relevant candidate within `top_k`); only the best block that holds one matters."""
+    start, no_hit = _no_hit_yet(blocks, top_k)
+    reached = (top_k - start).clamp(min=0)  # (B, 1) ranks of that block, and below it, within the cut-off
+    return _where_defined(blocks, (1 - no_hit.gather(-1, reached)).squeeze(-1))
+
+
+def _recall(blocks: TieBlocks, top_k: int) -> Tensor:
+    """Each relevant candidate is a hit with probability (ranks of its block within the cut-off) / (ranks in all)."""
+    is_hit = _reached(blocks, top_k).double() / blocks.size.clamp(min=1)  # (B, R)
+    return _where_defined(blocks, is_hit.sum(dim=-1) / blocks.n_relevant)
+
+
+def _ndcg(blocks: TieBlocks, top_k: int) -> Tensor:
+    """Each relevant candidate gains the mean discount of its block, ranks beyond the cut-off gaining nothing."""
+    end = blocks.start + _reached(blocks, top_k)  # (B, R)
+    ranks = torch.arange(1, top_k + 1, device=end.device, dtype=torch.float64)
+    dcg_of_first = torch.cat([ranks.new_zeros(1), (1 / torch.log2(ranks + 1)).cumsum(0)])  # (K + 1,) DCG of n hits
+    gain = dcg_of_first[end.clamp(max=top_k)] - dcg_of_first[blocks.start.clamp(max=top_k)]  # (B, R)
+    dcg = (gain / blocks.size.clamp(min=1)).sum(dim=-1)  # (B,)
+    return _where_defined(blocks, dcg / dcg_of_first[blocks.n_relevant.clamp(max=top_k)])
+
+
+def _mrr(blocks: TieBlocks, top_k: int) -> Tensor:
+    """Mean of 1 / rank over the ranks that the first relevant candidate may take, weighted by their probability."""
+    start, no_hit = _no_hit_yet(blocks, top_k)
+    first_here = no_hit[:, :-1] - no_hit[:, 1:]  # (B, K) P(the first relevant one has rank start + j)
+    rank = start + torch.arange(1, top_k + 1, device=start.device)  # (B, K)
+    return _where_defined(blocks, torch.where(rank <= top_k, first_here / rank, 0.0).sum(dim=-1))
+
+
+_METRICS: dict[str, Callable[[TieBlocks, int], Tensor]] = {
+    "hr": _hit_rate,
+    "recall": _recall,
+    "ndcg": _ndcg,
+    "mrr": _mrr,
+}
+
+
+def _reached(blocks: TieBlocks, top_k: int) -> Tensor:
+    """Number of ranks of each block that are at most `top_k`, int64 `(B, R)`."""
+    _check_top_k(top_k)
+    return (top_k - blocks.start).clamp(min=0).minimum(blocks.size)
+
+
+def _no_hit_yet(blocks: TieBlocks, top_k: int) -> tuple[Tensor, Tensor]:
+    """Start of the best block with a relevant candidate, `(B, 1)`, and P(none within its first j ranks), `(B, K + 1)`.
+
+    With p of t tied candidates relevant, that probability is C(t - p, j) / C(t, j), here as a running product of
+    (t - p - i) / (t - i) so that nothing overflows. It stays 1 in a list where nothing relevant is ranked.
+    """
+    _check_top_k(top_k)
+    best = torch.where(blocks.found, blocks.start, torch.iinfo(torch.int64).max).argmin(dim=-1, keepdim=True)  # (B, 1)
+    start, size, n_tied, found = (x.gather(-1, best) for x in (blocks.start, blocks.size, blocks.n_tied, blocks.found))
+    i = torch.arange(top_k, device=start.device)  # (K,)
+    miss = (size - n_tied - i).clamp(min=0) / (size - i).clamp(min=1).double()  # (B, K)
+    miss = torch.where(found, miss, 1.0)
+    return start, torch.cat([miss.new_ones(len(miss), 1), miss.cumprod(dim=-1)], dim=-1)
+
+
+def _check_top_k(top_k: int) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k: got {top_k}; it must be a whole number of at least 1.")
+
+
+def _where_defined(blocks: TieBlocks, values: Tensor) -> Tensor:
+    """NaN for lists without a relevant candidate."""
+    return torch.where(blocks.n_relevant > 0, values, torch.nan)

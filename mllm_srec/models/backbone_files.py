@@ -1,0 +1,76 @@
+"""What a backbone is, read from its files before any weight is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from mllm_srec.types import ConfigError
+
+FAMILIES = {"qwen2_vl": "Qwen2VLForConditionalGeneration", "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}
+"""Model types that the packed layout is tested with, and their classes in transformers."""
+
+RANDOM_MARK = "random_weights"
+"""Key of config.json that a model with untrained weights carries, so that every result can say so."""
+
+_SAMPLE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """Identity of a backbone.
+
+    Attributes:
+        name: Hub name or folder, as given.
+        class_name: Class in transformers.
+        fingerprint: Hash that differs between backbones with other shapes or weights.
+        random_weights: The weights were never trained.
+    """
+
+    name: str
+    class_name: str
+    fingerprint: str
+    random_weights: bool
+
+
+def describe_backbone(name: str, revision: str | None = None) -> BackboneInfo:
+    """Read a backbone's identity.
+
+    Raises:
+        ConfigError: The folder or hub model cannot be read, or is of a family that is not supported.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"backbone {name!r} (revision {revision}) cannot be read: {error}\n"
+            "Give a folder with config.json and weights, or the name of a hub model that is reachable or cached"
+        ) from error
+    if config.model_type not in FAMILIES:
+        raise ConfigError(
+            f"backbone {name!r} is of type {config.model_type!r}; supported are {', '.join(sorted(FAMILIES))} "
+            "(Qwen2-VL and Qwen2.5-VL; Qwen3-VL feeds pictures into several layers, which packed rows do not do yet)"
+        )
+    if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
+        raise ConfigError(f"backbone {name!r} uses sliding-window attention; packed rows need full attention")
+    fingerprint = _fingerprint(name, getattr(config, "_commit_hash", None), config.to_json_string(use_diff=False))
+    return BackboneInfo(name, FAMILIES[config.model_type], fingerprint, bool(getattr(config, RANDOM_MARK, False)))
+
+
+def _fingerprint(name: str, commit: str | None, config: str) -> str:
+    """Commit of a hub model; of a folder, its shapes and a sample of each file of weights."""
+    content = {key: value for key, value in json.loads(config).items() if key not in ("_name_or_path", "dtype")}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    digest.update(str(commit).encode())
+    if Path(name).is_dir():
+        for path in sorted(Path(name).glob("*.safetensors")):
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            with path.open("rb") as weights:
+                digest.update(weights.read(_SAMPLE_BYTES))
+                weights.seek(max(0, path.stat().st_size - _SAMPLE_BYTES))
+                digest.update(weights.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,218 @@
+"""The recommender: a multimodal LLM that answers "will this user like this item next?" with Yes or No."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
+from mllm_srec.models.backbone import (
+    Backbone,
+    BackboneSettings,
+    Dtype,
+    Finetune,
+    LoraSettings,
+    Quantization,
+    load_backbone,
+)
+from mllm_srec.models.checkpoint import check_identity, check_keys, identity
+from mllm_srec.models.scoring import (
+    ScoreKind,
+    gather_answers,
+    literal_score,
+    response_loss,
+    score,
+    yes_no_logits,
+)
+from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
+from mllm_srec.types import ConfigError, PackedBatch
+
+
+class MLLMRecommender(pl.LightningModule):
+    """MLLM-SRec's recommender (article, section on supervised fine-tuning).
+
+    Args:
+        backbone: Hub name or folder of a Qwen2-VL model; `random` builds a small untrained one for the data set.
+        revision: Revision of a hub model.
+        finetune: `lora` (the article's QLoRA), `full`, or `none` for zero-shot.
+        lora: The adapters.
+        quantization: `nf4` with double quantisation, or `none`.
+        dtype: Of unquantised weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
+        activation_checkpointing: Trade computation for memory in the language layers.
+        score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities.
+        lr: Learning rate of AdamW (borrowed; the article states none).
+        weight_decay: Weight decay of AdamW.
+        warmup_steps: Steps over which the rate rises to `lr`; it stays constant after them.
+        seed: Seed of adapters and dropout; linked to `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "Qwen/Qwen2-VL-7B-Instruct",
+        revision: str | None = None,
+        finetune: Finetune = "lora",
+        lora: LoraSettings = LoraSettings(),  # noqa: B008 - frozen, and jsonargparse shows its fields
+        quantization: Quantization = "nf4",
+        dtype: Dtype = "auto",
+        activation_checkpointing: bool = False,
+        score: ScoreKind = "logit",
+        lr: float = 2e-5,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        # Not save_hyperparameters: hyper-parameters in a checkpoint would silently replace what the user typed.
+        self.settings = BackboneSettings(
+            name=backbone,
+            revision=revision,
+            finetune=finetune,
+            lora=lora,
+            quantization=quantization,
+            dtype=dtype,
+            activation_checkpointing=activation_checkpointing,
+            seed=seed,
+        )
+        self.score_kind, self.lr, self.weight_decay, self.warmup_steps = score, lr, weight_decay, warmup_steps
+        self.backbone: Backbone | None = None
+        self.val_auc, self.val_ranking = PairAUC(), RankingMetrics()
+        self.test_auc, self.test_ranking = PairAUC(), RankingMetrics()
+        self.strict_loading = False  # checkpoints hold trained weights only; on_load_checkpoint compares the keys
+
+    def configure_model(self) -> None:
+        """Load the backbone on this process's own device; Lightning may call this several times."""
+        if self.backbone is not None:
+            return
+        device = self.trainer.strategy.root_device if self._trainer is not None else torch.device("cpu")
+        self.attach(load_backbone(self.settings, device))
+
+    def attach(self, backbone: Backbone) -> None:
+        """Use a loaded backbone; reads the ids of Yes and No from its tokenizer."""
+        encoder = PromptEncoder(load_tokenizer(self.settings.name, self.settings.revision))
+        self.yes_id, self.no_id = encoder.yes_id, encoder.no_id
+        self.backbone = backbone
+
+    @property
+    def loaded(self) -> Backbone:
+        """The backbone.
+
+        Raises:
+            ConfigError: It was not loaded yet.
+        """
+        if self.backbone is None:
+            raise ConfigError("the backbone is not loaded yet; call configure_model() first, or use a Trainer")
+        return self.backbone
+
+    def train(self, mode: bool = True) -> MLLMRecommender:
+        """Switch dropout; the frozen vision tower stays in evaluation mode."""
+        super().train(mode)
+        if self.backbone is not None and self.settings.finetune != "full":
+            self.backbone.base.model.visual.eval()
+        return self
+
+    # --- one step -------------------------------------------------------------------------------------------------
+
+    def yes_no(self, batch: PackedBatch) -> torch.Tensor:
+        """Float32 logits of Yes and No `(B, C, 2)`."""
+        hidden = gather_answers(self.loaded(batch), batch["answer_index"])  # (B, C, D)
+        return yes_no_logits(hidden, self.loaded.lm_head, self.yes_id, self.no_id)
+
+    def score_candidates(self, batch: PackedBatch) -> torch.Tensor:
+        """Float32 score of every candidate `(B, C)`: the one method that all models share (DESIGN.md 3.6)."""
+        return self._scores(batch)[0]
+
+    def _scores(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = gather_answers(self.loaded(batch), batch["answer_index"])  # (B, C, D)
+        head = self.loaded.lm_head
+        logits = yes_no_logits(hidden, head, self.yes_id, self.no_id)  # (B, C, 2)
+        if self.score_kind == "literal":
+            return literal_score(hidden, head, self.yes_id, self.no_id), logits
+        return score(logits), logits
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> torch.Tensor:
+        """Loss on the response tokens; loss and accuracy of the first one are logged apart."""
+        loss, apart = response_loss(self.loaded(batch), self.loaded.lm_head, batch)
+        n_groups = len(batch["group_id"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=n_groups)
+        self.log_dict({f"train/{name}": value for name, value in apart.items()}, batch_size=n_groups)
+        return loss
+
+    def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Seed dropout by (seed, epoch, batch, rank): only so does a resumed run repeat an uninterrupted one."""
+        sequence = np.random.SeedSequence([self.settings.seed, self.current_epoch, batch_idx, self.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
+
+    def validation_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Pairs (loader 0) go to AUC, lists (loader 1) to the ranking metrics."""
+        self._evaluate(batch, dataloader_idx, self.val_auc, self.val_ranking)
+
+    def test_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, torch.Tensor]:
+        """As `validation_step`; returns scores and logits for the prediction writer."""
+        return self._evaluate(batch, dataloader_idx, self.test_auc, self.test_ranking)
+
+    def predict_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, torch.Tensor]:
+        """Scores and logits of lists."""
+        scores, logits = self._scores(batch)
+        return {"scores": scores, "logits": logits}
+
+    def _evaluate(
+        self, batch: PackedBatch, dataloader_idx: int, auc: PairAUC, ranking: RankingMetrics
+    ) -> dict[str, torch.Tensor]:
+        scores, logits = self._scores(batch)
+        mask, relevance = batch["candidate_mask"], batch["relevance"]
+        if dataloader_idx == 0:
+            auc.update(scores, relevance, batch["kind"], mask)
+        else:
+            ranking.update(scores, relevance, mask)
+        return {"scores": scores, "logits": logits}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/auc`, `val/hr@5` and the like."""
+        self._log_metrics("val", self.val_auc, self.val_ranking)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/auc`, `test/hr@5` and the like."""
+        self._log_metrics("test", self.test_auc, self.test_ranking)
+
+    def _log_metrics(self, stage: str, auc: PairAUC, ranking: RankingMetrics) -> None:
+        values = {**auc.compute(), **ranking.compute()}
+        shown = {"auc", "ndcg@10"}
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name in shown, rank_zero_only=True)
+        auc.reset()
+        ranking.reset()
+
+    # --- optimiser and checkpoints --------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over what is trained, constant after a linear warm-up."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not trained:
+            raise ConfigError("finetune='none' leaves nothing to train; use `test` for zero-shot, or finetune: lora")
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        warmup = max(1, self.warmup_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep trained weights only, and say what they belong to."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        state: Mapping[str, torch.Tensor] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
+        checkpoint["mllm_srec"] = identity(self.settings, self.loaded.info)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another backbone, and keys that do not fit one to one."""
+        check_identity(checkpoint.get("mllm_srec"), identity(self.settings, self.loaded.info))
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        check_keys(set(checkpoint["state_dict"]), trained)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the trained weights in PEFT's own format (all weights in transformers' where `finetune` is full)."""
+        self.loaded.save_adapter(folder)

@@ -1,0 +1,98 @@
+"""From hidden states to yes/no logits, scores and losses: pure functions, in float32 whatever the model runs in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from mllm_srec.prompts.geometry import predicting_positions
+from mllm_srec.types import IGNORE_INDEX, PackedBatch
+
+ScoreKind = Literal["logit", "literal"]
+
+
+def gather_answers(hidden: torch.Tensor, answer_index: torch.Tensor) -> torch.Tensor:
+    """Hidden states that predict the first response token.
+
+    Args:
+        hidden: `(R, T, D)`.
+        answer_index: `(B, C, 2)` row and token.
+
+    Returns:
+        `(B, C, D)`; entries of masked candidates are arbitrary.
+    """
+    return hidden[answer_index[..., 0], answer_index[..., 1]]
+
+
+def yes_no_logits(hidden: torch.Tensor, lm_head: torch.Tensor, yes_id: int, no_id: int) -> torch.Tensor:
+    """Logits of Yes and No from two rows of the head (article, Eq. 4 on the restricted vocabulary).
+
+    A product in bfloat16 would round logits near 20 to steps of 0.125 and tie a quarter of all lists.
+
+    Args:
+        hidden: `(B, C, D)`.
+        lm_head: `(V, D)`.
+        yes_id: Row of Yes.
+        no_id: Row of No.
+
+    Returns:
+        Float32 `(B, C, 2)`: yes, no.
+    """
+    rows = lm_head[[yes_id, no_id]].float()  # (2, D)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return hidden.float() @ rows.T  # (B, C, 2)
+
+
+def score(logits: torch.Tensor) -> torch.Tensor:
+    """Ranking score `z_yes - z_no` `(B, C)`; its sigmoid is the probability of a like, in [0, 1]."""
+    return logits[..., 0] - logits[..., 1]
+
+
+def literal_score(hidden: torch.Tensor, lm_head: torch.Tensor, yes_id: int, no_id: int) -> torch.Tensor:
+    """Eq. 4 letter by letter: the difference of full-vocabulary probabilities, in [-1, 1].
+
+    The article applies exp to probabilities; the sigmoid of this score is its value, in (0.27, 0.73).
+
+    Args:
+        hidden: `(B, C, D)`.
+        lm_head: `(V, D)`.
+        yes_id: Row of Yes.
+        no_id: Row of No.
+
+    Returns:
+        Float32 `(B, C)`.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        probabilities = (hidden.float() @ lm_head.float().T).softmax(dim=-1)  # (B, C, V)
+    return probabilities[..., yes_id] - probabilities[..., no_id]
+
+
+def response_loss(
+    hidden: torch.Tensor, lm_head: torch.Tensor, batch: PackedBatch
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Mean cross-entropy over labelled tokens (article, Eq. 3); the vocabulary is projected only there.
+
+    Args:
+        hidden: `(R, T, D)`.
+        lm_head: `(V, D)`.
+        batch: Its `labels`, `segment_ids` and `answer_index` are read.
+
+    Returns:
+        The loss, and apart from it loss and accuracy of the first response token, since the rest is trivial.
+    """
+    labels = batch["labels"]  # (R, T)
+    rows, tokens = torch.nonzero(labels != IGNORE_INDEX, as_tuple=True)  # (N,)
+    kept = tokens > 0  # nothing predicts the first token of a row
+    rows, tokens = rows[kept], tokens[kept]
+    predicting = predicting_positions(batch["segment_ids"])[rows, tokens]  # (N,)
+    logits = functional.linear(hidden[rows, predicting], lm_head.to(hidden.dtype)).float()  # (N, V)
+    target = labels[rows, tokens]  # (N,)
+    losses = functional.cross_entropy(logits, target, reduction="none")  # (N,)
+    answers = batch["answer_index"][batch["candidate_mask"]]  # (N targets, 2)
+    stride = hidden.shape[1]
+    first = torch.isin(rows * stride + tokens - 1, answers[:, 0] * stride + answers[:, 1])  # (N,)
+    correct = logits.argmax(dim=-1) == target  # (N,)
+    apart = {"first_token_loss": losses[first].mean().detach(), "first_token_accuracy": correct[first].float().mean()}
+    return losses.mean(), apart

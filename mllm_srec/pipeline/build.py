@@ -1,0 +1,79 @@
+"""Builds what a command needs and what is missing, before any Trainer exists, one process at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock
+from rich.console import Console
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.hashing import text_hash
+from mllm_srec.data.manifest import check_manifest
+from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.prompts.builder import ItemText, item_text
+from mllm_srec.prompts.templates import NO_HISTORY, NO_PICTURE, SYSTEM, WORDINGS, PromptSettings
+from mllm_srec.types import ConfigError
+
+RANDOM_BACKBONE = "random"
+"""Name under `model.backbone` of a small untrained model made for the data set."""
+
+
+def folder_lock(folder: Path) -> FileLock:
+    """Lock on a data set's folder: processes started side by side wait, and find the work done."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder.parent / f".{folder.name}.build.lock")
+    except OSError as error:
+        raise ConfigError(f"{folder.parent} cannot be written ({error.strerror}); set data.root to your own") from error
+
+
+def ensure_prepared(folder: Path, prepare: PrepareSettings, candidates: CandidateSettings) -> PreparedDataset:
+    """Open the prepared data set; the demo shop is prepared where it is missing.
+
+    Raises:
+        ConfigError: A real data set is missing, or was prepared with other settings.
+    """
+    if not check_manifest(folder, prepare, candidates):
+        if prepare.source != "demo":
+            raise ConfigError(
+                f"{folder} holds no prepared data set; run `python -m mllm_srec prepare --config ...` with the same "
+                "configuration first (it may take long, so it is never started by itself)"
+            )
+        from mllm_srec.data.prepare import prepare_dataset
+
+        Console(stderr=True).print(f"preparing the demo shop in {folder}")
+        prepare_dataset(folder, prepare, candidates)
+    return PreparedDataset.open(folder)
+
+
+def resolve_backbone(name: str, data: PreparedDataset) -> str:
+    """Folder or hub name of a backbone; `random` becomes an untrained model below the data set's folder."""
+    if name != RANDOM_BACKBONE:
+        return name
+    from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
+
+    settings = RandomBackboneSettings()
+    folder = data.folder / "backbones" / f"random-{text_hash(f'{settings} {data.content_hash}')[:12]}"
+    if not (folder / "config.json").exists():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        build_random_backbone(partial, _texts(data), settings)
+        partial.rename(folder)
+    return str(folder)
+
+
+def _texts(data: PreparedDataset) -> Iterator[str]:
+    """Every text that prompts of this data set are made of: the random backbone's tokenizer learns its words."""
+    fields = PromptSettings(brand=True, categories=True, description=True)
+    for row in data.items.iter_rows(named=True):
+        yield item_text(ItemText(row["title"], row["brand"] or "", row["categories"], row["description"]), fields)
+    if data.users is not None:
+        yield from data.users["profile"]
+    for wording in WORDINGS.values():
+        phrases = [wording.instruction, wording.profile, wording.preference, wording.question, wording.question_end]
+        yield from phrases * 2  # twice: a word must be seen twice to be learnt
+    yield from [SYSTEM, NO_PICTURE, NO_HISTORY, "system\n user\n assistant\n user_ "] * 2

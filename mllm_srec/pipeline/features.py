@@ -1,0 +1,145 @@
+"""Extracts the frozen vision tower's output for every picture of a data set: a prediction loop that can be killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+import polars
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mllm_srec.data.hashing import text_hash
+from mllm_srec.data.image_store import ImageStore, processor_key
+from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
+from mllm_srec.models.backbone_files import describe_backbone
+from mllm_srec.types import ConfigError
+
+PictureBatch = tuple[list[str], torch.Tensor, torch.Tensor]
+
+
+class FeatureExtractor(pl.LightningModule):
+    """Runs the vision tower only, and appends its output to the store's file as it comes.
+
+    Args:
+        settings: The backbone, untrained.
+        folder: Folder of the store; what an earlier, killed run finished in it is kept.
+    """
+
+    def __init__(self, settings: BackboneSettings, folder: Path) -> None:
+        super().__init__()
+        self.settings, self.folder = settings, folder
+        self.backbone: Backbone | None = None
+
+    def configure_model(self) -> None:
+        """Load the backbone once."""
+        if self.backbone is None:
+            self.backbone = load_backbone(self.settings, self.trainer.strategy.root_device)
+
+    def predict_step(self, batch: PictureBatch, batch_idx: int) -> None:
+        """Encode pictures; each is written whole and then entered in the index, so that a kill loses one batch."""
+        keys, pixel_values, grids = batch
+        if self.backbone is None:
+            raise ConfigError("configure_model() has not run; start through a Trainer")
+        features = self.backbone.image_features(pixel_values, grids)  # list of (tokens, D)
+        with (self.folder / "features.bin").open("ab") as out, (self.folder / "index.jsonl").open("a") as index:
+            for key, rows in zip(keys, features, strict=True):
+                out.write(_bytes(rows))
+                entry = {"picture": key, "n_tokens": len(rows), "n_dims": rows.shape[1], "dtype": str(rows.dtype)[6:]}
+                out.flush()
+                index.write(json.dumps(entry) + "\n")
+
+
+def _bytes(rows: torch.Tensor) -> bytes:
+    """Raw bytes of float32 or bfloat16 rows; numpy has no bfloat16, so its bits go out as integers."""
+    rows = rows.detach().cpu().contiguous()
+    return bytes((rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows.float()).numpy().tobytes())
+
+
+class _Pictures(Dataset[str]):
+    """Keys of pictures."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> str:
+        return self.keys[index]
+
+
+def extract_features(images: ImageStore, settings: BackboneSettings, batch_size: int = 16) -> Path:
+    """Folder of the finished feature store; extracts what is missing.
+
+    Args:
+        images: Pictures of the data set.
+        settings: The backbone whose tower is run; must not be trained.
+        batch_size: Pictures per step.
+    """
+    info = describe_backbone(settings.name, settings.revision)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    content = f"{info.fingerprint} {processor_key(images.processor)} {settings.dtype} {device}"
+    folder = images.folder.parents[1] / "features" / text_hash(content)[:12]
+    if (folder / "meta.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _recover(folder)
+    missing = [picture for picture in images.pictures if picture not in done]
+    if missing:
+        _predict(missing, images, settings, folder, batch_size)
+    _finish(folder)
+    return folder
+
+
+def _predict(pictures: list[str], images: ImageStore, settings: BackboneSettings, folder: Path, size: int) -> None:
+    def collate(keys: Sequence[str]) -> PictureBatch:
+        return list(keys), *images.pixel_values(keys)
+
+    loader: DataLoader[str] = DataLoader(_Pictures(pictures), batch_size=size, collate_fn=collate)
+    trainer = pl.Trainer(
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=str(folder),
+    )
+    trainer.predict(FeatureExtractor(settings, folder), loader, return_predictions=False)
+
+
+def _entries(folder: Path) -> list[dict[str, int | str]]:
+    """Whole lines of the index; a line cut by a kill is left out."""
+    path = folder / "index.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _size(entry: dict[str, int | str]) -> int:
+    return int(entry["n_tokens"]) * int(entry["n_dims"]) * (2 if entry["dtype"] == "bfloat16" else 4)
+
+
+def _recover(folder: Path) -> set[str]:
+    """Pictures that an earlier run finished; cuts off whatever it left half written."""
+    entries = _entries(folder)
+    path = folder / "features.bin"
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(sum(map(_size, entries)))
+    (folder / "index.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return {str(entry["picture"]) for entry in entries}
+
+
+def _finish(folder: Path) -> None:
+    """Write the index as a table, and `meta.json` last: it marks the store as finished."""
+    entries = _entries(folder)
+    table = polars.DataFrame(
+        {"picture": [entry["picture"] for entry in entries], "n_tokens": [entry["n_tokens"] for entry in entries]},
+        schema={"picture": polars.String, "n_tokens": polars.Int64},
+    )
+    offset = polars.col("n_tokens").cum_sum() - polars.col("n_tokens")
+    table.with_columns(offset.alias("offset")).write_parquet(folder / "index.parquet")
+    first = entries[0] if entries else {"n_dims": 0, "dtype": "float32"}
+    (folder / "meta.json").write_text(json.dumps({"n_dims": first["n_dims"], "dtype": first["dtype"]}) + "\n")

@@ -1,0 +1,126 @@
+"""Writes every scored row of a test as Parquet: each row once, whatever the number of processes."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import polars
+import torch
+
+from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.types import MllmSrecError, PackedBatch
+
+FILES = ("test_pairs", "test")
+"""File by loader: pairs, lists."""
+
+COLUMNS = ("group_id", "user_id", "item_id", "label", "kind", "score", "yes_logit", "no_logit")
+
+
+class PredictionWriter(pl.Callback):
+    """Collects scores of its process, and merges those of all processes when the test ends.
+
+    Args:
+        folder: `predictions/` of the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._parts: dict[str, list[polars.DataFrame]] = defaultdict(list)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: PackedBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the rows of one batch."""
+        self._parts[FILES[dataloader_idx]].append(_rows(outputs, batch))
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: PackedBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the rows of one batch of lists."""
+        self._parts["test"].append(_rows(outputs, batch))
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge both files."""
+        self._merge(trainer, FILES)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge the file of lists."""
+        self._merge(trainer, ("test",))
+
+    def _merge(self, trainer: pl.Trainer, names: tuple[str, ...]) -> None:
+        parts = self.folder / ".parts"
+        parts.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if self._parts[name]:
+                polars.concat(self._parts[name]).write_parquet(parts / f"{name}-{trainer.global_rank}.parquet")
+        self._parts.clear()
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            for name in names:
+                _merge_parts(sorted(parts.glob(f"{name}-*.parquet")), name, _datamodule(trainer), self.folder)
+            shutil.rmtree(parts)
+        trainer.strategy.barrier()
+
+
+def _datamodule(trainer: pl.Trainer) -> PromptDataModule:
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(datamodule, PromptDataModule):
+        raise MllmSrecError(f"PredictionWriter needs a PromptDataModule, got {type(datamodule).__name__}")
+    return datamodule
+
+
+def _rows(outputs: dict[str, torch.Tensor], batch: PackedBatch) -> polars.DataFrame:
+    """Unmasked candidates of a batch, one row each."""
+    mask = batch["candidate_mask"].cpu()  # (B, C)
+    group = batch["group_id"].cpu()[:, None].expand_as(mask)  # (B, C)
+    logits = outputs["logits"].float().cpu()  # (B, C, 2)
+    return polars.DataFrame(
+        {
+            "group_id": group[mask].numpy(),
+            "item_index": batch["item_index"].cpu()[mask].numpy(),
+            "score": outputs["scores"].float().cpu()[mask].numpy(),
+            "yes_logit": logits[..., 0][mask].numpy(),
+            "no_logit": logits[..., 1][mask].numpy(),
+        }
+    )
+
+
+def _merge_parts(parts: list[Path], name: str, datamodule: PromptDataModule, folder: Path) -> None:
+    """Scores joined to the rows that were to be scored, in their order; a missing or double row is an error."""
+    expected = expected_rows(datamodule, name)
+    scored = polars.concat([polars.read_parquet(path) for path in parts]) if parts else None
+    n_scored = scored.height if scored is not None else 0
+    if n_scored != expected.height:
+        raise MllmSrecError(f"{n_scored} rows were scored for {name}, {expected.height} were to be; nothing is written")
+    if scored is None:
+        return
+    items = datamodule.data.items.select("item_id").with_row_index("item_index")
+    scored = scored.with_columns(polars.col("item_index").cast(polars.UInt32)).join(items, on="item_index")
+    joined = expected.join(scored, on=["group_id", "item_id"], how="left", maintain_order="left", validate="1:1")
+    if joined["score"].null_count():
+        raise MllmSrecError(f"{joined['score'].null_count()} rows of {name} have no score; nothing is written")
+    joined.select(COLUMNS).write_parquet(folder / f"{name}.parquet")
+
+
+def expected_rows(datamodule: PromptDataModule, name: str) -> polars.DataFrame:
+    """Rows of `samples` (test_pairs) or of the first m negatives and all positives of `candidates` (test)."""
+    test = polars.col("split") == "test"
+    if name == "test_pairs":
+        return datamodule.data.samples.filter(test)
+    return datamodule.data.candidates.filter(test & (polars.col("position") <= datamodule.n_negatives))

@@ -1,0 +1,116 @@
+"""Records -> prompt pieces. A piece is plain text, a control token or a picture, and plain text is never parsed.
+
+The prompt is written user first, target last, so that all targets of a context share its tokens (DESIGN.md 3.1). It is
+a chat of one system and one user turn in ChatML, the format of every Qwen-VL model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mllm_srec.prompts.templates import (
+    ANSWERS,
+    NO_HISTORY,
+    NO_PICTURE,
+    SYSTEM,
+    UNTITLED,
+    WORDINGS,
+    PromptSettings,
+)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control token of the chat format, by its text in the vocabulary."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The place of one picture: vision start, one placeholder per picture token, vision end."""
+
+
+Piece = str | Control | Picture
+TURN_START = Control("<|im_start|>")
+TURN_END = Control("<|im_end|>")
+
+
+@dataclass(frozen=True)
+class ItemText:
+    """What a prompt may say of an item; empty strings and lists where the source had nothing."""
+
+    title: str
+    brand: str = ""
+    categories: Sequence[str] = ()
+    description: str = ""
+
+
+def item_text(item: ItemText, settings: PromptSettings) -> str:
+    """One line about an item: its title and the fields that `settings` asks for, without line breaks."""
+    parts = [item.title or UNTITLED]
+    if settings.brand and item.brand:
+        parts.append(f"by {item.brand}")
+    if settings.categories and item.categories:
+        parts.append("in " + " > ".join(item.categories))
+    if settings.description and item.description:
+        parts.append(item.description)
+    return " ".join(", ".join(parts).split())
+
+
+def _user(user_id: str, settings: PromptSettings) -> str:
+    return f"user_{user_id}" if settings.user_id else "user"
+
+
+def context_head(user_id: str, profile: str | None, settings: PromptSettings) -> list[Piece]:
+    """Everything before the user's preference: system turn, instruction, profile."""
+    wording = WORDINGS[settings.wording]
+    if settings.profile and profile:
+        opening = _fill(wording.profile, user=_user(user_id, settings), profile=profile)
+    else:
+        opening = "Based"
+    return [
+        *_turn("system", SYSTEM),
+        TURN_START,
+        "user\n",
+        wording.instruction,
+        opening,
+        wording.preference,
+    ]
+
+
+def history_line(text: str) -> str:
+    """One history item. Lines are tokenised one by one, so that a title is tokenised once for all contexts."""
+    return f"- {text}\n"
+
+
+def empty_history() -> str:
+    """Stands where a user has no history; the context is kept and says so."""
+    return NO_HISTORY
+
+
+def context_tail(user_id: str, settings: PromptSettings) -> list[Piece]:
+    """From the end of the preference to the quote that opens the target: the end of the shared prefix."""
+    user = _user(user_id, settings) if settings.user_id else "the user"
+    return [_fill(WORDINGS[settings.wording].question, user=user)]
+
+
+def target(text: str, has_picture: bool, settings: PromptSettings) -> list[Piece]:
+    """The target item, the end of the question and the opening of the answer's turn."""
+    shown: list[Piece] = [Picture(), text] if has_picture else [f"{NO_PICTURE}, {text}"]
+    return [*shown, WORDINGS[settings.wording].question_end, TURN_END, "\n", TURN_START, "assistant\n"]
+
+
+def answer(label: int) -> list[Piece]:
+    """The response and the end of its turn: the only tokens with a loss by default."""
+    return [ANSWERS[label], TURN_END]
+
+
+def _turn(role: str, text: str) -> list[Piece]:
+    return [TURN_START, f"{role}\n{text}", TURN_END, "\n"]
+
+
+def _fill(phrase: str, **values: str) -> str:
+    """Fill braces once; braces inside the values stay as they are (str.format would not parse them either)."""
+    return phrase.format(**values)

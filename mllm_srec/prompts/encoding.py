@@ -1,0 +1,134 @@
+"""Pieces -> token ids, so that no text of the data can act as a control token."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mllm_srec.prompts.builder import Control, Picture, Piece, answer
+from mllm_srec.prompts.templates import ANSWERS
+from mllm_srec.types import ConfigError
+
+VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
+REQUIRED = ("<|im_start|>", "<|im_end|>", VISION_START, VISION_END, IMAGE_PAD)
+
+
+def load_tokenizer(backbone: str, revision: str | None = None) -> Any:
+    """The backbone's tokenizer, from a hub name or a folder; code from a hub is never run."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(backbone, revision=revision)
+
+
+class PromptEncoder:
+    """Encodes prompt pieces with a Hugging Face tokenizer.
+
+    Args:
+        tokenizer: A tokenizer whose vocabulary holds the control tokens of the Qwen-VL chat format.
+
+    Raises:
+        ConfigError: A control token is missing, or "Yes" / "No" is not the first single token of the response.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._control_ids = {token: _control_id(tokenizer, token) for token in REQUIRED}
+        controls = _control_tokens(tokenizer)
+        self._forbidden_ids = frozenset(controls.values())
+        self._control_pattern = re.compile("|".join(re.escape(t) for t in sorted(controls, key=len, reverse=True)))
+        self.image_token_id = self._control_ids[IMAGE_PAD]
+        self.pad_token_id = self._control_ids["<|im_end|>"]  # never attended to and never a label: any id would do
+        self.answer_ids = {label: self.encode(answer(label)) for label in ANSWERS}
+        self.yes_id, self.no_id = _check_answers(tokenizer, self.answer_ids)
+
+    def encode(self, pieces: Sequence[Piece], n_image_tokens: int = 0) -> list[int]:
+        """Token ids of `pieces`; neighbouring texts are joined first, so that they tokenise as one text.
+
+        Args:
+            pieces: Texts, control tokens and pictures in order.
+            n_image_tokens: Placeholders of each picture: patches of its grid divided by the merge area (4).
+        """
+        ids: list[int] = []
+        text = ""
+        for piece in pieces:
+            if isinstance(piece, str):
+                text += piece
+                continue
+            ids += self.encode_text(text)
+            text = ""
+            if isinstance(piece, Control):
+                ids.append(self._control_ids[piece.token])
+            elif isinstance(piece, Picture):
+                if n_image_tokens < 1:
+                    raise ValueError(
+                        f"n_image_tokens={n_image_tokens} for a prompt with a picture; give its token count"
+                    )
+                ids.append(self._control_ids[VISION_START])
+                ids += [self.image_token_id] * n_image_tokens
+                ids.append(self._control_ids[VISION_END])
+        return ids + self.encode_text(text)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text, in which control tokens are letters like any other.
+
+        Every occurrence of a control token is cut after its first character and the parts are encoded apart: this
+        holds for any tokenizer, whatever its settings do with special tokens.
+        """
+        ids: list[int] = []
+        while found := self._control_pattern.search(text):
+            cut = found.start() + 1
+            ids += self._encode_clean(text[:cut])
+            text = text[cut:]
+        return ids + self._encode_clean(text)
+
+    def _encode_clean(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        if not self._forbidden_ids.isdisjoint(ids):
+            raise ConfigError(
+                f"the tokenizer turned the plain text {text[:80]!r} into a control token; "
+                "use a tokenizer that does not normalise text into its control tokens"
+            )
+        return ids
+
+    def fingerprint(self) -> str:
+        """Hash of vocabulary, added tokens and behaviour on a probe text: names the tokenizer in stored prompts."""
+        digest = hashlib.sha256()
+        for token, index in sorted(self.tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0])):
+            digest.update(f"{index}\t{token}\n".encode())
+        digest.update(repr(self.encode_text("It's a Probe: 12,345 naïve\u00a0caf\u0065\u0301s?\n\n - ok ")).encode())
+        return digest.hexdigest()[:16]
+
+
+def _control_tokens(tokenizer: Any) -> dict[str, int]:
+    """Added tokens that steer the model: special ones, and those in angle brackets such as `<tool_call>`."""
+    return {
+        str(token.content): int(index)
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if len(token.content) > 1 and (token.special or re.fullmatch(r"<.+>", token.content))
+    }
+
+
+def _control_id(tokenizer: Any, token: str) -> int:
+    index = tokenizer.get_vocab().get(token)
+    if index is None:
+        raise ConfigError(
+            f"the tokenizer has no token {token!r}; use the tokenizer of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model"
+        )
+    return int(index)
+
+
+def _check_answers(tokenizer: Any, answer_ids: dict[int, list[int]]) -> tuple[int, int]:
+    """Ids of Yes and No, derived from the exact training response (article, Eq. 4; practice: derive, never assume)."""
+    first = {}
+    for label, response in ANSWERS.items():
+        word = response.rstrip(".")
+        decoded = tokenizer.decode([answer_ids[label][0]])
+        if decoded != word:
+            raise ConfigError(
+                f"the response {response!r} begins with the token {decoded!r}, but {word!r} must be one token to be "
+                f"scored; use a tokenizer that has {word!r} as a single token"
+            )
+        first[label] = answer_ids[label][0]
+    return first[1], first[0]

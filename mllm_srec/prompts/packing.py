@@ -1,0 +1,182 @@
+"""Groups of prompts -> tensors: packed rows, positions, masks and labels (DESIGN.md 3.1).
+
+A group is one context and the targets asked about in it. It becomes `prefix | target 1 + answer 1 | target 2 + answer 2
+| ...` in one row: each target sees the prefix and itself only, and its positions go on from the end of the prefix, so
+that every target is computed exactly as if it stood alone behind the prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from mllm_srec.prompts.geometry import Grid, rope_positions
+from mllm_srec.types import IGNORE_INDEX, PackedBatch
+
+
+@dataclass(frozen=True)
+class PromptTarget:
+    """One target item of a group, as tokens.
+
+    Attributes:
+        input_ids: Target text with picture placeholders, up to the opening of the answer's turn.
+        answer_ids: The response for training; empty for scoring.
+        grid: Patch grid of the target's picture, None where it has none.
+        picture: Key of the picture in the image or feature store.
+        item_index: Row of the item in the items table.
+        relevance: 1 liked, 0 not.
+        kind: Index into `types.KINDS`.
+    """
+
+    input_ids: Sequence[int]
+    answer_ids: Sequence[int] = ()
+    grid: Grid | None = None
+    picture: str | None = None
+    item_index: int = -1
+    relevance: int = 0
+    kind: int = -1
+
+
+@dataclass(frozen=True)
+class PromptGroup:
+    """One context and its targets."""
+
+    group_id: int
+    prefix_ids: Sequence[int]
+    targets: Sequence[PromptTarget] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class PackingSettings:
+    """How groups become rows.
+
+    Args:
+        packed: Several targets share one row and its prefix; false lays every target out in a row of its own, the
+            reference that the packed rows are tested against.
+        max_row_tokens: A group that needs more tokens than this takes several rows.
+        padding_side: Side on which shorter rows of a batch are padded.
+        loss_on: `response` trains on the answer only; `all` is the literal reading of the article's Eq. 3, on every
+            token but the pictures' (and the prefix once per row).
+    """
+
+    packed: bool = True
+    max_row_tokens: int = 4096
+    padding_side: Literal["right", "left"] = "right"
+    loss_on: Literal["response", "all"] = "response"
+
+
+def split_targets(prefix: int, lengths: Sequence[int], settings: PackingSettings) -> list[list[int]]:
+    """Indices of a group's targets, row by row: as many as fit `max_row_tokens`, and at least one."""
+    rows: list[list[int]] = []
+    room = 0
+    for index, length in enumerate(lengths):
+        if not rows or not settings.packed or length > room:
+            rows.append([])
+            room = settings.max_row_tokens - prefix
+        rows[-1].append(index)
+        room -= length
+    return rows
+
+
+@dataclass
+class _Row:
+    """One row under construction."""
+
+    input_ids: torch.Tensor  # (T,)
+    position_ids: torch.Tensor  # (3, T)
+    segment_ids: torch.Tensor  # (T,)
+    labels: torch.Tensor  # (T,)
+    answers: dict[int, int]  # target of the group -> token that predicts its first response token
+    pictures: list[tuple[str, Grid]]
+
+
+def _lay_out(group: PromptGroup, chosen: Sequence[int], image_token_id: int, settings: PackingSettings) -> _Row:
+    """Prefix and the chosen targets of one group as one row."""
+    prefix = torch.tensor(list(group.prefix_ids), dtype=torch.long)
+    positions, start = rope_positions(prefix, (), image_token_id, 0)
+    ids, spans, segments = [prefix], [positions], [torch.zeros_like(prefix)]
+    labels = [prefix.clone() if settings.loss_on == "all" else torch.full_like(prefix, IGNORE_INDEX)]
+    answers: dict[int, int] = {}
+    pictures: list[tuple[str, Grid]] = []
+    offset = len(prefix)
+    for segment, index in enumerate(chosen, start=1):
+        target = group.targets[index]
+        tokens = torch.tensor([*target.input_ids, *target.answer_ids], dtype=torch.long)
+        label = tokens.clone()
+        if settings.loss_on == "response":
+            label[: len(target.input_ids)] = IGNORE_INDEX
+        label[tokens == image_token_id] = IGNORE_INDEX
+        grids = (target.grid,) if target.grid else ()
+        ids.append(tokens)
+        spans.append(rope_positions(tokens, grids, image_token_id, start)[0])
+        segments.append(torch.full_like(tokens, segment))
+        labels.append(label)
+        answers[index] = offset + len(target.input_ids) - 1
+        offset += len(tokens)
+        if target.grid:
+            pictures.append((str(target.picture), target.grid))
+    return _Row(torch.cat(ids), torch.cat(spans, dim=1), torch.cat(segments), torch.cat(labels), answers, pictures)
+
+
+def pack(
+    groups: Sequence[PromptGroup], image_token_id: int, pad_token_id: int, settings: PackingSettings
+) -> tuple[PackedBatch, list[tuple[str, Grid]]]:
+    """Lay a batch of groups out as padded rows.
+
+    Args:
+        groups: B groups, each with at least one target.
+        image_token_id: The placeholder token.
+        pad_token_id: Any token: padding is neither seen nor trained on.
+        settings: Rows, padding side and loss.
+
+    Returns:
+        The batch without picture tensors, and the pictures (key, grid) in the order of their placeholders.
+
+    Raises:
+        ValueError: No group, or a group without targets.
+    """
+    if not groups or any(not group.targets for group in groups):
+        raise ValueError(f"{len(groups)} groups to pack; every batch needs a group and every group a target")
+    rows: list[_Row] = []
+    answer_index = torch.zeros(len(groups), max(len(group.targets) for group in groups), 2, dtype=torch.long)
+    for b, group in enumerate(groups):
+        lengths = [len(target.input_ids) + len(target.answer_ids) for target in group.targets]
+        for chosen in split_targets(len(group.prefix_ids), lengths, settings):
+            row = _lay_out(group, chosen, image_token_id, settings)
+            for index, token in row.answers.items():
+                answer_index[b, index] = torch.tensor([len(rows), token])
+            rows.append(row)
+    width = max(len(row.input_ids) for row in rows)
+    left = [width - len(row.input_ids) if settings.padding_side == "left" else 0 for row in rows]
+    answer_index[..., 1] += torch.tensor(left)[answer_index[..., 0]]
+    batch: PackedBatch = {
+        "input_ids": _pad([row.input_ids for row in rows], left, width, pad_token_id),  # (R, T)
+        "position_ids": _pad([row.position_ids for row in rows], left, width, 0).transpose(0, 1),  # (3, R, T)
+        "segment_ids": _pad([row.segment_ids for row in rows], left, width, -1),  # (R, T)
+        "labels": _pad([row.labels for row in rows], left, width, IGNORE_INDEX),  # (R, T)
+        "answer_index": answer_index,  # (B, C, 2)
+        "group_id": torch.tensor([group.group_id for group in groups]),  # (B,)
+        "candidate_mask": _per_target(groups, lambda target: 1, 0).bool(),  # (B, C)
+        "relevance": _per_target(groups, lambda target: target.relevance, 0),  # (B, C)
+        "kind": _per_target(groups, lambda target: target.kind, -1),  # (B, C)
+        "item_index": _per_target(groups, lambda target: target.item_index, -1),  # (B, C)
+    }
+    return batch, [picture for row in rows for picture in row.pictures]
+
+
+def _per_target(groups: Sequence[PromptGroup], value: Callable[[PromptTarget], int], fill: int) -> torch.Tensor:
+    """One number per target, padded with `fill` to `(B, C)`."""
+    rows = [[value(target) for target in group.targets] for group in groups]
+    n_targets = max(map(len, rows))
+    return torch.tensor([row + [fill] * (n_targets - len(row)) for row in rows])
+
+
+def _pad(rows: Sequence[torch.Tensor], left: Sequence[int], width: int, fill: int) -> torch.Tensor:
+    """Stack rows `(..., t)` to `(R, ..., width)`, each after `left` positions of `fill`."""
+    stacked = torch.full((len(rows), *rows[0].shape[:-1], width), fill, dtype=torch.long)
+    for index, (row, begin) in enumerate(zip(rows, left, strict=True)):
+        stacked[index, ..., begin : begin + row.shape[-1]] = row
+    return stacked
