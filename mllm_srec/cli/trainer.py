@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from mllm_srec.cli.parser import NearestNameMixin, plain
+from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import TrackingSettings, add_own_sections, candidate_settings, link_sections, prepare_settings
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.models.backbone import BackboneSettings
@@ -107,12 +108,13 @@ class ExperimentCLI(LightningCLI):
         if not differing or self.subcommand == "fit":
             return run
         now = self._protocol()
-        label = f"{run.path.name}--{now['evaluator']}-{now['score']}-{now['candidates_hash'][:8]}"
+        parts = [now["evaluator"], now["score"], now["candidates_hash"][:8], f"groups-{now['max_groups'] or 'all'}"]
+        label = f"{run.path.name}--{'-'.join(parts)}"
         print(f"{run.path} holds {stage} results of another protocol ({'; '.join(differing)}); writing to {label}")
         return RunFolder(run.path.with_name(label))
 
     def _protocol(self) -> dict[str, Any]:
-        return protocol(self.datamodule, self._split(), self.model.score_kind)
+        return protocol(self.datamodule, self._split(), self.model.score_kind, fitting=self.subcommand == "fit")
 
     def _split(self) -> Split:
         return "test" if self.subcommand in ("test", "predict") else "val"
@@ -220,6 +222,7 @@ def _is_launched_child() -> bool:
 
 def main(command: str, arguments: list[str]) -> None:
     """Run one Trainer command; only its own parser is built."""
+    silence_libraries()
     skipped = LightningCLI.subcommands()[command]
     one_command = type("OneCommandCLI", (ExperimentCLI,), {"subcommands": staticmethod(lambda: {command: skipped})})
     one_command(

@@ -12,7 +12,7 @@ from mllm_srec.data.hashing import table_hash
 from mllm_srec.data.split_repair import Bools, Ints
 from mllm_srec.types import SPLITS, Purpose, Split
 
-CHUNK_CELLS = 20_000_000
+CHUNK_CELLS = 5_000_000
 """Largest matrix of (lists, items) held at once where whole rows of the catalogue are shuffled."""
 
 STREAMS: tuple[Purpose, ...] = ("pair", "rank")

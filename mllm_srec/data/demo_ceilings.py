@@ -188,6 +188,6 @@ def _demand(found: pl.Series, ids: pl.Series, what: str) -> None:
     """Raise if a join came back empty somewhere."""
     if found.null_count():
         raise DataError(
-            f"{found.null_count()} rows name a {what} that the demo shop of these settings does not have, such as "
-            f"{ids.filter(found.is_null())[0]!r}; prepare the data set again with the settings given here"
+            f"{found.null_count()} rows name an unknown {what}, such as "
+            f"{ids.filter(found.is_null())[0]!r}, which the demo shop of these settings does not have; prepare the data set again with the settings given here"
         )

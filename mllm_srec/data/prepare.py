@@ -88,7 +88,8 @@ def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> 
 
 def _saved_report(folder: Path) -> PrepareReport:
     """The report of the run that prepared the folder."""
-    report = PrepareReport(**json.loads((folder / REPORT).read_text(encoding="utf-8")))
+    path = folder / REPORT
+    report = PrepareReport(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else PrepareReport()
     report.fact("already prepared", True)
     return report
 

@@ -114,6 +114,7 @@ class PromptDataModule(pl.LightningDataModule):
         n_negatives: m of `sampled@m`: candidates besides the positives in evaluation (borrowed: 20).
         max_train_groups: Train on this many groups, drawn with the seed; null takes all.
         max_eval_groups: In `fit`, validate on this many groups of each kind, drawn with the seed; null takes all.
+        max_test_groups: In `validate`, `test` and `predict`, the same; results name it, and null takes all.
         num_workers: Worker processes of each loader.
         seed: Seed of the order and the draws; linked to `seed_everything`.
 
@@ -138,6 +139,7 @@ class PromptDataModule(pl.LightningDataModule):
         n_negatives: int = 20,
         max_train_groups: int | None = None,
         max_eval_groups: int | None = None,
+        max_test_groups: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -148,6 +150,7 @@ class PromptDataModule(pl.LightningDataModule):
         self.num_workers, self.seed = num_workers, seed
         self.negatives, self.balance, self.n_negatives = negatives, balance, n_negatives
         self.max_train_groups, self.max_eval_groups = max_train_groups, max_eval_groups
+        self.max_test_groups = max_test_groups
         self.features_folder: Path | None = None  # set by the pipeline, which computed them
         self._stores: PromptStores | None = None
         self._data: PreparedDataset | None = None
@@ -205,21 +208,21 @@ class PromptDataModule(pl.LightningDataModule):
         return pair_examples(self.data.groups, self.data.items, rows).draw(self.max_train_groups, self.seed)
 
     def eval_examples(self, split: Split) -> tuple[GroupExamples, GroupExamples]:
-        """Pair groups and candidate lists of `split`."""
+        """Pair groups and candidate lists of `split`, as many as the running command takes."""
         samples = self.data.samples.filter(self.data.samples["split"] == split)
         pairs = pair_examples(self.data.groups, self.data.items, samples)
         lists = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
-        return pairs, lists
+        fitting = self.trainer is not None and str(self.trainer.state.fn) == "fit"
+        limit = self.max_eval_groups if fitting else self.max_test_groups
+        return pairs.draw(limit, self.seed), lists.draw(limit, self.seed)
 
     def train_dataloader(self) -> DataLoader[PromptGroup]:
         """Shuffled pair groups; a resumed run starts behind the last trained batch."""
         return self._loader(self.train_examples(), train=True)
 
     def val_dataloader(self) -> list[DataLoader[PromptGroup]]:
-        """Pairs, then lists, of the val split; in `fit` at most `max_eval_groups` of each."""
-        fitting = self.trainer is not None and str(self.trainer.state.fn) == "fit"
-        limit = self.max_eval_groups if fitting else None
-        return [self._loader(examples.draw(limit, self.seed), train=False) for examples in self.eval_examples("val")]
+        """Pairs, then lists, of the val split."""
+        return [self._loader(examples, train=False) for examples in self.eval_examples("val")]
 
     def test_dataloader(self) -> list[DataLoader[PromptGroup]]:
         """Pairs, then lists, of the test split."""

@@ -37,7 +37,7 @@ class TieBlocks:
     n_relevant: Tensor  # (B,)
 
     def ordered(self, ties: Ties) -> TieBlocks:
-        """These blocks with equal scores ordered as `ties` says; `worst` and `best` leave only relevant ones in a block.
+        """These blocks with equal scores ordered as `ties` says; `worst` and `best` keep only relevant ones in a block.
 
         Raises:
             ValueError: If `ties` is unknown.

@@ -97,6 +97,7 @@ class MLLMRecommender(pl.LightningModule):
         encoder = PromptEncoder(load_tokenizer(self.settings.name, self.settings.revision))
         self.yes_id, self.no_id = encoder.yes_id, encoder.no_id
         self.backbone = backbone
+        self.train(self.training)  # transformers hands models over in evaluation mode, which would switch dropout off
 
     @property
     def loaded(self) -> Backbone:

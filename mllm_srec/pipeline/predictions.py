@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import polars
 import torch
 
 from mllm_srec.data.prompt_datamodule import PromptDataModule
-from mllm_srec.types import MllmSrecError, PackedBatch
+from mllm_srec.types import KINDS, MllmSrecError, PackedBatch
 
 FILES = ("test_pairs", "test")
 """File by loader: pairs, lists."""
@@ -119,8 +120,16 @@ def _merge_parts(parts: list[Path], name: str, datamodule: PromptDataModule, fol
 
 
 def expected_rows(datamodule: PromptDataModule, name: str) -> polars.DataFrame:
-    """Rows of `samples` (test_pairs) or of the first m negatives and all positives of `candidates` (test)."""
-    test = polars.col("split") == "test"
-    if name == "test_pairs":
-        return datamodule.data.samples.filter(test)
-    return datamodule.data.candidates.filter(test & (polars.col("position") <= datamodule.n_negatives))
+    """Rows that were to be scored, with their labels: those of the pairs (`test_pairs`) or of the lists (`test`)."""
+    examples = datamodule.eval_examples("test")[FILES.index(name)]
+    groups = datamodule.data.groups.select("group_id", "user_id")
+    kinds = polars.Series(KINDS)
+    rows = polars.DataFrame(
+        {
+            "group_id": np.repeat(examples.group_id, np.diff(examples.offsets)),
+            "item_id": datamodule.data.items["item_id"][examples.item_index],
+            "label": polars.Series(examples.relevance, dtype=polars.Int8),
+            "kind": kinds[examples.kind],
+        }
+    )
+    return rows.join(groups, on="group_id", how="left", maintain_order="left")

@@ -18,12 +18,13 @@ from mllm_srec.types import Split
 CEILINGS = "ceilings.parquet"
 
 
-def protocol(datamodule: PromptDataModule, split: Split, score: str) -> dict[str, Any]:
+def protocol(datamodule: PromptDataModule, split: Split, score: str, fitting: bool = False) -> dict[str, Any]:
     """What the numbers are measured with; two runs are comparable only where all of this is equal."""
     return {
         "evaluator": f"sampled@{datamodule.n_negatives}",
         "candidates_hash": datamodule.data.candidates_hash,
         "m": datamodule.n_negatives,
+        "max_groups": datamodule.max_eval_groups if fitting else datamodule.max_test_groups,
         "split": split,
         "ties": "expected",
         "score": score,

@@ -40,7 +40,6 @@ SOURCES = {
         columns=ColumnMapping(user_id="userId", item_id="movieId", categories="genres"),
     ),
 }
-MODES = ("random", "leave_one_out", "global_time")
 VISIBLE = {"train": {"train"}, "val": {"train"}, "test": {"train", "val"}}
 TABLES = ("items", "interactions", "groups", "samples", "candidates")
 
@@ -90,7 +89,19 @@ def prepare(folder: Path, settings: PrepareSettings, candidates: CandidateSettin
     return Prepared(tables, read_raw(settings), settings, candidates, report)
 
 
-@pytest.fixture(scope="module", params=[(name, mode) for name in SOURCES for mode in MODES], ids="-".join)
+def sets(*modes: str) -> list[Any]:
+    """Parameters of the fixture `data`; the largest set takes most of the time and is looked at in the slow run."""
+    marks = {"movielens": pytest.mark.slow}
+    return [
+        pytest.param((name, mode), id=f"{name}-{mode}", marks=marks.get(name, ())) for name in SOURCES for mode in modes
+    ]
+
+
+def only(*modes: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("data", sets(*modes), indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", params=sets("random", "leave_one_out", "global_time"))
 def data(request, tmp_path_factory) -> Prepared:
     name, mode = request.param
     settings = replace(SOURCES[name], split=mode, seed=3)
@@ -148,9 +159,10 @@ def test_columns_and_types(data):
         "candidates": ["group_id", "user_id", "item_id", "label", "kind", "position", "split"],
     }
     assert {name: list(table.columns) for name, table in data.tables.items()} == columns
-    integers = {("interactions", "timestamp"): "int64", ("interactions", "order"): "int64", ("groups", "group_id"): "int64",
-                ("samples", "sample_id"): "int64", ("samples", "label"): "int8", ("groups", "timestamp"): "int64"}  # fmt: skip
-    assert {(table, name): str(data.tables[table][name].dtype) for table, name in integers} == integers
+    for table, name, kind in [("interactions", "timestamp", "int64"), ("interactions", "order", "int64"),
+                              ("groups", "group_id", "int64"), ("groups", "timestamp", "int64"),
+                              ("samples", "sample_id", "int64"), ("samples", "label", "int8")]:  # fmt: skip
+        assert str(data.tables[table][name].dtype) == kind, (table, name)
     assert data.groups["group_id"].is_unique
     assert data.samples["sample_id"].is_unique
     for table in TABLES:
@@ -173,9 +185,8 @@ def liked_by_user(data: Prepared) -> dict[str, list[tuple[Key, str, str]]]:
     }
 
 
+@only("random", "leave_one_out")
 def test_shares_of_each_user(data):
-    if data.settings.split == "global_time":
-        pytest.skip("a cut in time has no share per user")
     for user, likes in liked_by_user(data).items():
         n, counts = len(likes), Counter(split for _, _, split in likes)
         if data.settings.split == "leave_one_out":
@@ -189,9 +200,8 @@ def test_shares_of_each_user(data):
         assert {split: counts[split] for split in ("train", "val", "test")} == expected, (user, n)
 
 
+@only("random")
 def test_random_split_covers_users_and_items(data):
-    if data.settings.split != "random":
-        pytest.skip("only the random split covers")
     likes = data.interactions[data.interactions["rating"] >= 4]
     in_train = set(likes.loc[likes["split"] == "train", "item_id"])
     assert set(likes.loc[likes["split"] == "train", "user_id"]) == set(likes["user_id"])
@@ -221,9 +231,8 @@ def improving_swap(likes: pd.DataFrame, split: str, wanted: set[str], protected:
     return None
 
 
+@only("leave_one_out")
 def test_leave_one_out_and_periods_of_dislikes(data):
-    if data.settings.split != "leave_one_out":
-        pytest.skip("rule of leave_one_out")
     for rows in data.by_user().values():
         keys = [key for key, _, is_liked, _ in rows if is_liked]
         val, test = (keys[-2], keys[-1]) if len(keys) >= 3 else ((math.inf, 0), (math.inf, 0))
@@ -231,9 +240,8 @@ def test_leave_one_out_and_periods_of_dislikes(data):
             assert split == ("train" if key < val else "val" if key < test else "test"), (key, item)
 
 
+@only("global_time")
 def test_global_time_cuts_at_quantiles(data):
-    if data.settings.split != "global_time":
-        pytest.skip("rule of global_time")
     rows = data.interactions.sort_values(["timestamp", "order"])
     assert rows["split"].tolist() == sorted(rows["split"], key=["train", "val", "test"].index)
     likes = rows.loc[rows["rating"] >= 4, "split"].value_counts()
@@ -241,9 +249,8 @@ def test_global_time_cuts_at_quantiles(data):
     assert abs(likes["val"] - 0.1 * likes.sum()) <= 2
 
 
+@only("random")
 def test_dislikes_of_the_random_split_are_drawn_80_10_10(data):
-    if data.settings.split != "random":
-        pytest.skip("in the others a dislike takes its period")
     splits = data.interactions.loc[data.interactions["rating"] < 4, "split"]
     for split, share in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
         spread = math.sqrt(len(splits) * share * (1 - share))
@@ -275,12 +282,10 @@ def test_context_of_the_variant_keeps_the_latest_three(variant):
 
 
 def test_no_target_is_in_its_own_context(data):
-    groups = data.groups.set_index("group_id")
+    seen = {group.group_id: {*group.history, *group.disliked} for group in data.groups.itertuples()}
     for table in (data.samples, data.candidates):
-        held = table[table["kind"] != "sampled"]
-        for group_id, item in zip(held["group_id"], held["item_id"], strict=True):
-            assert item not in groups.at[group_id, "history"]
-            assert item not in groups.at[group_id, "disliked"]
+        for row in table[table["kind"] != "sampled"].itertuples():
+            assert row.item_id not in seen[row.group_id]
 
 
 # --- pair groups -----------------------------------------------------------------------------------------------------
@@ -297,17 +302,23 @@ def test_one_pair_group_per_interaction_at_its_own_key(data):
 def test_samples_of_pair_groups(data):
     at_key = {(row.user_id, row.timestamp, row.order): row for row in data.interactions.itertuples()}
     pairs = data.groups[data.groups["purpose"] == "pair"]
-    samples = {group_id: rows for group_id, rows in data.samples.groupby("group_id")}
+    samples = grouped(data.samples)
     assert set(samples) == set(pairs["group_id"])
     for group in pairs.itertuples():
         target, rows = at_key[group.user_id, group.timestamp, group.order], samples[group.group_id]
         is_liked = target.rating >= 4
-        assert set(rows["user_id"]) == {group.user_id}
-        assert set(rows["split"]) == {group.split}
-        real = rows[rows["kind"] != "sampled"][["item_id", "label", "kind"]].values.tolist()
-        assert real == [[target.item_id, int(is_liked), "liked" if is_liked else "disliked"]]
-        drawn = rows[rows["kind"] == "sampled"]
-        assert drawn["label"].tolist() == [0] * (1 if is_liked else 0)
+        assert {(row.user_id, row.split) for row in rows} == {(group.user_id, group.split)}
+        real = [(row.item_id, row.label, row.kind) for row in rows if row.kind != "sampled"]
+        assert real == [(target.item_id, int(is_liked), "liked" if is_liked else "disliked")]
+        assert [row.label for row in rows if row.kind == "sampled"] == [0] * (1 if is_liked else 0)
+
+
+def grouped(table: pd.DataFrame) -> dict[int, list[Any]]:
+    """Rows of each group."""
+    groups = defaultdict(list)
+    for row in table.itertuples(index=False):
+        groups[row.group_id].append(row)
+    return groups
 
 
 # --- rank groups -----------------------------------------------------------------------------------------------------
@@ -317,18 +328,15 @@ def assert_negatives(data: Prepared) -> None:
     """Sampled candidates: none of the user's items, no repeats, as many as asked for or as there are."""
     owned = {user: {item for _, item, _, _ in rows} for user, rows in data.by_user().items()}
     catalogue = set(data.items["item_id"])
-    for (_, user), rows in data.candidates.groupby(["group_id", "user_id"]):
-        drawn = rows[rows["kind"] == "sampled"]
-        free = catalogue - owned[user]
-        assert set(drawn["item_id"]) <= free
-        assert drawn["item_id"].is_unique
-        assert len(drawn) == min(data.drawing.n_negatives, len(free))
-        assert sorted(drawn["position"]) == list(range(1, len(drawn) + 1))
-        assert set(drawn["label"]) <= {0}
-        real = rows[rows["kind"] != "sampled"]
-        assert set(real["kind"]) == {"liked"}
-        assert set(real["label"]) == {1}
-        assert set(real["position"]) == {0}
+    for rows in grouped(data.candidates).values():
+        drawn = [row for row in rows if row.kind == "sampled"]
+        free = catalogue - owned[rows[0].user_id]
+        items = {row.item_id for row in drawn}
+        assert items <= free
+        assert len(items) == len(drawn) == min(data.drawing.n_negatives, len(free))
+        assert sorted(row.position for row in drawn) == list(range(1, len(drawn) + 1))
+        assert {row.label for row in drawn} <= {0}
+        assert {(row.kind, row.label, row.position) for row in rows if row.kind != "sampled"} == {("liked", 1, 0)}
 
 
 def test_one_rank_group_per_user_and_split_with_all_held_out_likes(data):

@@ -53,6 +53,14 @@ def test_random_gives_each_user_the_numbers_of_the_rule(seed):
         assert (counted["train"], counted["val"], counted["test"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("n", "held_out"), [(3, 1), (5, 1), (14, 1), (15, 2), (24, 2), (25, 2), (26, 3), (35, 4), (45, 4)]
+)
+def test_ten_percent_are_rounded_as_python_rounds(n, held_out):
+    counted = Counter(splits_of([("u", f"i{k:02}", LIKE, k, k) for k in range(n)], "random").values())
+    assert (counted["val"], counted["test"], counted["train"]) == (held_out, held_out, n - 2 * held_out)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_fulfils_the_four_wishes_where_there_is_room(seed):
     rows = random_rows(seed, n_items=25)

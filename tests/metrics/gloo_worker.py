@@ -1,6 +1,6 @@
 """One process of the synchronisation tests, run as a script: `gloo_worker.py FOLDER RANK WORLD_SIZE`.
 
-Feeds the batches that `FOLDER/batches.pt` holds for this rank (there may be none) and writes what the metrics then say.
+Feeds the batches that `FOLDER/scenarios.pt` holds for this rank (there may be none) and writes what the metrics say.
 """
 
 import datetime
@@ -14,21 +14,26 @@ import torch.distributed as dist
 from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
 
 
+def values_of(batches, dtype):
+    """What the metrics of a module of this dtype say after the batches of this process."""
+    module = torch.nn.ModuleDict({"ranking": RankingMetrics(), "pairs": PairAUC()}).to(dtype)
+    for name, metric in module.items():
+        for batch in batches[name]:
+            metric.update(*batch)
+    values = module["ranking"].compute() | module["pairs"].compute()
+    return {key: value.item() for key, value in values.items()}
+
+
 def main(folder, rank, world_size):
+    torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=world_size, timeout=datetime.timedelta(seconds=60)
-    )
-    batches = torch.load(folder / "batches.pt", weights_only=True)
-    results = []
-    for dtype in (torch.float32, torch.bfloat16):
-        module = torch.nn.ModuleDict({"ranking": RankingMetrics(), "pairs": PairAUC()}).to(dtype)
-        for batch in batches["ranking"][rank]:
-            module["ranking"].update(*batch)
-        for batch in batches["pairs"][rank]:
-            module["pairs"].update(*batch)
-        values = module["ranking"].compute() | module["pairs"].compute()
-        results.append({key: value.item() for key, value in values.items()})
+    patience = datetime.timedelta(minutes=5)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=patience)
+    scenarios = torch.load(folder / "scenarios.pt", weights_only=True)
+    results = {
+        name: [values_of(shares[rank], dtype) for dtype in (torch.float32, torch.bfloat16)]
+        for name, shares in scenarios.items()
+    }
     (folder / f"result_{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 

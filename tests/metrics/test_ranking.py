@@ -231,31 +231,35 @@ def test_log_dict_in_a_trainer(tmp_path):
     assert logged == pytest.approx({f"val/{k}": v for k, v in expected.items()}, abs=1e-6)
 
 
-def run_processes(folder, world_size, ranking, pairs):
-    """What every process says after each was fed its own batches."""
-    torch.save({"ranking": ranking, "pairs": pairs}, folder / "batches.pt")
+def run_processes(folder, world_size, scenarios):
+    """What every process says after each was fed its own batches, scenario by scenario."""
+    torch.save(scenarios, folder / "scenarios.pt")
     processes = [
         subprocess.Popen([sys.executable, str(WORKER), str(folder), str(rank), str(world_size)])
         for rank in range(world_size)
     ]
-    assert [p.wait(timeout=120) for p in processes] == [0] * world_size
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0] * world_size
+    finally:
+        for process in processes:
+            process.kill()
     return [json.loads((folder / f"result_{rank}.json").read_text()) for rank in range(world_size)]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize(
-    "updates",
-    [[3, 1], [4, 0], [0, 2, 1], [0, 0, 0]],
-    ids=["uneven", "one empty of two", "one empty of three", "all empty"],
-)
-def test_processes_agree_with_one_process(tmp_path, updates):
-    n = sum(updates)
-    ranking = [rank_lists(3 + 2 * i, seed=i, n_candidates=10 + i) for i in range(n)]
-    pairs = [pair_groups(4 + 3 * i, seed=i) for i in range(n)]
-    starts = [sum(updates[:rank]) for rank in range(len(updates) + 1)]
-    shares = [[x[a:b] for a, b in itertools.pairwise(starts)] for x in (ranking, pairs)]
-    expected = result_of(RankingMetrics(), *ranking) | result_of(PairAUC(), *pairs)
-    for result in run_processes(tmp_path, len(updates), *shares):
-        for values in result:  # as float32 and as bfloat16 module
-            assert values == pytest.approx(expected, abs=1e-12, nan_ok=True)
+@pytest.mark.parametrize("scenarios", [[(3, 1), (4, 0), (0, 2), (0, 0)], [(0, 2, 1), (1, 0, 0)]], ids=["two", "three"])
+def test_processes_agree_with_one_process(tmp_path, scenarios):
+    """Each scenario is a number of batches per process: uneven, and some with nothing."""
+    shares, expected = {}, {}
+    for updates in scenarios:
+        ranking = [rank_lists(3 + 2 * i, seed=i, n_candidates=10 + i) for i in range(sum(updates))]
+        pairs = [pair_groups(4 + 3 * i, seed=i) for i in range(sum(updates))]
+        cuts = itertools.pairwise(itertools.accumulate(updates, initial=0))
+        shares[str(updates)] = [{"ranking": ranking[a:b], "pairs": pairs[a:b]} for a, b in cuts]
+        expected[str(updates)] = result_of(RankingMetrics(), *ranking) | result_of(PairAUC(), *pairs)
+    for result in run_processes(tmp_path, len(scenarios[0]), shares):
+        assert list(result) == [str(updates) for updates in scenarios]
+        for name, values in result.items():
+            for dtype, value in zip(("float32", "bfloat16"), values, strict=True):
+                assert value == pytest.approx(expected[name], abs=1e-12, nan_ok=True), (name, dtype)

@@ -1,0 +1,33 @@
+"""Silences messages of libraries that concern nobody who runs our commands; warnings about the run itself stay."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+IRRELEVANT_WARNINGS = (
+    r"LightningCLI's args parameter",  # our own dispatcher hands the arguments over
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning on a newer torch
+    r"Found \d+ module\(s\) in eval mode",  # the frozen vision tower, on purpose
+    r".*does not have many workers",  # packed batches are put together in milliseconds
+    r".*torch\.jit\.script_method.*is deprecated",
+)
+IRRELEVANT_MESSAGES = ("litlogger", "LitLogger", "litmodels")
+
+
+class _DropAdvertisements(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(word in record.getMessage() for word in IRRELEVANT_MESSAGES)
+
+
+def silence_libraries() -> None:
+    """Filter what is irrelevant; called before any command that trains or predicts."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every fork of a loader's worker
+    for pattern in IRRELEVANT_WARNINGS:
+        warnings.filterwarnings("ignore", message=pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_DropAdvertisements())
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,96 @@
+"""Stored pictures against the image processor on the original files."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from mllm_srec.data.image_store import build_image_store, load_image_processor
+from mllm_srec.data.settings import PictureSettings
+from mllm_srec.types import DataError
+
+MODES = {"rgb.png": "RGB", "grey.jpg": "L", "palette.gif": "P", "alpha.png": "RGBA", "print.jpg": "CMYK", "bits.png": "1"}
+SIZES = [(100, 500), (394, 500), (20, 31), (5, 700), (56, 56), (57, 83)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    random = np.random.default_rng(0)
+    for (name, mode), (height, width) in zip(MODES.items(), SIZES, strict=True):
+        pixels = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "images" / name)
+    return tmp_path
+
+
+def items_of(names):
+    return pl.DataFrame(
+        {"item_id": list(names), "image": [f"images/{name}" if name else None for name in names.values()]},
+        schema={"item_id": pl.String, "image": pl.String},
+    )
+
+
+@pytest.mark.parametrize("max_pixels", [64 * 784, 4 * 784])
+def test_patches_equal_the_processor_on_the_original(folder, tiny_backbone, max_pixels):
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings(max_pixels=max_pixels))
+    store = build_image_store(folder, processor, items_of({name: name for name in MODES}))
+    for name in MODES:
+        with Image.open(folder / "images" / name) as image:
+            expected = processor(images=[image.convert("RGB")], return_tensors="pt")
+        key = store.picture_of(name)
+        values, grids = store.pixel_values([key])
+        assert torch.equal(values, expected["pixel_values"])
+        assert grids.tolist() == expected["image_grid_thw"].tolist() == [list(store.grid(key))]
+        assert store.n_tokens(key) == len(values) // 4
+        assert store.pixels(key).shape[0] * store.pixels(key).shape[1] <= max(max_pixels, 28 * 28 * 26)
+
+
+def test_batches_keep_the_order_of_their_keys(folder, tiny_backbone):
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings(max_pixels=8 * 784))
+    store = build_image_store(folder, processor, items_of({name: name for name in MODES}))
+    a, b = store.picture_of("rgb.png"), store.picture_of("alpha.png")
+    values, _ = store.pixel_values([b, a])
+    assert torch.equal(values, torch.cat([store.pixel_values([b])[0], store.pixel_values([a])[0]]))
+
+
+def test_equal_files_are_stored_once_and_missing_pictures_are_none(folder, tiny_backbone):
+    (folder / "images/copy.png").write_bytes((folder / "images/rgb.png").read_bytes())
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings())
+    store = build_image_store(folder, processor, items_of({"a": "rgb.png", "b": "copy.png", "c": None}))
+    assert store.picture_of("a") == store.picture_of("b")
+    assert store.picture_of("c") is None
+    assert len(store.pictures) == 1
+
+
+def test_no_pictures_at_all(folder, tiny_backbone):
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings())
+    store = build_image_store(folder, processor, items_of({"a": None}))
+    assert store.pictures == []
+    assert store.picture_of("a") is None
+
+
+def test_a_vanished_picture_is_named(folder, tiny_backbone):
+    (folder / "images/rgb.png").unlink()
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings())
+    with pytest.raises(DataError, match=r"rgb\.png cannot be read"):
+        build_image_store(folder, processor, items_of({"a": "rgb.png"}))
+
+
+def test_budget_and_class_name_the_store(folder, tiny_backbone):
+    names = items_of({"a": "rgb.png"})
+    small = build_image_store(folder, load_image_processor(str(tiny_backbone), None, PictureSettings()), names)
+    settings = PictureSettings(max_pixels=784 * 4)
+    large = build_image_store(folder, load_image_processor(str(tiny_backbone), None, settings), names)
+    assert small.folder != large.folder
+    assert type(small.processor) is Qwen2VLImageProcessorPil
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [({"min_pixels": 5000, "max_pixels": 4000}, "not above the second"), ({"serve": "jpeg"}, "serve='jpeg'")],
+)
+def test_settings_refuse_nonsense(settings, match):
+    with pytest.raises(ValueError, match=match):
+        PictureSettings(**settings)
