@@ -189,5 +189,6 @@ def _demand(found: pl.Series, ids: pl.Series, what: str) -> None:
     if found.null_count():
         raise DataError(
             f"{found.null_count()} rows name an unknown {what}, such as "
-            f"{ids.filter(found.is_null())[0]!r}, which the demo shop of these settings does not have; prepare the data set again with the settings given here"
+            f"{ids.filter(found.is_null())[0]!r}, which the demo shop of these settings does not have; "
+            "prepare the data set again with the settings given here"
         )

@@ -261,9 +261,7 @@ def test_the_demo_shop(tmp_path):
     assert extra == {"ceilings.parquet", "ceilings.json"}
 
 
-@pytest.mark.skipif(
-    not GIFT_CARDS.is_dir(), reason="no Amazon 2018 Gift Cards beside the repository"
-)
+@pytest.mark.skipif(not GIFT_CARDS.is_dir(), reason="no Amazon 2018 Gift Cards beside the repository")
 @pytest.mark.parametrize("split", ["random", "leave_one_out", "global_time"])
 def test_real_reviews_against_pandas(tmp_path, split):
     settings = PrepareSettings(
