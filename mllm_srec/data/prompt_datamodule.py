@@ -259,7 +259,7 @@ class PromptDataModule(pl.LightningDataModule):
                 return 0, 0
             loop = self.trainer.fit_loop
             done = int(loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
-            epoch = int(loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
-            return epoch, done if done < self.trainer.num_training_batches else 0
+            # Not `processed`, which a checkpoint of an epoch's end may or may not have counted already.
+            return max(0, loop.epoch_progress.current.ready - 1), done
 
         return position

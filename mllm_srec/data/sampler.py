@@ -55,6 +55,8 @@ class GroupBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Batches of this process from the current position on."""
         epoch, start = self.position()
+        if start >= len(self):  # a checkpoint of an epoch's end: what is still to come is the next epoch
+            epoch, start = epoch + 1, 0
         batches = self._shuffled(epoch) if self.shuffle else self._by_length()
         if self.shuffle and batches:
             batches += batches[: -len(batches) % self.world_size]

@@ -47,7 +47,11 @@ def test_context_is_the_row_of_the_group(shop):
 
 @pytest.mark.parametrize(
     ("negatives", "kinds"),
-    [("sampled", {"liked", "sampled"}), ("explicit", {"liked", "disliked"}), ("both", {"liked", "sampled", "disliked"})],
+    [
+        ("sampled", {"liked", "sampled"}),
+        ("explicit", {"liked", "disliked"}),
+        ("both", {"liked", "sampled", "disliked"}),
+    ],
 )
 def test_negatives_choose_kinds(shop, negatives, kinds):
     train = shop.samples.filter(shop.samples["split"] == "train")

@@ -11,7 +11,14 @@ from mllm_srec.data.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.types import DataError
 
-MODES = {"rgb.png": "RGB", "grey.jpg": "L", "palette.gif": "P", "alpha.png": "RGBA", "print.jpg": "CMYK", "bits.png": "1"}
+MODES = {
+    "rgb.png": "RGB",
+    "grey.jpg": "L",
+    "palette.gif": "P",
+    "alpha.png": "RGBA",
+    "print.jpg": "CMYK",
+    "bits.png": "1",
+}
 SIZES = [(100, 500), (394, 500), (20, 31), (5, 700), (56, 56), (57, 83)]
 
 

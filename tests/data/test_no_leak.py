@@ -7,8 +7,12 @@ wrote is compared with what the rules say, row by row. A rule that is random is 
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,11 +93,19 @@ def prepare(folder: Path, settings: PrepareSettings, candidates: CandidateSettin
     return Prepared(tables, read_raw(settings), settings, candidates, report)
 
 
+QUICK = {
+    ("gift_cards", "random"),
+    ("gift_cards", "leave_one_out"),
+    ("gift_cards", "global_time"),
+    ("digital_music", "random"),
+}
+
+
 def sets(*modes: str) -> list[Any]:
-    """Parameters of the fixture `data`; the largest set takes most of the time and is looked at in the slow run."""
-    marks = {"movielens": pytest.mark.slow}
+    """Parameters of the fixture `data`: every source in the given modes of splitting."""
     return [
-        pytest.param((name, mode), id=f"{name}-{mode}", marks=marks.get(name, ())) for name in SOURCES for mode in modes
+        pytest.param(pair, id="-".join(pair), marks=() if pair in QUICK else pytest.mark.slow)
+        for pair in itertools.product(SOURCES, modes)
     ]
 
 
@@ -458,11 +470,20 @@ def test_drawn_users_and_first_negatives(tmp_path):
     assert abs(np.mean(places) - 0.5) < 4.5 * math.sqrt(1 / 12 / 40)  # drawn from all of them, not the first
 
 
-def test_same_seed_same_tables_other_seed_other_ones(tmp_path):
+def test_same_seed_same_tables_in_another_process_and_other_seeds_other_ones(tmp_path):
     settings = SOURCES["gift_cards"]
-    first, again = (prepare(tmp_path / name, settings, CandidateSettings()) for name in ("first", "again"))
+    first = prepare(tmp_path / "first", settings, CandidateSettings())
+    program = (
+        "import sys; from pathlib import Path; from mllm_srec.data.prepare import prepare_dataset; "
+        "from mllm_srec.data.settings import CandidateSettings, PrepareSettings; "
+        "prepare_dataset(Path(sys.argv[1]), "
+        "PrepareSettings('amazon2018', reviews=sys.argv[2], metadata=sys.argv[3]), CandidateSettings())"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "again"), str(settings.reviews), str(settings.metadata)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "77", "POLARS_MAX_THREADS": "1"})
     for name in TABLES:
-        pd.testing.assert_frame_equal(first.tables[name], again.tables[name])
+        pd.testing.assert_frame_equal(first.tables[name], pd.read_parquet(tmp_path / "again" / f"{name}.parquet"))
+
     split_seed = prepare(tmp_path / "split", replace(settings, seed=1), CandidateSettings())
     draw_seed = prepare(tmp_path / "draw", settings, CandidateSettings(seed=1))
     assert not split_seed.interactions["split"].equals(first.interactions["split"])

@@ -51,6 +51,7 @@ def test_training_shards_have_equal_lengths_and_hold_every_group(world_size):
 def test_resumes_behind_the_last_batch():
     whole = list(sampler())
     assert list(sampler(position=lambda: (0, 10))) == whole[10:]
+    assert list(sampler(position=lambda: (0, 26))) == list(sampler(position=lambda: (1, 0)))
     assert len(sampler(position=lambda: (0, 10))) == 26, "Lightning counts whole epochs"
 
 

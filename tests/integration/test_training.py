@@ -91,7 +91,8 @@ def test_checkpoints_hold_adapters_only_and_change_the_answer(make_model, make_d
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"), [({"lora": LoraSettings(r=2)}, "lora.r: checkpoint 4, now 2"), ({"quantization": "none"}, "nf4")]
+    ("changes", "match"),
+    [({"lora": LoraSettings(r=2)}, "lora.r: checkpoint 4, now 2"), ({"quantization": "none"}, "nf4")],
 )
 def test_a_checkpoint_of_other_settings_is_refused(make_model, make_datamodule, tmp_path, changes, match):
     data, trainer = make_datamodule(max_train_groups=3), make_trainer(tmp_path, 1, limit_val_batches=0)
@@ -112,7 +113,11 @@ def test_a_renamed_module_is_an_error(make_model, make_datamodule, tmp_path):
         make_trainer(tmp_path, 1).predict(make_model(), data, ckpt_path=tmp_path / "renamed.ckpt")
 
 
-RESUMES = {"end of an epoch": {"every_n_epochs": 1}, "mid-epoch": {"every_n_train_steps": 3}}
+RESUMES = {
+    "end of validation": {"every_n_epochs": 1, "monitor": "val/auc"},
+    "end of an epoch": {"every_n_epochs": 1, "save_on_train_epoch_end": True},
+    "mid-epoch": {"every_n_train_steps": 3},
+}
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -159,8 +164,8 @@ def test_32_samples_can_be_learnt_by_heart(make_model, make_datamodule, tmp_path
     """Every family must reach AUC 1.0 on its own training pairs, or something between picture and loss is broken."""
     data = make_datamodule(max_train_groups=16, batch_size=16)
     data.setup("fit")
-    model = make_model(quantization="none", lora=LoraSettings(r=16, dropout=0.0), lr=2e-2)
-    make_trainer(tmp_path, 60, enable_checkpointing=False, limit_val_batches=0).fit(model, data)
+    model = make_model(quantization="none", finetune="full", lr=2e-3)
+    make_trainer(tmp_path, 150, enable_checkpointing=False, limit_val_batches=0).fit(model, data)
     dataset = PromptDataset(data.train_examples(), data.stores, train=False)
     batch = PromptCollator(data.stores)([dataset[i] for i in range(len(dataset))])
     model.eval()

@@ -15,7 +15,11 @@ CPU = torch.device("cpu")
 
 def test_census_of_the_4_bit_model(load_tiny):
     """2 language layers of 7 linear modules; a tower of 2 layers (qkv, proj, fc1, fc2) and a merger of 2."""
-    assert census(load_tiny(finetune="none").net) == {"visual/Linear": 10, "language/Linear4bit": 14, "lm_head/Linear": 1}
+    assert census(load_tiny(finetune="none").net) == {
+        "visual/Linear": 10,
+        "language/Linear4bit": 14,
+        "lm_head/Linear": 1,
+    }
     unquantised = census(load_tiny(finetune="none", quantization="none").net)
     assert unquantised == {"visual/Linear": 10, "language/Linear": 14, "lm_head/Linear": 1}
 
@@ -40,7 +44,10 @@ def test_trainable_names_are_the_adapters_of_the_language_layers(load_tiny, quan
     prefix = "net.base_model.model.model.language_model.layers"
     modules = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
     expected = {
-        f"{prefix}.{layer}.{module}.lora_{part}.default.weight" for layer in (0, 1) for module in modules for part in "AB"
+        f"{prefix}.{layer}.{module}.lora_{part}.default.weight"
+        for layer in (0, 1)
+        for module in modules
+        for part in "AB"
     }
     trained = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     assert set(trained) == expected

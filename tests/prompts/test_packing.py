@@ -118,7 +118,8 @@ def test_placeholders_must_fit_their_pictures():
 
 
 @pytest.mark.parametrize(
-    ("max_row_tokens", "expected"), [(100, [[0, 1, 2]]), (16, [[0, 1], [2]]), (12, [[0], [1], [2]]), (1, [[0], [1], [2]])]
+    ("max_row_tokens", "expected"),
+    [(100, [[0, 1, 2]]), (16, [[0, 1], [2]]), (12, [[0], [1], [2]]), (1, [[0], [1], [2]])],
 )
 def test_long_lists_are_cut_into_rows(max_row_tokens, expected):
     assert split_targets(6, [5, 5, 5], PackingSettings(max_row_tokens=max_row_tokens)) == expected
