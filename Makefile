@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# One thread per test process: torch's own threads would fight over the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 .PHONY: help install demo test test-slow lint format clean
 
@@ -18,11 +20,11 @@ install: $(INSTALLED)  ## Set up .venv with everything.
 demo: install  ## Run the main job on the demo shop, from raw data to a printed result.
 	$(BIN)/python -m mllm_srec run --config configs/demo.yaml
 
-test: install  ## Run the tests that take minutes at most.
-	$(BIN)/python -m pytest
+test: install  ## Run the tests but the slow ones (minutes).
+	$(PYTEST)
 
-test-slow: install  ## Run the slow tests too.
-	$(BIN)/python -m pytest -m 'not gpu'
+test-slow: install  ## Run the slow tests.
+	$(PYTEST) -m 'slow and not gpu'
 
 lint: install  ## Check style and types.
 	$(BIN)/ruff check .

@@ -96,6 +96,12 @@ def test_another_family_is_refused_by_name(tiny_backbone, tmp_path):
         describe_backbone(str(folder))
 
 
+def test_qwen3_vl_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+    with pytest.raises(ConfigError, match="'qwen3_vl'; supported are .* Qwen3-VL feeds pictures into several layers"):
+        describe_backbone(str(tmp_path))
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         describe_backbone(str(tmp_path / "absent"))

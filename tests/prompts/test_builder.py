@@ -40,8 +40,8 @@ def test_table_1_in_full():
     assert whole(PromptSettings()) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n"
-        "Based on the user's historical multimodal interaction sequence, please deduce whether the user might like the "
-        'target item next by responding "Yes." or "No.".\n'
+        "Based on the user's historical multimodal interaction sequence, please deduce whether the user might like "
+        'the target item next by responding "Yes." or "No.".\n'
         "The user_A1 is a 34-year-old teacher and based on the previous multimodal interaction history ,his preferences "
         'are summarized as: \n "- Red mug\n- Blue lamp\n" \n Whether user_A1 will like the target item '
         '"<|vision_start|><|image_pad|><|image_pad|><|vision_end|>Green bag" next ? \n<|im_end|>\n'
@@ -54,8 +54,8 @@ def test_without_user_profile_and_picture():
     assert text == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n"
-        "Based on the user's historical multimodal interaction sequence, please deduce whether the user might like the "
-        'target item next by responding "Yes." or "No.".\n'
+        "Based on the user's historical multimodal interaction sequence, please deduce whether the user might like "
+        'the target item next by responding "Yes." or "No.".\n'
         "Based on the previous multimodal interaction history ,his preferences are summarized as: \n "
         '"- Red mug\n- Blue lamp\n" \n Whether the user will like the target item '
         '"no picture available, Green bag" next ? \n<|im_end|>\n'
