@@ -11,6 +11,7 @@ IRRELEVANT_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning on a newer torch
     r"Found \d+ module\(s\) in eval mode",  # the frozen vision tower, on purpose
     r".*does not have many workers",  # packed batches are put together in milliseconds
+    r"It is recommended to use `self\.log\(.*sync_dist=True\)`",  # our metrics are synchronised before they are logged
     r".*torch\.jit\.script_method.*is deprecated",
 )
 IRRELEVANT_MESSAGES = ("litlogger", "LitLogger", "litmodels")

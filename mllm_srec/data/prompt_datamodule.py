@@ -2,97 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.examples import GroupExamples, pair_examples, rank_examples, select_train_rows
 from mllm_srec.data.feature_store import FeatureStore
-from mllm_srec.data.image_store import ImageStore, build_image_store, load_image_processor
-from mllm_srec.data.prompt_store import PromptStore, build_prompt_store
+from mllm_srec.data.image_store import build_image_store, load_image_processor
+from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptStores
+from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.sampler import GroupBatchSampler, Position
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
-from mllm_srec.prompts.geometry import Grid
-from mllm_srec.prompts.packing import PackingSettings, PromptGroup, pack
+from mllm_srec.prompts.packing import PackingSettings, PromptGroup
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.types import ConfigError, PackedBatch, Split
-
-
-@dataclass
-class PromptStores:
-    """What a batch is put together from."""
-
-    prompts: PromptStore
-    images: ImageStore | None
-    features: FeatureStore | None
-    encoder: PromptEncoder
-
-
-class PromptDataset(Dataset[PromptGroup]):
-    """Groups with tokenised prompts.
-
-    Args:
-        examples: Groups and their targets.
-        stores: Prompts and pictures.
-        train: With answers behind the targets.
-    """
-
-    def __init__(self, examples: GroupExamples, stores: PromptStores, train: bool) -> None:
-        self.examples, self.stores, self.train = examples, stores, train
-        contexts = stores.prompts.context_lengths().to_numpy().astype(np.int64)
-        targets = stores.prompts.target_lengths().to_numpy().astype(np.int64)
-        per_target = targets[examples.item_index]  # (N,)
-        summed = np.add.reduceat(per_target, examples.offsets[:-1]) if len(examples) else np.zeros(0, np.int64)
-        self.lengths = contexts[examples.context] + summed  # (G,)
-
-    def __len__(self) -> int:
-        """Number of groups."""
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> PromptGroup:
-        """Group `index`, ready to be packed."""
-        rows, prompts = self.examples, self.stores.prompts
-        targets = []
-        for row in range(rows.offsets[index], rows.offsets[index + 1]):
-            relevance = int(rows.relevance[row])
-            answer_ids = self.stores.encoder.answer_ids[relevance] if self.train else []
-            targets.append(prompts.target(int(rows.item_index[row]), answer_ids, relevance, int(rows.kind[row])))
-        return PromptGroup(int(rows.group_id[index]), prompts.prefix(int(rows.context[index])), targets)
-
-
-@dataclass
-class PromptCollator:
-    """Groups -> packed batch with pictures; each distinct picture is served once a batch."""
-
-    stores: PromptStores
-    packing: PackingSettings = field(default_factory=PackingSettings)
-
-    def __call__(self, groups: Sequence[PromptGroup]) -> PackedBatch:
-        """Pack `groups` and look up their pictures."""
-        encoder = self.stores.encoder
-        batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, self.packing)
-        if pictures:
-            self._add_pictures(batch, pictures)
-        return batch
-
-    def _add_pictures(self, batch: PackedBatch, pictures: Sequence[tuple[str, Grid]]) -> None:
-        distinct = list(dict.fromkeys(key for key, _ in pictures))
-        row_of = {key: index for index, key in enumerate(distinct)}
-        grids = dict(pictures)
-        batch["image_index"] = torch.tensor([row_of[key] for key, _ in pictures])  # (n placeholders,)
-        batch["image_grid_thw"] = torch.tensor([grids[key] for key in distinct])  # (n pictures, 3)
-        if self.stores.features is not None:
-            batch["image_features"] = self.stores.features.features(distinct)  # (sum of tokens, D)
-        elif self.stores.images is not None:
-            batch["pixel_values"] = self.stores.images.pixel_values(distinct)[0]  # (P, 1176)
+from mllm_srec.types import ConfigError, Split
 
 
 class PromptDataModule(pl.LightningDataModule):
@@ -200,6 +130,33 @@ class PromptDataModule(pl.LightningDataModule):
                 "extracts them, or set `features_folder` to the folder that `pipeline.features` returned"
             )
         _ = self.stores
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the prompts that it was trained on."""
+        return {
+            "tokenizer": self.stores.encoder.fingerprint(),
+            "prompt": asdict(self.prompt),
+            "version": self.prompt.version,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare with the prompts of now: other wording is said, another tokenizer refused.
+
+        Raises:
+            ConfigError: The checkpoint was trained with another tokenizer.
+        """
+        now = self.state_dict()
+        if state_dict["tokenizer"] != now["tokenizer"]:
+            raise ConfigError(
+                f"the checkpoint was trained with another tokenizer than that of {self.backbone!r}; "
+                "give model.backbone as in the config.yaml of its run folder"
+            )
+        if state_dict != now:
+            warnings.warn(
+                f"the checkpoint was trained on other prompts: {state_dict['version']} {state_dict['prompt']}, "
+                f"now {now['version']} {now['prompt']}",
+                stacklevel=2,
+            )
 
     def train_examples(self) -> GroupExamples:
         """Training groups after `negatives`, `balance` and `max_train_groups`."""

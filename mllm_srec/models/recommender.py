@@ -184,8 +184,8 @@ class MLLMRecommender(pl.LightningModule):
     def _log_metrics(self, stage: str, auc: PairAUC, ranking: RankingMetrics) -> None:
         values = {**auc.compute(), **ranking.compute()}
         shown = {"auc", "ndcg@10"}
-        for name, value in values.items():
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name in shown, rank_zero_only=True)
+        for name, value in values.items():  # equal on all processes already, so that each can watch them
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name in shown)
         auc.reset()
         ranking.reset()
 

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from mllm_srec.data.examples import GroupExamples
+from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
 from mllm_srec.types import Split
@@ -28,7 +29,14 @@ def protocol(datamodule: PromptDataModule, split: Split, score: str, fitting: bo
         "split": split,
         "ties": "expected",
         "score": score,
+        "prompt": prompt_label(datamodule),
     }
+
+
+def prompt_label(datamodule: PromptDataModule) -> str:
+    """Version and settings of the prompt, short: `table1-article-v1/5f2c81ab`."""
+    settings = repr((datamodule.prompt, datamodule.max_length, datamodule.pictures))
+    return f"{datamodule.prompt.version}/{text_hash(settings)[:8]}"
 
 
 def measure(

@@ -17,7 +17,7 @@ from mllm_srec.types import ConfigError
 RUN_VARIABLE = "MLLM_SREC_RUN"
 """Environment variable by which processes of one run agree on its name; launched processes inherit it."""
 
-PROTOCOL = ("evaluator", "candidates_hash", "m", "max_groups", "split", "ties", "score")
+PROTOCOL = ("evaluator", "candidates_hash", "m", "max_groups", "split", "ties", "score", "prompt")
 """What must be equal for two numbers of the same name to be comparable."""
 
 

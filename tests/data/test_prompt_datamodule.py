@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.data.prompt_datamodule import PromptCollator, PromptDataset
+from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.types import ConfigError
 

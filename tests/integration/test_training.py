@@ -7,9 +7,10 @@ import torch
 import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mllm_srec.data.prompt_datamodule import PromptCollator, PromptDataset
+from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset
 from mllm_srec.models.backbone import LoraSettings
 from mllm_srec.models.recommender import MLLMRecommender
+from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError
 
 
@@ -125,7 +126,7 @@ RESUMES = {
 def test_a_resumed_run_equals_an_uninterrupted_one(make_model, make_datamodule, tmp_path, every, num_workers):
     """Shuffled, packed, LoRA dropout 0.1; stopped as a kill would, continued from the checkpoint of that moment."""
 
-    class Stop(Exception):
+    class KilledError(Exception):
         pass
 
     class Kill(pl.Callback):
@@ -134,7 +135,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_model, make_datamodule, 
 
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             if trainer.global_step == self.batches:
-                raise Stop
+                raise KilledError
 
     def data():
         return make_datamodule(num_workers=num_workers)
@@ -144,7 +145,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_model, make_datamodule, 
     n_batches = len(data().train_examples()) // 3
     keep = ModelCheckpoint(tmp_path / "ckpt", filename="{step}", save_top_k=-1, **every)
     kill_at = n_batches + 3 if "every_n_epochs" in every else 4
-    with pytest.raises(Stop):
+    with pytest.raises(KilledError):
         make_trainer(tmp_path, 3, callbacks=[keep, Kill(kill_at)]).fit(make_model(quantization="none"), data())
     checkpoints = sorted((tmp_path / "ckpt").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     resumed = make_model(quantization="none")
@@ -206,3 +207,17 @@ def test_plain_transformers_and_peft_give_the_same_logits(make_model, make_datam
 def test_nothing_to_train_is_said(make_model, make_datamodule, tmp_path):
     with pytest.raises(ConfigError, match="finetune='none' leaves nothing to train"):
         make_trainer(tmp_path, 1).fit(make_model(finetune="none"), make_datamodule())
+
+
+def test_a_checkpoint_says_when_the_prompts_are_others(make_model, make_datamodule, tmp_path):
+    data, trainer = make_datamodule(max_train_groups=3), make_trainer(tmp_path, 1, limit_val_batches=0)
+    trainer.fit(make_model(), data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    other = make_datamodule(prompt=PromptSettings(wording="neutral"))
+    with pytest.warns(UserWarning, match="trained on other prompts: table1-article-v1 .* now table1-neutral-v1"):
+        make_trainer(tmp_path, 1).predict(make_model(), other, ckpt_path=tmp_path / "last.ckpt")
+    stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    stored["PromptDataModule"]["tokenizer"] = "another"
+    torch.save(stored, tmp_path / "other.ckpt")
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        make_trainer(tmp_path, 1).predict(make_model(), make_datamodule(), ckpt_path=tmp_path / "other.ckpt")

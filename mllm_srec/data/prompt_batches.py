@@ -1,0 +1,88 @@
+"""From stored prompts to packed batches with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mllm_srec.data.examples import GroupExamples
+from mllm_srec.data.feature_store import FeatureStore
+from mllm_srec.data.image_store import ImageStore
+from mllm_srec.data.prompt_store import PromptStore
+from mllm_srec.prompts.encoding import PromptEncoder
+from mllm_srec.prompts.geometry import Grid
+from mllm_srec.prompts.packing import PackingSettings, PromptGroup, pack
+from mllm_srec.types import PackedBatch
+
+
+@dataclass
+class PromptStores:
+    """What a batch is put together from."""
+
+    prompts: PromptStore
+    images: ImageStore | None
+    features: FeatureStore | None
+    encoder: PromptEncoder
+
+
+class PromptDataset(Dataset[PromptGroup]):
+    """Groups with tokenised prompts.
+
+    Args:
+        examples: Groups and their targets.
+        stores: Prompts and pictures.
+        train: With answers behind the targets.
+    """
+
+    def __init__(self, examples: GroupExamples, stores: PromptStores, train: bool) -> None:
+        self.examples, self.stores, self.train = examples, stores, train
+        contexts = stores.prompts.context_lengths().to_numpy().astype(np.int64)
+        targets = stores.prompts.target_lengths().to_numpy().astype(np.int64)
+        per_target = targets[examples.item_index]  # (N,)
+        summed = np.add.reduceat(per_target, examples.offsets[:-1]) if len(examples) else np.zeros(0, np.int64)
+        self.lengths = contexts[examples.context] + summed  # (G,)
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> PromptGroup:
+        """Group `index`, ready to be packed."""
+        rows, prompts = self.examples, self.stores.prompts
+        targets = []
+        for row in range(rows.offsets[index], rows.offsets[index + 1]):
+            relevance = int(rows.relevance[row])
+            answer_ids = self.stores.encoder.answer_ids[relevance] if self.train else []
+            targets.append(prompts.target(int(rows.item_index[row]), answer_ids, relevance, int(rows.kind[row])))
+        return PromptGroup(int(rows.group_id[index]), prompts.prefix(int(rows.context[index])), targets)
+
+
+@dataclass
+class PromptCollator:
+    """Groups -> packed batch with pictures; each distinct picture is served once a batch."""
+
+    stores: PromptStores
+    packing: PackingSettings = field(default_factory=PackingSettings)
+
+    def __call__(self, groups: Sequence[PromptGroup]) -> PackedBatch:
+        """Pack `groups` and look up their pictures."""
+        encoder = self.stores.encoder
+        batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, self.packing)
+        if pictures:
+            self._add_pictures(batch, pictures)
+        return batch
+
+    def _add_pictures(self, batch: PackedBatch, pictures: Sequence[tuple[str, Grid]]) -> None:
+        distinct = list(dict.fromkeys(key for key, _ in pictures))
+        row_of = {key: index for index, key in enumerate(distinct)}
+        grids = dict(pictures)
+        batch["image_index"] = torch.tensor([row_of[key] for key, _ in pictures])  # (n placeholders,)
+        batch["image_grid_thw"] = torch.tensor([grids[key] for key in distinct])  # (n pictures, 3)
+        if self.stores.features is not None:
+            batch["image_features"] = self.stores.features.features(distinct)  # (sum of tokens, D)
+        elif self.stores.images is not None:
+            batch["pixel_values"] = self.stores.images.pixel_values(distinct)[0]  # (P, 1176)
