@@ -167,6 +167,12 @@ class PromptDataModule(pl.LightningDataModule):
     def eval_examples(self, split: Split) -> tuple[GroupExamples, GroupExamples]:
         """Pair groups and candidate lists of `split`, as many as the running command takes."""
         samples = self.data.samples.filter(self.data.samples["split"] == split)
+        stored = self.data.manifest["candidates"]["n_negatives"]
+        if self.n_negatives > stored:
+            raise ConfigError(
+                f"data.n_negatives={self.n_negatives}, but the data set stores {stored} candidates per list "
+                "(candidates.n_negatives); ask for no more, or prepare with more under another data.name"
+            )
         pairs = pair_examples(self.data.groups, self.data.items, samples)
         lists = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
         fitting = self.trainer is not None and str(self.trainer.state.fn) == "fit"

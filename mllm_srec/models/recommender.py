@@ -83,6 +83,7 @@ class MLLMRecommender(pl.LightningModule):
         self.backbone: Backbone | None = None
         self.val_auc, self.val_ranking = PairAUC(), RankingMetrics()
         self.test_auc, self.test_ranking = PairAUC(), RankingMetrics()
+        self.results: dict[str, float] = {}  # of the last validation or test, in double precision
         self.strict_loading = False  # checkpoints hold trained weights only; on_load_checkpoint compares the keys
 
     def configure_model(self) -> None:
@@ -185,6 +186,7 @@ class MLLMRecommender(pl.LightningModule):
         values = {**auc.compute(), **ranking.compute()}
         shown = {"auc", "ndcg@10"}
         for name, value in values.items():  # equal on all processes already, so that each can watch them
+            self.results[f"{stage}/{name}"] = float(value)  # Lightning would round to float32
             self.log(f"{stage}/{name}", value.float(), prog_bar=name in shown)
         auc.reset()
         ranking.reset()
@@ -207,6 +209,7 @@ class MLLMRecommender(pl.LightningModule):
         state: Mapping[str, torch.Tensor] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
         checkpoint["mllm_srec"] = identity(self.settings, self.loaded.info)
+        checkpoint["results"] = dict(self.results)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another backbone, and keys that do not fit one to one."""

@@ -98,3 +98,8 @@ def test_order_changes_with_the_seed(make_datamodule):
     assert order(1) == order(1)
     assert order(1) != order(2)
     assert sorted(order(1)) == sorted(order(2))
+
+
+def test_no_more_candidates_than_are_stored(make_datamodule):
+    with pytest.raises(ConfigError, match="n_negatives=5, but the data set stores 4"):
+        make_datamodule(n_negatives=5).eval_examples("test")
