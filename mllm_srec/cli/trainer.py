@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mllm_srec.pipeline.features import extract_features
 from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import protocol, references, stage_metrics
 from mllm_srec.pipeline.run_folder import RunFolder, new_run, run_of_checkpoint
-from mllm_srec.reports.terminal import print_results
+from mllm_srec.reports.terminal import print_prompts, print_results
 from mllm_srec.types import ConfigError, Split
 
 
@@ -49,6 +50,9 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check settings that cross sections, choose the run folder and build what is missing."""
         config = self.config[self.subcommand]
+        config.weights_only = True  # a checkpoint is data, and is never unpickled as code
+        if self.subcommand in ("validate", "test"):
+            config.verbose = False  # our own table says it, with references
         _check_precision(config.trainer.precision)
         folder = Path(config.data.root) / config.data.name
         with folder_lock(folder):
@@ -78,6 +82,7 @@ class ExperimentCLI(LightningCLI):
         super().instantiate_classes()
         with folder_lock(self.datamodule.folder):
             stores = self.datamodule.stores
+            print_prompts(asdict(stores.prompts.report))
             if self.datamodule.pictures.serve == "features" and stores.images is not None:
                 self._use_features()
         self.run = self._separate_protocols(self.run)
@@ -180,6 +185,7 @@ class ExperimentCLI(LightningCLI):
         if best is not None and best.is_file():
             checkpoint = torch.load(best, weights_only=True, map_location="cpu")
             self.model.load_state_dict(checkpoint["state_dict"], strict=False)
+            self.model.results = checkpoint["results"]
         self.model.save_adapter(self.run.adapter)
         self._finish("val")
         if best is not None:
@@ -196,7 +202,7 @@ class ExperimentCLI(LightningCLI):
     def _finish(self, stage: Split) -> None:
         if self._is_dry() or not self.trainer.is_global_zero:
             return
-        metrics = stage_metrics(self.trainer.callback_metrics, stage)
+        metrics = stage_metrics(self.model.results, stage)
         info = self.model.loaded.info
         about = {**self._protocol(), "random_backbone": info.random_weights, "backbone": info.name}
         self.run.merge_metrics(stage, metrics, about)

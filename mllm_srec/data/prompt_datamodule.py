@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from mllm_srec.data.dataset import PreparedDataset
@@ -74,6 +75,7 @@ class PromptDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer lists than processes
         self.root, self.name, self.backbone, self.revision = root, name, backbone, revision
         self.prompt, self.pictures, self.packing, self.max_length = prompt, pictures, packing, max_length
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -175,7 +177,7 @@ class PromptDataModule(pl.LightningDataModule):
             )
         pairs = pair_examples(self.data.groups, self.data.items, samples)
         lists = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
-        fitting = self.trainer is not None and str(self.trainer.state.fn) == "fit"
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         limit = self.max_eval_groups if fitting else self.max_test_groups
         return pairs.draw(limit, self.seed), lists.draw(limit, self.seed)
 

@@ -47,23 +47,21 @@ class GroupBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches of this process in a whole epoch, whatever was already trained of it."""
-        n_batches = -(-len(self.lengths) // self.batch_size)
         if self.shuffle:
+            n_batches = -(-len(self.lengths) // self.batch_size)
             return -(-n_batches // self.world_size)
-        return len(range(self.rank, n_batches, self.world_size))
+        return -(-len(range(self.rank, len(self.lengths), self.world_size)) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Batches of this process from the current position on."""
         epoch, start = self.position()
         if start >= len(self):  # a checkpoint of an epoch's end: what is still to come is the next epoch
             epoch, start = epoch + 1, 0
-        batches = self._shuffled(epoch) if self.shuffle else self._by_length()
-        if self.shuffle and batches:
-            batches += batches[: -len(batches) % self.world_size]
-        yield from batches[self.rank :: self.world_size][start:]
+        yield from (self._shuffled(epoch) if self.shuffle else self._by_length())[start:]
 
     def _by_length(self) -> list[list[int]]:
-        return _chunks(np.argsort(-self.lengths, kind="stable"), self.batch_size)
+        longest_first = np.argsort(-self.lengths, kind="stable")
+        return _chunks(longest_first[self.rank :: self.world_size], self.batch_size)
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         random = np.random.default_rng([self.seed, epoch])
@@ -72,7 +70,8 @@ class GroupBatchSampler(Sampler[list[int]]):
             by_length = np.asarray(pool)[np.argsort(self.lengths[pool], kind="stable")]
             batches += _chunks(by_length, self.batch_size)
         order = random.permutation(len(batches))
-        return [batches[index] for index in order]
+        order = np.concatenate([order, order[: -len(order) % self.world_size]])
+        return [batches[index] for index in order[self.rank :: self.world_size]]
 
 
 def _chunks(indices: np.ndarray, size: int) -> list[list[int]]:

@@ -49,7 +49,8 @@ def measure(
         lists: Candidate lists.
         scores: Gives one score per target `(N,)` of the examples it is asked about.
     """
-    auc, ranking = PairAUC(), RankingMetrics()
+    # Every process that asks has all the rows, so nothing is to be summed over processes.
+    auc, ranking = PairAUC(sync_on_compute=False), RankingMetrics(sync_on_compute=False)
     relevance, kind, mask, padded = _padded(pairs, scores(pairs))
     auc.update(padded, relevance, kind, mask)
     relevance, _, mask, padded = _padded(lists, scores(lists))
@@ -65,7 +66,7 @@ def _padded(examples: GroupExamples, scores: np.ndarray) -> tuple[torch.Tensor, 
     relevance, kind = torch.zeros(mask.shape, dtype=torch.long), torch.full(mask.shape, -1)
     relevance[mask], kind[mask] = torch.from_numpy(examples.relevance), torch.from_numpy(examples.kind)
     padded = torch.zeros(mask.shape, dtype=torch.float64)
-    padded[mask] = torch.from_numpy(scores)
+    padded[mask] = torch.tensor(scores, dtype=torch.float64)
     return relevance, kind, mask, padded
 
 

@@ -27,6 +27,27 @@ def print_prepared(folder: Path, rows: Sequence[tuple[str, str, str]], done_befo
     Console().print(table)
 
 
+def print_prompts(report: Mapping[str, int]) -> None:
+    """What building the prompts had to shorten, in a line or two.
+
+    Args:
+        report: Fields of `PromptReport`.
+    """
+    lines = [
+        f"prompts: {report['n_contexts']:,} contexts, {report['n_without_history']:,} without history; "
+        f"{report['n_without_picture']:,} items without a picture"
+    ]
+    if report["n_shortened"]:
+        lines.append(
+            f"{report['n_shortened']:,} contexts were too long for data.max_length: "
+            f"{report['n_dropped_items']:,} of their oldest history items were left out"
+        )
+    if report["n_cut_texts"]:
+        lines.append(f"{report['n_cut_texts']:,} item texts were cut at data.prompt.max_item_tokens")
+    for line in lines:
+        Console().print(line, markup=False, highlight=False)
+
+
 def print_results(
     title: str,
     metrics: Mapping[str, Any],
