@@ -209,7 +209,8 @@ class ExperimentCLI(LightningCLI):
         notes = [f"results, predictions and settings: {self.run.path}"]
         if info.random_weights:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
-        title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}"
+        drawn = f", {about['max_groups']} drawn groups of each kind" if about["max_groups"] else ""
+        title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}{drawn}"
         print_results(title, metrics, stage, references(self.datamodule, stage), notes)
 
 
