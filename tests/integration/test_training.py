@@ -177,12 +177,24 @@ def test_32_samples_can_be_learnt_by_heart(make_model, make_datamodule, tmp_path
     assert scores[mask & liked].min() > scores[mask & ~liked].max(), "AUC below 1.0"
 
 
-def test_plain_transformers_and_peft_give_the_same_logits(make_model, make_datamodule, tiny_backbone, tmp_path):
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_plain_transformers_and_peft_give_the_same_logits(
+    make_model, make_datamodule, tiny_backbone, tmp_path, quantization
+):
     """The exported adapter, loaded without a line of ours, on the same tokens."""
-    data, model = make_datamodule(), make_model(quantization="none")
+    data, model = make_datamodule(), make_model(quantization=quantization)
     make_trainer(tmp_path, 2, enable_checkpointing=False, limit_val_batches=0).fit(model, data)
     model.save_adapter(tmp_path / "adapter")
-    base = transformers.Qwen2VLForConditionalGeneration.from_pretrained(tiny_backbone, dtype=torch.float32)
+    four_bit = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=["model.visual", "lm_head"],
+    )
+    base = transformers.Qwen2VLForConditionalGeneration.from_pretrained(
+        tiny_backbone, dtype=torch.float32, quantization_config=four_bit if quantization == "nf4" else None
+    )
     plain = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     yes, no = (transformers.AutoTokenizer.from_pretrained(tiny_backbone)(word).input_ids[0] for word in ("Yes", "No"))
     model.eval()
