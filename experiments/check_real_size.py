@@ -1,49 +1,40 @@
-"""Does the real size work? Qwen2-VL-2B in its exact shape goes through our loading, training and scoring; 7B is counted.
+"""Does the real size work? Qwen2-VL-2B in its exact shape is loaded, trained and scored as in `fit`; 7B is counted.
 
     python experiments/check_real_size.py --tokenizer FOLDER [--folder FOLDER] [--keep] [--out FILE] [--dtype auto]
 
-Writes Qwen2-VL-2B-Instruct with random weights, in the published layout of configuration and tensors, loads it in NF4
-with LoRA as `fit` does, takes one training step on a pair group, and scores one list of 1 + 4 candidates twice: packed,
-and in separate rows. For 7B, modules and parameters are counted on the meta device, which holds shapes without values.
-The weights (4.4 GB) go to a new folder inside `--folder` (default: the system's) and are removed after the run unless
-`--keep` is given. Without `--tokenizer`, the folder of a Qwen2 tokenizer, a small one is learned from the prompts. Plan
-10 GB of memory and ten minutes on two cores. Random weights: the figures are sizes and times, and say nothing of quality.
+Writes Qwen2-VL-2B-Instruct with random weights, loads it in NF4 with LoRA, takes one training step on a pair group and
+scores 1 + 4 candidates twice: packed and in separate rows. 7B is counted on the meta device, which holds shapes without
+values. The weights (4.4 GB) go to a new folder inside `--folder` (default: the system's temporary one), removed at the
+end unless `--keep` is given. Without `--tokenizer`, a folder of a Qwen2 tokenizer, a small one is learned from the
+prompts. Plan 8 GB of memory and ten minutes on two cores. The figures are sizes and times: random weights know nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import resource
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import zlib
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import numpy as np
+import real_size_backbone as real
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from real_size_backbone import QWEN2_VL_2B, QWEN2_VL_7B, Shape
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from mllm_srec.data.image_store import load_image_processor
-from mllm_srec.data.settings import PictureSettings
-from mllm_srec.models.backbone import SKIPPED, Backbone, BackboneSettings, census, prepare_backbone
-from mllm_srec.models.backbone_files import RANDOM_MARK, BackboneInfo
+from mllm_srec.models.backbone import Backbone
 from mllm_srec.models.random_backbone import build_tokenizer
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import response_loss
@@ -54,94 +45,155 @@ from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import PackedBatch
 
 OUT = Path(__file__).parent / "results" / "real_size.json"
-SHARD_BYTES = 1 << 30
-SIDE = 224  # of the drawn pictures, in pixels: 64 tokens each
 TITLES = [f"Gift card number {n} in a black box with a red ribbon" for n in range(10)]
-FORMULAS = {
-    "language_4bit": "a matrix of n weights: n/2 + ceil(n/64) + 4 ceil(n/64/256) + 1092: codes, a byte of scale per 64 "
-    "weights, a float32 scale per 256 of those, and 16 + 256 levels and one offset in float32",
-    "others": "2 bytes (bfloat16); adapters: 4 bytes (float32), as much for gradients, and twice as much for AdamW",
-    "lora": "r x (inputs + outputs) of the seven matrices of each language layer",
-}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A Qwen2-VL's shape, from its published config.json; `published` is its published number of parameters."""
-
-    name: str
-    published: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    vocab: int
-    tied: bool
-    layers: int = 28
-    mrope: tuple[int, int, int] = (16, 24, 24)
-    tower: tuple[int, int, int] = (32, 1280, 16)  # depth, width, heads
-
-    def config(self, ids: dict[str, int]) -> dict[str, Any]:
-        """The configuration in the flat form that the hub has; ids of the control tokens come from the tokenizer."""
-        control = {f"{key}_token_id": ids[f"<|{key}|>"] for key in ("vision_start", "vision_end")}
-        control |= {f"{key}_token_id": ids[f"<|{key}_pad|>"] for key in ("image", "video")}
-        vision = {"depth": self.tower[0], "embed_dim": self.tower[1], "num_heads": self.tower[2], "mlp_ratio": 4}
-        vision |= {"hidden_size": self.hidden, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
-        text = {"hidden_size": self.hidden, "intermediate_size": self.intermediate, "num_hidden_layers": self.layers}
-        text |= {"num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads, "vocab_size": self.vocab}
-        text |= {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": list(self.mrope)}}
-        text |= {"bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "rms_norm_eps": 1e-6}
-        window = {"sliding_window": 32768, "use_sliding_window": False, "max_window_layers": self.layers}
-        model = {"model_type": "qwen2_vl", "torch_dtype": "bfloat16", "tie_word_embeddings": self.tied}
-        return {**model, **text, **window, **control, "vision_config": vision, RANDOM_MARK: True}
-
-    def lora_parameters(self, r: int) -> int:
-        """Trained parameters by arithmetic alone: the oracle of the count on the model."""
-        h, i, kv = self.hidden, self.intermediate, self.hidden // self.heads * self.kv_heads
-        return self.layers * r * (2 * (h + h) + 2 * (h + kv) + 3 * (h + i))  # q, o; k, v; gate, up, down
-
-
-QWEN2_VL_2B = Shape("Qwen2-VL-2B-Instruct", 2_208_985_600, 1536, 8960, 12, 2, 151_936, tied=True)
-QWEN2_VL_7B = Shape("Qwen2-VL-7B-Instruct", 8_291_375_616, 3584, 18944, 28, 4, 152_064, tied=False)
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "safetensors")
+STATM = Path("/proc/self/statm")
+Phases = dict[str, dict[str, float]]
 
 
 @contextmanager
-def measured(phases: dict[str, dict[str, float]], name: str) -> Iterator[None]:
-    """Add seconds, processor seconds and peak resident memory (mapped files included) of a phase to `phases`."""
+def measured(phases: Phases, name: str) -> Iterator[None]:
+    """Add a phase's times and peak memory to `phases`: all that is resident, and that without mapped files."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew; elsewhere it is that since start
+    own, done = [0.0], threading.Event()
+    threading.Thread(target=watch, args=(own, done), daemon=True).start()
     wall, cpu = time.perf_counter(), time.process_time()
-    yield
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    seconds = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - cpu}
-    phases[name] = {**{key: round(value, 2) for key, value in seconds.items()}, "peak_memory_gb": round(peak / 1e9, 2)}
-    print(name, phases[name], flush=True)
+    try:
+        yield
+    finally:
+        done.set()
+    figures = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - cpu}
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    figures |= {"peak_memory_gb": max(own), "peak_with_mapped_files_gb": resident / 1e9}
+    phases[name] = {key: round(value, 2) for key, value in figures.items()}
+    print(f"{name}: {phases[name]}", flush=True)
 
 
-def published_name(name: str) -> str:
-    """Name of a parameter in the published files, which are older than the names of today's transformers."""
-    return name.replace(".base_layer", "").replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+def watch(own: list[float], done: threading.Event) -> None:
+    """Append this process's memory without mapped files, in GB, every 20 ms until `done`; on Linux only."""
+    while STATM.exists() and not done.is_set():
+        resident, shared = map(int, STATM.read_text().split()[1:3])
+        own.append((resident - shared) * os.sysconf("SC_PAGE_SIZE") / 1e9)
+        done.wait(0.02)
 
 
-def on_meta(shape: Shape, ids: dict[str, int]) -> Any:
-    """The model without values."""
-    with torch.device("meta"):
-        return Qwen2VLForConditionalGeneration(Qwen2VLConfig(**shape.config(ids))).to(torch.bfloat16)
+def make_batch(encoder: PromptEncoder, n_targets: int, train: bool, packed: bool = True) -> PackedBatch:
+    """One group, each target with a picture of 64 tokens; the first target is liked, the others are sampled."""
+    settings = PromptSettings()
+    prefix = encoder.encode(builder.context_head("A1", None, settings))
+    for title in TITLES:
+        prefix += encoder.encode_text(builder.history_line(title))
+    prefix += encoder.encode(builder.context_tail("A1", settings))
+    pictures = np.random.default_rng(0).integers(0, 256, (n_targets, 224, 224, 3), dtype=np.uint8)
+    patches = Qwen2VLImageProcessorPil()(images=list(pictures), return_tensors="pt")
+    targets = []
+    for index, (t, h, w) in enumerate(patches["image_grid_thw"].tolist()):
+        liked = int(index == 0)
+        ids = encoder.encode(builder.target(TITLES[index], True, settings), n_image_tokens=t * h * w // 4)
+        answer = encoder.answer_ids[liked] if train else ()
+        targets.append(PromptTarget(ids, answer, (t, h, w), str(index), index, liked, kind=0 if liked else 2))
+    group = PromptGroup(0, prefix, targets)
+    batch, _ = pack([group], encoder.image_token_id, encoder.pad_token_id, PackingSettings(packed=packed))
+    batch["image_index"] = torch.arange(n_targets)
+    batch["image_grid_thw"], batch["pixel_values"] = patches["image_grid_thw"], patches["pixel_values"]
+    return batch
 
 
-def write_backbone(folder: Path, shape: Shape, tokenizer: Any) -> None:
-    """Write an untrained model as the hub has it: flat configuration, bfloat16 shards; one shard is held at a time."""
-    tokenizer.save_pretrained(str(folder))
-    Qwen2VLImageProcessorPil().save_pretrained(str(folder))
-    (folder / "config.json").write_text(json.dumps(shape.config(tokenizer.get_vocab()), indent=1))
-    shards, total = defaultdict(dict), 0
-    for name, parameter in on_meta(shape, tokenizer.get_vocab()).named_parameters():  # a tied head is not among them
-        shards[f"model-{total // SHARD_BYTES:05d}.safetensors"][published_name(name)] = parameter.shape
-        total += parameter.nbytes
-    random = torch.Generator().manual_seed(0)
-    for file, shapes in shards.items():
-        means = {name: float(len(size) == 1 and name.endswith("weight")) for name, size in shapes.items()}  # norms: 1
-        empty = {name: torch.empty(size, dtype=torch.bfloat16) for name, size in shapes.items()}
-        save_file({name: t.normal_(means[name], 0.02, generator=random) for name, t in empty.items()}, folder / file)
-    index = {"metadata": {"total_size": total}, "weight_map": {name: f for f, names in shards.items() for name in names}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def checksums(backbone: Backbone, trained: bool) -> dict[str, int]:
+    """Checksum of the bytes of every frozen, or every trained, parameter."""
+    return {
+        name: zlib.crc32(parameter.detach().contiguous().view(torch.uint8).numpy().data)
+        for name, parameter in backbone.named_parameters()
+        if parameter.requires_grad == trained
+    }
+
+
+def train_step(model: MLLMRecommender, batch: PackedBatch, phases: Phases) -> dict[str, Any]:
+    """Loss, gradients and one step of AdamW; what changed by it."""
+    model.train()
+    torch.manual_seed(0)
+    optimizer: Any = model.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    frozen, adapters = checksums(model.loaded, trained=False), checksums(model.loaded, trained=True)
+    with measured(phases, "forward"):
+        loss, _ = response_loss(model.loaded(batch), model.loaded.lm_head, batch)
+    with measured(phases, "backward"):
+        loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
+    with measured(phases, "optimizer"):
+        optimizer.step()
+    after = checksums(model.loaded, trained=True)
+    return {
+        "row_tokens": batch["input_ids"].shape[1],
+        "prefix_tokens": int((batch["segment_ids"] == 0).sum()),
+        "loss": round(loss.item(), 4),
+        "gradient_norm": round(float(np.linalg.norm(list(gradients.values()))), 6),
+        "n_tensors_with_gradient": sum(norm > 0 for norm in gradients.values()),  # B alone: it begins at zero
+        "n_adapters_changed": sum(adapters[name] != after[name] for name in adapters),
+        "n_base_tensors": len(frozen),
+        "base_unchanged": frozen == checksums(model.loaded, trained=False),
+    }
+
+
+def score_list(model: MLLMRecommender, encoder: PromptEncoder, phases: Phases) -> dict[str, Any]:
+    """Scores of 1 + 4 candidates, packed in one row and in rows of their own."""
+    model.eval()
+    scores = []
+    for phase, packed in (("score", True), ("score_in_separate_rows", False)):
+        batch = make_batch(encoder, n_targets=5, train=False, packed=packed)
+        with torch.inference_mode(), measured(phases, phase):
+            scores.append(model.score_candidates(batch)[0])
+    difference = (scores[0] - scores[1]).abs().max().item()
+    return {"scores": scores[0].tolist(), "largest_difference_of_separate_rows": difference}
+
+
+def check_loaded(shape: Shape, folder: Path, tokenizer: Any, dtype: str) -> dict[str, Any]:
+    """Write, load, train one step and score."""
+    phases: Phases = {}
+    with measured(phases, "write"):
+        real.write_backbone(folder, shape, tokenizer)
+    model = MLLMRecommender(str(folder), dtype=dtype)  # type: ignore[arg-type]
+    with measured(phases, "load"):
+        model.configure_model()
+    loaded = {"dtype": str(model.loaded.lm_head.dtype), "bytes_4_bit": real.bytes_in_4_bit(model.loaded)}
+    loaded |= real.compare_with_files(folder, model.loaded)
+    encoder = PromptEncoder(tokenizer)
+    trained = train_step(model, make_batch(encoder, n_targets=2, train=True), phases)
+    ranked = score_list(model, encoder, phases)
+    return {**real.count(model.loaded, shape), "loaded": loaded, "step": trained, "list": ranked, "phases": phases}
+
+
+def main(arguments: Sequence[str] | None = None, small: Shape = QWEN2_VL_2B, large: Shape = QWEN2_VL_7B) -> None:
+    """Run everything and write the JSON; `small` is loaded, `large` is counted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", help="folder of a Qwen2 tokenizer")
+    parser.add_argument("--folder", help="where the temporary folder of weights is made")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--keep", action="store_true", help="keep the weights")
+    options = parser.parse_args(arguments)
+    learned = not options.tokenizer
+    tokenizer = build_tokenizer(TITLES, 1000) if learned else load_tokenizer(options.tokenizer)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    result: dict[str, Any] = {
+        "random_weights": True,
+        "tokenizer": "learned from the prompts" if learned else f"given, {len(tokenizer)} tokens",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "memory_gb": round(memory / 1e9, 1)},
+        "formulas": real.FORMULAS,
+    }
+    folder = Path(tempfile.mkdtemp(prefix="real_size_", dir=options.folder))
+    try:
+        result[small.name] = check_loaded(small, folder, tokenizer, options.dtype)
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder)
+    phases: Phases = {}
+    with measured(phases, "count on the meta device"):
+        counted = real.count(real.planned_backbone(large, tokenizer.get_vocab()), large)
+    result[large.name] = {**counted, "phases": phases}
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        Exit status: 0 done, 1 an error that was explained, 2 a command line that is not understood.
+        Exit status: 0 done, 1 an error that was explained, 2 a command line that is not understood, 130 interrupted.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     command, *rest = arguments
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"mllm_srec: no command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        print(f"mllm_srec: there is no command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"mllm_srec.cli.{COMMANDS[command][0]}")
     try:
@@ -59,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     except MllmSrecError as error:
         print(f"mllm_srec {command}: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"mllm_srec {command}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

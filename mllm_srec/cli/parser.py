@@ -1,28 +1,35 @@
-"""A parser that answers a misspelt name with the nearest valid one."""
+"""A parser that refuses unknown names, says in which file they stand and answers with the nearest valid one."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
-_UNKNOWN_KEY = re.compile(r"""[Kk]ey ["']?([\w.]+)["']? is not expected|unrecognized arguments?: --([\w.]+)""")
-_DOES_NOT_ACCEPT = re.compile(r"""does not accept (?:nested key|option) ["']?([\w.]+)["']?""")
+_UNKNOWN_FLAG = re.compile(r"unrecognized arguments?: --?([\w.]+)")
+_UNKNOWN_OPTION = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 
 
 class NearestNameMixin:
-    """Adds "did you mean ...?" to the errors of a jsonargparse parser."""
+    """Adds "did you mean ...?" to the errors of a jsonargparse parser; flags are never completed from a prefix."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)  # else `--trainer.max_epoch` would pass as `--trainer.max_epochs`
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error and the nearest valid name, and exit with status 2."""
-        known = known_names(self)  # type: ignore[arg-type]
+        parser: Any = getattr(ex, "subcommand_parser", None) or self
         name = _misspelt(message)
-        near = nearest(name, known) if name else []
-        hint = f"\n{name!r} is not known; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        prog = getattr(self, "prog", "mllm_srec")
+        hint = f"\n{suggestion(name, known_names(parser))}" if name else ""
+        prog = parser.prog.replace(" [options]", "")
         print(f"{prog}: error: {message.strip()}{hint}\nTry '{prog} --help'.", file=sys.stderr)
         sys.exit(2)
 
@@ -31,29 +38,80 @@ class Parser(NearestNameMixin, jsonargparse.ArgumentParser):
     """Parser of the commands that need no Lightning."""
 
 
+class ConfigFile(ActionConfigFile):
+    """`--config FILE`: every key of the file is checked before it is read, so that the error can name both."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Check and read the file `values`."""
+        if Path(str(values)).is_file():
+            _check_file(parser, Path(str(values)))
+        super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def _check_file(parser: jsonargparse.ArgumentParser, path: Path) -> None:
+    """End with an error if the file is no YAML mapping, or has a key that the parser does not know."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place, problem = (f", line {mark.line + 1}", error.problem) if mark else ("", error)  # type: ignore[union-attr]
+        parser.error(f"{path}{place} is not valid YAML: {problem}")
+    if not isinstance(content, dict | None):
+        parser.error(f"{path} holds {type(content).__name__} {content!r}; sections such as `data:` are expected")
+    known = known_names(parser)
+    unknown = list(_unknown_keys(content or {}, "", known))
+    if unknown:
+        parser.error("\n".join(f"{path}: {suggestion(name, known)}" for name in unknown))
+
+
+def _unknown_keys(content: Mapping[Any, Any], prefix: str, known: list[str]) -> Iterator[str]:
+    """Dotted keys that are not known; below a key whose content is free, such as a callback's, nothing is checked."""
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if name not in known:
+            yield name
+        elif isinstance(value, Mapping) and any(entry.startswith(f"{name}.") for entry in known):
+            yield from _unknown_keys(value, f"{name}.", known)
+
+
 def known_names(parser: jsonargparse.ArgumentParser) -> list[str]:
-    """All dotted names that a parser accepts."""
+    """All dotted names that a parser accepts, those of sections included."""
     names: set[str] = set()
     for action in parser._actions:
         for name in [action.dest, *(option.lstrip("-") for option in action.option_strings)]:
             if re.fullmatch(r"[\w.]+", name or ""):
-                names.add(name)
+                parts = name.split(".")
+                names |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
     return sorted(names)
 
 
 def nearest(name: str, known: list[str]) -> list[str]:
-    """Up to two valid names that are most like `name`; its last part counts when the whole does not help."""
-    found = difflib.get_close_matches(name, known, n=2, cutoff=0.75)
+    """Valid names that are most like `name`.
+
+    First those whose last part is the same (the section is wrong), two at most, then the one like the whole name, then
+    two whose last part is alike.
+    """
+    last = name.rpartition(".")[2]
+    same = [entry for entry in known if entry.rpartition(".")[2] == last]
+    if same:
+        return difflib.get_close_matches(name, same, n=2, cutoff=0.0)
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     if found:
         return found
-    last = {entry.rpartition(".")[2]: entry for entry in known}
-    return [last[part] for part in difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1, cutoff=0.7)]
+    ends = {entry.rpartition(".")[2]: entry for entry in known}
+    return [ends[part] for part in difflib.get_close_matches(last, list(ends), n=2, cutoff=0.7)]
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """`'model.lrr' is not known; did you mean 'model.lr'?`."""
+    near = nearest(name, known)
+    return f"{name!r} is not known" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
 
 
 def _misspelt(message: str) -> str | None:
-    """The unknown name that an error message is about."""
-    found = _UNKNOWN_KEY.search(message) or _DOES_NOT_ACCEPT.search(message)
-    return next((group for group in found.groups() if group), None) if found else None
+    """The unknown name that an error message of jsonargparse is about."""
+    found = _UNKNOWN_FLAG.search(message) or _UNKNOWN_OPTION.search(message)
+    return ".".join(found.groups()) if found else None
 
 
 def plain(value: Any) -> Any:

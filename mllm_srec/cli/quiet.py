@@ -13,11 +13,14 @@ IRRELEVANT_WARNINGS = (
     r".*does not have many workers",  # packed batches are put together in milliseconds
     r"It is recommended to use `self\.log\(.*sync_dist=True\)`",  # our metrics are synchronised before they are logged
     r".*torch\.jit\.script_method.*is deprecated",
+    r"Be aware that when using `ckpt_path`",  # a test needs no callback that keeps checkpoints
+    r"Checkpoint directory .* exists and is not empty",  # a run that is continued
+    r"The number of training batches \(\d+\) is smaller than the logging interval",  # the results tell enough
 )
-IRRELEVANT_MESSAGES = ("litlogger", "LitLogger", "litmodels")
+IRRELEVANT_MESSAGES = ("litlogger", "LitLogger", "litmodels", "TPU available", "Restoring states from the checkpoint")
 
 
-class _DropAdvertisements(logging.Filter):
+class _DropIrrelevant(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return not any(word in record.getMessage() for word in IRRELEVANT_MESSAGES)
 
@@ -28,7 +31,7 @@ def silence_libraries() -> None:
     for pattern in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_DropAdvertisements())
+        logging.getLogger(name).addFilter(_DropIrrelevant())
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

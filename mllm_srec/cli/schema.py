@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
-
-from mllm_srec.cli.parser import NearestNameMixin, Parser, plain
+from mllm_srec.cli.parser import ConfigFile, NearestNameMixin, Parser, plain
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PrepareSettings
 
 if TYPE_CHECKING:
     import jsonargparse
+
+
+PROGRAM = "python -m mllm_srec"
+"""How commands are called; every hint that is printed begins with it."""
+
+RUNS = "runs"
+"""Default of `trainer.default_root_dir`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class TrackingSettings:
     tags: tuple[str, ...] = ()
 
 
+def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
+    """Add `--config`, which may be given several times."""
+    parser.add_argument("-c", "--config", action=ConfigFile, help="Configuration file in YAML; flags after it win.")
+
+
 def add_own_sections(parser: jsonargparse.ArgumentParser) -> None:
     """Add the sections that are ours: `name`, `prepare`, `candidates`, `tracking`."""
     parser.add_argument(
@@ -58,10 +68,8 @@ def add_own_sections(parser: jsonargparse.ArgumentParser) -> None:
 
 def light_parser(command: str, description: str) -> Parser:
     """Parser with what `prepare` uses itself, for a help that appears at once."""
-    parser = Parser(prog=f"mllm_srec {command}", description=description)
-    parser.add_argument(
-        "-c", "--config", action=ActionConfigFile, help="Configuration file in YAML; flags after it win."
-    )
+    parser = Parser(prog=f"{PROGRAM} {command}", description=description)
+    add_config_file(parser)
     parser.add_argument("--data", type=DataLocation, default=DataLocation())
     parser.add_argument("--prepare", type=PrepareSettings, default=PrepareSettings())
     parser.add_argument("--candidates", type=CandidateSettings, default=CandidateSettings())
@@ -79,10 +87,8 @@ def full_parser(command: str, description: str) -> jsonargparse.ArgumentParser:
     class FullParser(NearestNameMixin, LightningArgumentParser):
         """Lightning's parser with our errors."""
 
-    parser = FullParser(prog=f"mllm_srec {command}", description=description)
-    parser.add_argument(
-        "-c", "--config", action=ActionConfigFile, help="Configuration file in YAML; flags after it win."
-    )
+    parser = FullParser(prog=f"{PROGRAM} {command}", description=description)
+    add_config_file(parser)
     parser.add_argument("--seed_everything", type=bool | int, default=0, help="Seed of everything but the data.")
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to continue from or to test.")
     parser.add_lightning_class_args(Trainer, "trainer")
@@ -94,8 +100,15 @@ def full_parser(command: str, description: str) -> jsonargparse.ArgumentParser:
 
 
 def link_sections(parser: jsonargparse.ArgumentParser) -> None:
-    """Values that are given once and used in two sections."""
-    parser.set_defaults({"trainer.default_root_dir": "runs", "trainer.use_distributed_sampler": False})
+    """Our defaults of the Trainer, and values that are given once and used in two sections."""
+    parser.set_defaults(
+        {
+            "trainer.default_root_dir": RUNS,
+            "trainer.use_distributed_sampler": False,  # it would count examples twice to even out processes
+            "trainer.enable_model_summary": False,  # one line says what is trained
+            "trainer.log_every_n_steps": 10,
+        }
+    )
     parser.link_arguments("model.backbone", "data.backbone")
     parser.link_arguments("model.revision", "data.revision")
     parser.link_arguments("seed_everything", "data.seed", compute_fn=int)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,11 +50,16 @@ class PreparedDataset:
         """SHA-256 of the rank groups and their lists; results with different hashes are not comparable."""
         return str(self.manifest["candidates_hash"])
 
-    @property
+    @cached_property
     def content_hash(self) -> str:
-        """Short hash of all tables: names stores that were made from them."""
-        hashes = {name: table["sha256"] for name, table in self.manifest["tables"].items()}
-        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
+        """Short hash of the tables' files as they are now: names stores that were made from them."""
+        digest = hashlib.sha256()
+        for name in ("items", "users", "groups", "samples", "candidates"):
+            path = self.folder / f"{name}.parquet"
+            if path.exists():
+                with path.open("rb") as file:
+                    digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def items(self) -> pl.DataFrame:

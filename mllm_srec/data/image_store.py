@@ -110,15 +110,34 @@ def build_image_store(data_folder: Path, processor: Qwen2VLImageProcessorPil, it
     Raises:
         DataError: A picture of the prepared data set is gone or cannot be read.
     """
-    folder = data_folder / "image_store" / processor_key(processor)
+    pictured = items.filter(pl.col("image").is_not_null())
+    folder = data_folder / "image_store" / _store_key(data_folder, processor, pictured)
     if not (folder / "items.parquet").exists():
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_store(partial, data_folder, processor, items.filter(pl.col("image").is_not_null()))
+        _write_store(partial, data_folder, processor, pictured)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     return ImageStore(folder, processor)
+
+
+def _store_key(data_folder: Path, processor: Qwen2VLImageProcessorPil, pictured: pl.DataFrame) -> str:
+    """Short hash of processor and picture files: who shows which file, its size and time of change.
+
+    Bytes are hashed when the store is built; reading all of them at every start would take minutes on large sets.
+
+    Raises:
+        DataError: A picture of the prepared data set is gone.
+    """
+    digest = hashlib.sha256(processor_key(processor).encode())
+    for item_id, image in pictured.select("item_id", "image").sort("item_id").iter_rows():
+        try:
+            status = (data_folder / image).stat()
+        except OSError as error:
+            raise _unreadable(data_folder / image, error) from error
+        digest.update(f"{item_id}\0{image}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 def _write_store(folder: Path, data_folder: Path, processor: Qwen2VLImageProcessorPil, items: pl.DataFrame) -> None:
@@ -153,10 +172,24 @@ def _read_resized(path: Path, processor: Qwen2VLImageProcessorPil) -> tuple[str,
     try:
         content = path.read_bytes()
         with Image.open(path) as image:
-            array = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # (height, width, 3)
-    except OSError as error:
-        raise DataError(f"picture {path} cannot be read ({error}); run `prepare` again into a new folder") from error
+            array = np.asarray(to_rgb(ImageOps.exif_transpose(image)))  # (height, width, 3)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
     return hashlib.sha256(content).hexdigest()[:32], resize(array, processor)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"picture {path} cannot be read ({error}); prepare the data set again into another folder")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB: transparent parts become white, as in a shop, and 16 bits are scaled, not clipped."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    return image.convert("RGB")
 
 
 def resize(array: np.ndarray, processor: Qwen2VLImageProcessorPil) -> np.ndarray:

@@ -135,10 +135,11 @@ class PromptDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint says of the prompts that it was trained on."""
+        pictures = {"min_pixels": self.pictures.min_pixels, "max_pixels": self.pictures.max_pixels}
         return {
             "tokenizer": self.stores.encoder.fingerprint(),
-            "prompt": asdict(self.prompt),
             "version": self.prompt.version,
+            "prompt": {**asdict(self.prompt), **pictures, "max_length": self.max_length},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

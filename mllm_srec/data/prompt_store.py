@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow.compute
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.image_store import ImageStore, processor_key
+from mllm_srec.data.image_store import ImageStore
 from mllm_srec.data.prompt_writer import PromptReport, PromptWriter
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.geometry import Grid
@@ -88,7 +88,7 @@ def build_prompt_store(
         "settings": asdict(settings),
         "tokenizer": encoder.fingerprint(),
         "max_length": max_length,
-        "pictures": processor_key(images.processor) if images else None,
+        "pictures": images.folder.name if images else None,
         "tables": data.content_hash,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

@@ -41,6 +41,7 @@ class PromptReport:
         n_without_history: Contexts that say "no history".
         n_shortened: Contexts whose oldest history items did not fit `max_length`.
         n_dropped_items: History items dropped from them.
+        n_cut_histories: Contexts with room for not even their newest item, which stands there cut.
         n_cut_texts: Items whose text was cut at `max_item_tokens`.
         n_without_picture: Items whose prompt says that there is no picture.
     """
@@ -49,6 +50,7 @@ class PromptReport:
     n_without_history: int = 0
     n_shortened: int = 0
     n_dropped_items: int = 0
+    n_cut_histories: int = 0
     n_cut_texts: int = 0
     n_without_picture: int = 0
 
@@ -123,6 +125,9 @@ class PromptWriter:
                     "data.pictures.max_pixels or data.prompt.max_item_tokens"
                 )
             kept = self._newest_that_fit([lines[row_of[item]] for item in history], room)
+            if history and not kept:  # never claim that there is no history: the newest item, cut
+                kept = [lines[row_of[history[-1]]][:room]]
+                self.report.n_cut_histories += 1
             self._count(len(history), len(kept))
             middle = [token for line in kept for token in line] or nothing
             yield {"prefix_ids": head + middle + tail, "n_dropped": len(history) - len(kept)}

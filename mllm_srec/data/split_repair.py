@@ -81,6 +81,8 @@ def _hand_over(user: Ints, item: Ints, split: Ints, lacking: Bools, keep: Ints, 
     enter = enter[np.unique(item[enter], return_index=True)[1]]
     enter = enter[np.unique(user[enter], return_index=True)[1]]  # sorted by user, one each
     leave = generator.permutation(np.flatnonzero(split == TEST))
+    if not leave.size or not enter.size:
+        return split  # nothing can move: no user has a row in test, or none that could go there
     users, first = np.unique(user[leave], return_index=True)
     place = np.searchsorted(users, user[enter])
     known = np.flatnonzero((place < users.size) & (users[np.minimum(place, users.size - 1)] == user[enter]))

@@ -89,6 +89,11 @@ class BackboneSettings:
                 f"finetune='full' with quantization={self.quantization!r}: 4-bit weights cannot be trained; "
                 "set quantization to 'none', or finetune to 'lora'"
             )
+        if self.finetune == "full" and self.dtype == "bfloat16":
+            raise ConfigError(
+                "finetune='full' with dtype='bfloat16': small updates of bfloat16 weights round away; leave dtype at "
+                "'auto' (float32 weights) and set trainer.precision to bf16-mixed"
+            )
 
 
 class Backbone(nn.Module):
@@ -161,7 +166,7 @@ def load_backbone(settings: BackboneSettings, device: torch.device) -> Backbone:
         ConfigError: Another model family, layers quantised that must not be or the reverse, no layer for the adapters.
     """
     info = describe_backbone(settings.name, settings.revision)
-    dtype = _resolve_dtype(settings.dtype, device)
+    dtype = _resolve_dtype(settings, device)
     quantization = None
     if settings.quantization == "nf4":
         quantization = transformers.BitsAndBytesConfig(
@@ -211,6 +216,12 @@ def _attach_lora(net: Any, settings: BackboneSettings) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # equal adapters on every process
         adapted: nn.Module = get_peft_model(net, config)
+    outside = [name for name, p in adapted.named_parameters() if p.requires_grad and ".language_model." not in name]
+    if outside:
+        raise ConfigError(
+            f"lora.target_modules={pattern!r} reaches beyond the language model: {outside[0]} and "
+            f"{len(outside) - 1} more; name language layers only, such as {LORA_TARGETS}"
+        )
     return adapted
 
 
@@ -241,7 +252,8 @@ def check_census(counts: dict[str, int], quantization: Quantization) -> None:
         )
 
 
-def _resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+def _resolve_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtype:
+    if settings.dtype == "auto":
+        frozen = settings.finetune != "full"  # weights that are trained stay in float32, as with any mixed precision
+        return torch.bfloat16 if device.type == "cuda" and frozen else torch.float32
+    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32

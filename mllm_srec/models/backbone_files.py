@@ -18,6 +18,7 @@ RANDOM_MARK = "random_weights"
 """Key of config.json that a model with untrained weights carries, so that every result can say so."""
 
 _SAMPLE_BYTES = 1 << 20
+_NO_IDENTITY = ("_name_or_path", "dtype", "transformers_version")
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ def describe_backbone(name: str, revision: str | None = None) -> BackboneInfo:
 
 def _fingerprint(name: str, commit: str | None, config: str) -> str:
     """Commit of a hub model; of a folder, its shapes and a sample of each file of weights."""
-    content = {key: value for key, value in json.loads(config).items() if key not in ("_name_or_path", "dtype")}
+    content = {key: value for key, value in json.loads(config).items() if key not in _NO_IDENTITY}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     digest.update(str(commit).encode())
     if Path(name).is_dir():
-        for path in sorted(Path(name).glob("*.safetensors")):
+        for path in sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]):
             digest.update(f"{path.name} {path.stat().st_size}".encode())
             with path.open("rb") as weights:
                 digest.update(weights.read(_SAMPLE_BYTES))

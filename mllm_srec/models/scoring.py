@@ -84,9 +84,9 @@ def response_loss(
     """
     labels = batch["labels"]  # (R, T)
     rows, tokens = torch.nonzero(labels != IGNORE_INDEX, as_tuple=True)  # (N,)
-    kept = tokens > 0  # nothing predicts the first token of a row
-    rows, tokens = rows[kept], tokens[kept]
     predicting = predicting_positions(batch["segment_ids"])[rows, tokens]  # (N,)
+    kept = (tokens > 0) & (batch["segment_ids"][rows, predicting] >= 0)  # nothing predicts the first token of a row
+    rows, tokens, predicting = rows[kept], tokens[kept], predicting[kept]
     logits = functional.linear(hidden[rows, predicting], lm_head.to(hidden.dtype)).float()  # (N, V)
     target = labels[rows, tokens]  # (N,)
     losses = functional.cross_entropy(logits, target, reduction="none")  # (N,)

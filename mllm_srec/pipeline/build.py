@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mllm_srec.data.dataset import PreparedDataset
@@ -21,17 +22,49 @@ RANDOM_BACKBONE = "random"
 """Name under `model.backbone` of a small untrained model made for the data set."""
 
 
-def folder_lock(folder: Path) -> FileLock:
-    """Lock on a data set's folder: processes started side by side wait, and find the work done."""
+PATIENCE = 2.0
+"""Seconds of waiting for another process before that is said."""
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock on a data set's folder: processes started side by side wait, and find the work done.
+
+    Raises:
+        ConfigError: The folder around the data set cannot be written.
+    """
+    lock = FileLock(folder.parent / f".{folder.name}.build.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder.parent / f".{folder.name}.build.lock")
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            _say(f"waiting for another process that builds {folder}")
+            lock.acquire()
     except OSError as error:
-        raise ConfigError(f"{folder.parent} cannot be written ({error.strerror}); set data.root to your own") from error
+        raise ConfigError(
+            f"data.root: {folder.parent} cannot be written ({error.strerror}); set it to a folder of yours"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def ensure_prepared(folder: Path, prepare: PrepareSettings, candidates: CandidateSettings) -> PreparedDataset:
+def _say(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+
+
+def ensure_prepared(
+    folder: Path, prepare: PrepareSettings, candidates: CandidateSettings, command: str
+) -> PreparedDataset:
     """Open the prepared data set; the demo shop is prepared where it is missing.
+
+    Args:
+        folder: Folder of the data set.
+        prepare: Settings of the preparation.
+        candidates: Settings of the candidates.
+        command: The command that would prepare it, for the error.
 
     Raises:
         ConfigError: A real data set is missing, or was prepared with other settings.
@@ -39,12 +72,12 @@ def ensure_prepared(folder: Path, prepare: PrepareSettings, candidates: Candidat
     if not check_manifest(folder, prepare, candidates):
         if prepare.source != "demo":
             raise ConfigError(
-                f"{folder} holds no prepared data set; run `python -m mllm_srec prepare --config ...` with the same "
-                "configuration first (it may take long, so it is never started by itself)"
+                f"{folder} holds no prepared data set. It may take long, so it is never made by itself; first run\n"
+                f"  {command}"
             )
         from mllm_srec.data.prepare import prepare_dataset
 
-        Console(stderr=True).print(f"preparing the demo shop in {folder}")
+        _say(f"preparing the demo shop in {folder}")
         prepare_dataset(folder, prepare, candidates)
     return PreparedDataset.open(folder)
 
@@ -58,6 +91,7 @@ def resolve_backbone(name: str, data: PreparedDataset) -> str:
     settings = RandomBackboneSettings()
     folder = data.folder / "backbones" / f"random-{text_hash(f'{settings} {data.content_hash}')[:12]}"
     if not (folder / "config.json").exists():
+        _say(f"making a small backbone of random weights in {folder}")
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

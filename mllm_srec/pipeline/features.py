@@ -12,12 +12,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mllm_srec.data.hashing import text_hash
-from mllm_srec.data.image_store import ImageStore, processor_key
+from mllm_srec.data.image_store import ImageStore
 from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.types import ConfigError
 
 PictureBatch = tuple[list[str], torch.Tensor, torch.Tensor]
+Entry = dict[str, int | str]
 
 
 class FeatureExtractor(pl.LightningModule):
@@ -81,7 +82,7 @@ def extract_features(images: ImageStore, settings: BackboneSettings, batch_size:
     """
     info = describe_backbone(settings.name, settings.revision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    content = f"{info.fingerprint} {processor_key(images.processor)} {settings.dtype} {device}"
+    content = f"{info.fingerprint} {images.folder.name} {settings.dtype} {device}"
     folder = images.folder.parents[1] / "features" / text_hash(content)[:12]
     if (folder / "meta.json").exists():
         return folder
@@ -89,6 +90,7 @@ def extract_features(images: ImageStore, settings: BackboneSettings, batch_size:
     done = _recover(folder)
     missing = [picture for picture in images.pictures if picture not in done]
     if missing:
+        print(f"encoding {len(missing)} of {len(images.pictures)} pictures into {folder}", flush=True)
         _predict(missing, images, settings, folder, batch_size)
     _finish(folder)
     return folder
@@ -105,19 +107,31 @@ def _predict(pictures: list[str], images: ImageStore, settings: BackboneSettings
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        use_distributed_sampler=False,
         default_root_dir=str(folder),
     )
     trainer.predict(FeatureExtractor(settings, folder), loader, return_predictions=False)
 
 
-def _entries(folder: Path) -> list[dict[str, int | str]]:
-    """Whole lines of the index; a line cut by a kill is left out."""
-    path = folder / "index.jsonl"
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+def _entries(folder: Path) -> list[Entry]:
+    """Lines of the index up to the first that a kill or a full disk left broken, or whose features are not there."""
+    path, features = folder / "index.jsonl", folder / "features.bin"
+    n_bytes = features.stat().st_size if features.exists() else 0
+    entries: list[Entry] = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        try:
+            entry = json.loads(line)
+            n_bytes -= _size(entry)
+        except (ValueError, TypeError, KeyError):
+            break
+        if not line.endswith(b"\n") or n_bytes < 0:
+            break
+        entries.append(entry)
+    return entries
 
 
-def _size(entry: dict[str, int | str]) -> int:
+def _size(entry: Entry) -> int:
+    """Bytes of a picture's features."""
     return int(entry["n_tokens"]) * int(entry["n_dims"]) * (2 if entry["dtype"] == "bfloat16" else 4)
 
 

@@ -20,6 +20,15 @@ FILES = ("test_pairs", "test")
 
 COLUMNS = ("group_id", "user_id", "item_id", "label", "kind", "score", "yes_logit", "no_logit")
 
+SCORED = {
+    "group_id": polars.Int64,
+    "item_index": polars.Int64,
+    "score": polars.Float32,
+    "yes_logit": polars.Float32,
+    "no_logit": polars.Float32,
+}
+"""Columns of what a process collects."""
+
 
 class PredictionWriter(pl.Callback):
     """Collects scores of its process, and merges those of all processes when the test ends.
@@ -68,14 +77,17 @@ class PredictionWriter(pl.Callback):
         parts = self.folder / ".parts"
         parts.mkdir(parents=True, exist_ok=True)
         for name in names:
+            path = parts / f"{name}-{trainer.global_rank}.parquet"
+            path.unlink(missing_ok=True)  # of an earlier, killed run
             if self._parts[name]:
-                polars.concat(self._parts[name]).write_parquet(parts / f"{name}-{trainer.global_rank}.parquet")
+                polars.concat(self._parts[name]).write_parquet(path)
         self._parts.clear()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            for name in names:
-                _merge_parts(sorted(parts.glob(f"{name}-*.parquet")), name, _datamodule(trainer), self.folder)
-            shutil.rmtree(parts)
+            try:
+                _write({name: _merged(parts, name, trainer) for name in names}, self.folder)
+            finally:
+                shutil.rmtree(parts)
         trainer.strategy.barrier()
 
 
@@ -102,21 +114,48 @@ def _rows(outputs: dict[str, torch.Tensor], batch: PackedBatch) -> polars.DataFr
     )
 
 
-def _merge_parts(parts: list[Path], name: str, datamodule: PromptDataModule, folder: Path) -> None:
-    """Scores joined to the rows that were to be scored, in their order; a missing or double row is an error."""
+def _merged(parts: Path, name: str, trainer: pl.Trainer) -> polars.DataFrame:
+    """Scores of all processes, checked and in order."""
+    paths = [parts / f"{name}-{rank}.parquet" for rank in range(trainer.world_size)]
+    scored = [polars.read_parquet(path) for path in paths if path.exists()]
+    return joined_scores(name, _datamodule(trainer), scored)
+
+
+def joined_scores(name: str, datamodule: PromptDataModule, parts: list[polars.DataFrame]) -> polars.DataFrame:
+    """Scores joined to the rows that were to be scored, in their order.
+
+    Args:
+        name: `test_pairs` or `test`.
+        datamodule: Knows the rows.
+        parts: Scored rows, in any order.
+
+    Raises:
+        MllmSrecError: A row is missing, unknown or double.
+    """
     expected = expected_rows(datamodule, name)
-    scored = polars.concat([polars.read_parquet(path) for path in parts]) if parts else None
-    n_scored = scored.height if scored is not None else 0
-    if n_scored != expected.height:
-        raise MllmSrecError(f"{n_scored} rows were scored for {name}, {expected.height} were to be; nothing is written")
-    if scored is None:
-        return
     items = datamodule.data.items.select("item_id").with_row_index("item_index")
-    scored = scored.with_columns(polars.col("item_index").cast(polars.UInt32)).join(items, on="item_index")
-    joined = expected.join(scored, on=["group_id", "item_id"], how="left", maintain_order="left", validate="1:1")
-    if joined["score"].null_count():
-        raise MllmSrecError(f"{joined['score'].null_count()} rows of {name} have no score; nothing is written")
-    joined.select(COLUMNS).write_parquet(folder / f"{name}.parquet")
+    empty = polars.DataFrame(schema=SCORED)
+    scored = polars.concat([empty, *parts]).join(
+        items.with_columns(polars.col("item_index").cast(polars.Int64)), on="item_index"
+    )
+    keys = ["group_id", "item_id"]
+    n_double = scored.height - scored.n_unique(keys)
+    n_missing = expected.join(scored, on=keys, how="anti").height
+    n_unknown = scored.join(expected, on=keys, how="anti").height
+    if n_double or n_missing or n_unknown:
+        raise MllmSrecError(
+            f"of {expected.height} rows to be scored for {name}, {n_missing} have no score; {n_double} scores are "
+            f"double and {n_unknown} belong to no row; nothing is written"
+        )
+    return expected.join(scored, on=keys, how="left", maintain_order="left", validate="1:1").select(COLUMNS)
+
+
+def _write(tables: dict[str, polars.DataFrame], folder: Path) -> None:
+    """Write every table, each whole or not at all."""
+    for name, table in tables.items():
+        partial = folder / f".{name}.partial"
+        table.write_parquet(partial)
+        partial.replace(folder / f"{name}.parquet")
 
 
 def expected_rows(datamodule: PromptDataModule, name: str) -> polars.DataFrame:

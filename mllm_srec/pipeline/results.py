@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,24 +19,44 @@ from mllm_srec.types import Split
 
 CEILINGS = "ceilings.parquet"
 
+CEILINGS_NOTE = (
+    "ceilings: the oracle knows each user's taste, the reader draws every conclusion that the visible history allows; "
+    "both see of an item what stands below"
+)
+"""Explains the columns that `references` adds on the demo shop."""
 
-def protocol(datamodule: PromptDataModule, split: Split, score: str, fitting: bool = False) -> dict[str, Any]:
-    """What the numbers are measured with; two runs are comparable only where all of this is equal."""
+
+def protocol(
+    datamodule: PromptDataModule, split: Split, score: str, checkpoint: str | None, fitting: bool = False
+) -> dict[str, Any]:
+    """What the numbers are measured with; two runs are comparable only where all of this is equal.
+
+    Args:
+        datamodule: The data, and how prompts are made of them.
+        split: Split that is measured.
+        score: Kind of score of the model.
+        checkpoint: File name of the weights within the run; None for weights as loaded.
+        fitting: Measured by `fit`, which has a limit of groups of its own.
+    """
+    max_groups = datamodule.max_eval_groups if fitting else datamodule.max_test_groups
     return {
         "evaluator": f"sampled@{datamodule.n_negatives}",
         "candidates_hash": datamodule.data.candidates_hash,
         "m": datamodule.n_negatives,
-        "max_groups": datamodule.max_eval_groups if fitting else datamodule.max_test_groups,
+        "max_groups": max_groups,
+        "groups_seed": None if max_groups is None else datamodule.seed,
         "split": split,
         "ties": "expected",
         "score": score,
         "prompt": prompt_label(datamodule),
+        "checkpoint": checkpoint,
     }
 
 
 def prompt_label(datamodule: PromptDataModule) -> str:
     """Version and settings of the prompt, short: `table1-article-v1/5f2c81ab`."""
-    settings = repr((datamodule.prompt, datamodule.max_length, datamodule.pictures))
+    pictures = replace(datamodule.pictures, serve="none" if datamodule.pictures.serve == "none" else "pixels")
+    settings = repr((datamodule.prompt, datamodule.max_length, pictures))  # features give the same as pixels
     return f"{datamodule.prompt.version}/{text_hash(settings)[:8]}"
 
 
@@ -78,7 +99,7 @@ def references(datamodule: PromptDataModule, split: Split) -> dict[str, dict[str
     if split == "test" and path.exists():
         table = pl.read_parquet(path)
         for name in [column for column in table.columns if column.startswith(("reader_", "oracle_"))]:
-            rows[f"ceiling: {name.replace('_', ', ')}"] = measure(pairs, lists, _ceiling(datamodule, table, name))
+            rows[name.replace("_", ", ")] = measure(pairs, lists, _ceiling(datamodule, table, name))
     return rows
 
 

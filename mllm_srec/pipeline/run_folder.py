@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mllm_srec.types import ConfigError
 
-RUN_VARIABLE = "MLLM_SREC_RUN"
-"""Environment variable by which processes of one run agree on its name; launched processes inherit it."""
-
-PROTOCOL = ("evaluator", "candidates_hash", "m", "max_groups", "split", "ties", "score", "prompt")
+PROTOCOL = (
+    "evaluator",
+    "candidates_hash",
+    "m",
+    "max_groups",
+    "groups_seed",
+    "split",
+    "ties",
+    "score",
+    "prompt",
+    "checkpoint",
+)
 """What must be equal for two numbers of the same name to be comparable."""
+
+METRICS_LOCK = ".metrics.lock"
+RUNNING_LOCK = ".running.lock"
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,24 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """Resolved settings of the run."""
+        """Resolved settings of the run; every command takes it as `--config`."""
         return self.path / "config.yaml"
 
     @property
     def checkpoints(self) -> Path:
         """Checkpoints: `best.ckpt` by `val/auc`, and `last.ckpt`."""
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint, or the last one where nothing was validated."""
+        best = self.checkpoints / "best.ckpt"
+        return best if best.exists() else self.last
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a killed run continues from."""
+        return self.checkpoints / "last.ckpt"
 
     @property
     def adapter(self) -> Path:
@@ -53,13 +74,31 @@ class RunFolder:
 
     @property
     def logs(self) -> Path:
-        """What loggers write."""
+        """What loggers write: one folder a command, in order, such as `1-fit`, `2-test`."""
         return self.path / "logs"
 
     @property
     def metrics(self) -> Path:
         """Results of all stages, flat."""
         return self.path / "metrics.json"
+
+    def next_log(self, command: str) -> str:
+        """Name of the folder below `logs` for one more command; earlier logs stay as they are."""
+        names = [path.name for path in self.logs.iterdir()] if self.logs.is_dir() else []
+        numbers = [int(name.partition("-")[0]) for name in names if name.partition("-")[0].isdecimal()]
+        return f"{max(numbers, default=0) + 1}-{command}"
+
+    def check_writable(self) -> None:
+        """Look whether the folder can be made and written, without making it.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise _not_writable(self.path, f"{there} is a file")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise _not_writable(self.path, f"no permission to write into {there}")
 
     def create(self) -> None:
         """Make the folder.
@@ -69,67 +108,100 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
+            probe = self.path / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise ConfigError(
-                f"the run folder {self.path} cannot be written ({error.strerror}); "
-                "set trainer.default_root_dir to a folder of yours"
-            ) from error
+            raise _not_writable(self.path, str(error.strerror)) from error
+
+    def occupy(self) -> FileLock:
+        """Lock the folder for one training process, until the returned lock is released or the process ends.
+
+        Raises:
+            ConfigError: Another process trains in this folder.
+        """
+        lock = FileLock(self.path / RUNNING_LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"another process is training in {self.path}; choose another --name") from error
+        return lock
+
+    def holds_work(self) -> bool:
+        """Whether training or measuring left something here that must not be overwritten."""
+        measured = any(key.startswith(("val/", "test/")) for key in self.read_metrics())
+        return measured or self.best.exists() or self.adapter.exists()
 
     def read_metrics(self) -> dict[str, Any]:
         """Content of `metrics.json`; empty where there is none."""
         return json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else {}
 
     def merge_metrics(self, stage: str, values: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
-        """Put results of `stage` beside those of other stages.
+        """Put results of `stage` beside those of other stages, and in place of earlier ones of the same protocol.
 
         Args:
-            stage: `val` or `test`.
+            stage: `fit`, `val` or `test`.
             values: Flat keys that begin with `<stage>/`.
             protocol: What the numbers were measured with; stored as `<stage>/<key>`.
 
         Raises:
             ConfigError: The file holds results of this stage under another protocol.
         """
-        with FileLock(f"{self.metrics}.lock"):
-            there = self.read_metrics()
+        with FileLock(self.path / METRICS_LOCK):
             differing = self.protocol_differences(stage, protocol)
             if differing:
-                raise ConfigError(f"{self.metrics} holds {stage} results of another protocol: {'; '.join(differing)}")
-            kept = {key: value for key, value in there.items() if not key.startswith(f"{stage}/")}
-            merged = {**kept, **values, **{f"{stage}/{key}": value for key, value in protocol.items()}}
+                raise ConfigError(f"{self.metrics} holds {stage} results of another protocol: {_shown(differing)}")
+            merged = self.read_metrics() | dict(values) | {f"{stage}/{key}": value for key, value in protocol.items()}
             partial = self.metrics.with_suffix(".partial")
             partial.write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n", encoding="utf-8")
             partial.replace(self.metrics)
 
-    def protocol_differences(self, stage: str, protocol: Mapping[str, Any]) -> list[str]:
-        """What differs between stored results of `stage` and `protocol`; empty where nothing is stored."""
+    def protocol_differences(self, stage: str, protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """What differs between stored results of `stage` and `protocol`: key -> (stored, now)."""
         there = self.read_metrics()
-        return [
-            f"{key} was {there[f'{stage}/{key}']}, now {protocol[key]}"
+        return {
+            key: (there[f"{stage}/{key}"], protocol[key])
             for key in PROTOCOL
             if key in protocol and f"{stage}/{key}" in there and there[f"{stage}/{key}"] != protocol[key]
-        ]
+        }
+
+    def for_data(self, data_name: str, candidates_hash: str) -> RunFolder:
+        """This folder, or where the run was trained on other data, one that names them."""
+        there = self.read_metrics()
+        trained_on = there.get("fit/data", data_name)
+        if trained_on != data_name:
+            return RunFolder(self.path.parents[1] / data_name / f"{self.path.name}--from-{trained_on}")
+        if there.get("fit/candidates_hash", candidates_hash) != candidates_hash:
+            return RunFolder(self.path.with_name(f"{self.path.name}--candidates-{candidates_hash[:8]}"))
+        return self
+
+    def for_protocol(self, stage: str, protocol: Mapping[str, Any]) -> RunFolder:
+        """This folder, or where it holds results of `stage` under another protocol, one named after what differs."""
+        differing = self.protocol_differences(stage, protocol)
+        if not differing:
+            return self
+        if "evaluator" in differing:
+            differing.pop("m", None)  # the evaluator's name says it
+        label = "-".join(_label(key, now) for key, (_, now) in differing.items())
+        return RunFolder(self.path.with_name(f"{self.path.name}--{label}"))
 
 
-def new_run(root: str | Path, data_name: str, name: str | None, seed: int) -> RunFolder:
-    """Folder of a new run; without a name, one of the time and the seed, the same on all processes of the run."""
-    if name is None:
-        stamp = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID")
-        if stamp in (None, "none"):
-            stamp = time.strftime("%Y%m%d-%H%M%S")
-        name = os.environ.setdefault(RUN_VARIABLE, f"{stamp}-{seed}")
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise ConfigError(f"name={name!r} is no folder name; give one without slashes, such as 'lora-16'")
-    return RunFolder(Path(root) / data_name / name)
+def _label(key: str, value: Any) -> str:
+    """A setting as part of a folder's name."""
+    if key == "evaluator":
+        return str(value)
+    text = "none" if value is None else str(value).removesuffix(".ckpt").replace("/", "-")
+    names = {"candidates_hash": ("candidates", text[:8]), "groups_seed": ("seed", text)}
+    if key == "max_groups":
+        names[key] = ("groups", "all" if value is None else text)
+    return "-".join(names.get(key, (key, text)))
 
 
-def run_of_checkpoint(ckpt_path: str | Path) -> RunFolder | None:
-    """The run folder that a checkpoint lies in; None where it lies elsewhere."""
-    parent = Path(ckpt_path).resolve().parent
-    if parent.name == "checkpoints" and (parent.parent / "config.yaml").exists():
-        path = Path(ckpt_path).parent.parent
-        return RunFolder(path)
-    return None
+def _shown(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {before}, now {now}" for key, (before, now) in differing.items())
+
+
+def _not_writable(path: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"the run folder {path} cannot be written ({reason}); set trainer.default_root_dir to a folder of yours"
+    )

@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from mllm_srec.types import EVAL_TOP_K
 
-SHOWN = ["auc", "auc_disliked", "user_auc", *(f"{name}@{k}" for name in ("hr", "ndcg", "recall") for k in EVAL_TOP_K)]
+SHOWN = [
+    "auc",
+    "auc_disliked",
+    "user_auc",
+    *(f"{name}@{k}" for name in ("hr", "ndcg", "recall", "mrr") for k in EVAL_TOP_K),
+]
+"""Metrics of the table, in order; `metrics.json` has more."""
 
 
 def print_prepared(folder: Path, rows: Sequence[tuple[str, str, str]], done_before: bool) -> None:
@@ -24,7 +31,7 @@ def print_prepared(folder: Path, rows: Sequence[tuple[str, str, str]], done_befo
     table.add_column("number", justify="right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    _console().print(table)
 
 
 def print_prompts(report: Mapping[str, int]) -> None:
@@ -55,7 +62,7 @@ def print_results(
     references: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
 ) -> None:
-    """Results of a stage beside reference rows.
+    """Results of a stage beside reference columns; eight columns fit into a terminal of 80 characters.
 
     Args:
         title: Heading.
@@ -64,19 +71,26 @@ def print_results(
         references: Name -> values by metric name without the stage: chance, popularity, ceilings.
         notes: Lines below the table.
     """
-    names = [name for name in SHOWN if _number(metrics.get(f"{stage}/{name}")) is not None]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_row("this run", *(_cell(metrics.get(f"{stage}/{name}")) for name in names), style="bold")
-    for reference, values in references.items():
-        table.add_row(reference, *(_cell(values.get(name)) for name in names))
-    width = 24 + 15 * len(names)
-    console = Console(width=None if Console().is_terminal else width)
+    table.add_column("this run", justify="right", style="bold")
+    for reference in references:
+        table.add_column(reference.replace(", ", "\n"), justify="right")
+    for name in SHOWN:
+        value = metrics.get(f"{stage}/{name}")
+        if _number(value) is not None:
+            table.add_row(name, _cell(value), *(_cell(values.get(name)) for values in references.values()))
+    console = _console()
     console.print(table)
-    for note in notes:
+    n_users, n_pairs = (metrics.get(f"{stage}/{name}") for name in ("n_users", "n_pairs"))
+    counted = f"measured on the lists of {n_users} users and on {n_pairs} labelled targets"
+    for note in (counted, *notes):
         console.print(note, style="yellow" if "random" in note else None, markup=False, highlight=False)
+
+
+def _console() -> Console:
+    """A console that breaks no line of a file or pipe."""
+    return Console(soft_wrap=True) if Console().is_terminal else Console(width=200, soft_wrap=True)
 
 
 def _number(value: Any) -> float | None:

@@ -101,3 +101,23 @@ def test_budget_and_class_name_the_store(folder, tiny_backbone):
 def test_settings_refuse_nonsense(settings, match):
     with pytest.raises(ValueError, match=match):
         PictureSettings(**settings)
+
+
+def test_a_replaced_picture_is_noticed(folder, tiny_backbone):
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings(max_pixels=8 * 784))
+    items = items_of({"a": "rgb.png"})
+    before = build_image_store(folder, processor, items)
+    old = before.pixels(before.picture_of("a")).copy()
+    assert build_image_store(folder, processor, items).folder == before.folder
+    Image.new("RGB", (60, 40), (1, 2, 3)).save(folder / "images/rgb.png")
+    after = build_image_store(folder, processor, items)
+    assert after.pixels(after.picture_of("a"))[0, 0].tolist() == [1, 2, 3] != old[0, 0].tolist()
+
+
+def test_transparency_becomes_white_and_16_bits_are_scaled(folder, tiny_backbone):
+    Image.new("RGBA", (56, 56), (0, 0, 0, 0)).save(folder / "images/clear.png")
+    Image.fromarray(np.full((56, 56), 30000, np.uint16)).save(folder / "images/deep.png")
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings())
+    store = build_image_store(folder, processor, items_of({"clear": "clear.png", "deep": "deep.png"}))
+    assert np.unique(store.pixels(store.picture_of("clear"))).tolist() == [255]
+    assert np.unique(store.pixels(store.picture_of("deep"))).tolist() == [30000 // 257]

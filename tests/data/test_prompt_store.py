@@ -1,6 +1,7 @@
 """Stored prompts, decoded and compared with prompts written by hand from the tables."""
 
 import json
+import re
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_a_title_cannot_end_the_turn(shop, encoder, images):
 
 def test_too_long_a_context_loses_its_oldest_items(shop, encoder, images):
     """Against a brute force: the longest suffix of the history with which the prompt fits, and not one item less."""
-    whole, limit = store(shop, encoder, images), 190
+    whole, limit = store(shop, encoder, images), 200
     short = store(shop, encoder, images, max_length=limit)
     lengths = short.context_lengths().to_list()
     targets = short.target_lengths().to_list()
@@ -90,6 +91,7 @@ def test_too_long_a_context_loses_its_oldest_items(shop, encoder, images):
         assert f'"{kept or "no history"}" \n Whether' in encoder.tokenizer.decode(short.prefix(index))
         n_short += dropped > 0
         n_dropped += dropped
+    assert short.report.n_cut_histories == 0
     assert (short.report.n_shortened, short.report.n_dropped_items) == (n_short, n_dropped)
     assert n_short > 0
     assert whole.folder != short.folder
@@ -126,3 +128,20 @@ def test_prompts_without_pictures(shop, encoder):
     prompts = store(shop, encoder, None)
     assert prompts.target(0, [], 0, 0).grid is None
     assert prompts.report.n_without_picture == shop.items.height
+
+
+def test_shortening_never_claims_that_there_is_no_history(shop, encoder, images):
+    """At the tightest limit that fits at all, the newest item stands cut in the contexts of users with a history."""
+    limit = int(
+        re.search(r"it needs (\d+)", str(pytest.raises(ConfigError, store, shop, encoder, images, 60).value))[1]
+    )
+    while True:  # raise to what the longest prompt needs
+        try:
+            prompts = store(shop, encoder, images, max_length=limit)
+            break
+        except ConfigError as error:
+            limit = int(re.search(r"it needs (\d+)", str(error))[1])
+    texts = [encoder.tokenizer.decode(prompts.prefix(i)) for i in range(shop.groups.height)]
+    empty = [not history for history in shop.groups["history"].to_list()]
+    assert ['"no history" \n' in text for text in texts] == empty
+    assert prompts.report.n_cut_histories > 0

@@ -100,3 +100,11 @@ def test_scarce_places_are_used_almost_as_well_as_possible(seed):
     bound = int((maximum_bipartite_matching(graph) >= 0).sum())
     assert len(set(item[repaired == TEST]) & set(wanted)) >= bound - 1
     assert len(set(item[repaired == TRAIN])) == len(set(item))
+
+
+def test_nothing_to_repair_where_nobody_has_two_likes():
+    """One like a user: all in train, nothing in test to hand over; an item liked by two stays uncovered."""
+    user, item = np.array([0, 1, 2]), np.array([0, 0, 1])
+    repaired, moved = repair(user, item, np.full(3, TRAIN), np.random.default_rng(0))
+    assert repaired.tolist() == [TRAIN] * 3
+    assert moved == 0

@@ -5,8 +5,16 @@ import shutil
 
 import pytest
 import torch
+import transformers.configuration_utils
 
-from mllm_srec.models.backbone import BackboneSettings, LoraSettings, census, check_census, load_backbone
+from mllm_srec.models.backbone import (
+    BackboneSettings,
+    LoraSettings,
+    _resolve_dtype,
+    census,
+    check_census,
+    load_backbone,
+)
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.types import ConfigError
 
@@ -127,3 +135,26 @@ def test_fingerprint_follows_weights_and_not_the_place(tiny_backbone, tmp_path):
 def test_lora_refuses_nonsense(values):
     with pytest.raises(ValueError, match=r"lora\."):
         LoraSettings(**values)
+
+
+def test_adapters_beyond_the_language_model_are_refused(tiny_backbone):
+    settings = BackboneSettings(str(tiny_backbone), lora=LoraSettings(target_modules=r".*(qkv|q_proj)"))
+    with pytest.raises(ConfigError, match=r"reaches beyond the language model: .*visual\.blocks\.0\.attn\.qkv"):
+        load_backbone(settings, CPU)
+
+
+def test_fingerprint_survives_another_release_of_transformers(tiny_backbone, monkeypatch):
+    before = describe_backbone(str(tiny_backbone)).fingerprint
+    monkeypatch.setattr(transformers.configuration_utils, "__version__", "9.9.9")
+    assert describe_backbone(str(tiny_backbone)).fingerprint == before
+
+
+def test_weights_that_are_trained_are_never_bfloat16():
+    assert (
+        _resolve_dtype(BackboneSettings("x", finetune="full", quantization="none"), torch.device("cuda"))
+        == torch.float32
+    )
+    assert _resolve_dtype(BackboneSettings("x"), torch.device("cuda")) == torch.bfloat16
+    assert _resolve_dtype(BackboneSettings("x"), CPU) == torch.float32
+    with pytest.raises(ConfigError, match="round away"):
+        BackboneSettings("x", finetune="full", quantization="none", dtype="bfloat16")

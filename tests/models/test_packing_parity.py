@@ -128,14 +128,19 @@ def test_loss_equals_the_loss_of_plain_transformers(load_tiny, encoder):
     assert loss.item() == pytest.approx(total / n_tokens, abs=1e-5)
 
 
-def test_literal_equation_3_trains_on_prompt_tokens_too(load_tiny, encoder):
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_literal_equation_3_trains_on_prompt_tokens_too(load_tiny, encoder, padding_side):
     backbone = load_tiny(quantization="none")
-    group = make_groups(encoder, pictures=False)[2]
-    ids = torch.tensor([[*group.prefix_ids, *group.targets[0].input_ids, *group.targets[0].answer_ids]])
-    expected = backbone.net(input_ids=ids, labels=ids).loss
-    batch = collate(encoder, [group], loss_on="all")
+    total, n_tokens = 0.0, 0
+    groups = [make_groups(encoder, pictures=False)[index] for index in (0, 2)]
+    groups[0] = PromptGroup(0, groups[0].prefix_ids, groups[0].targets[:1])
+    for group in groups:
+        ids = torch.tensor([[*group.prefix_ids, *group.targets[0].input_ids, *group.targets[0].answer_ids]])
+        total += backbone.net(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        n_tokens += ids.shape[1] - 1
+    batch = collate(encoder, groups, loss_on="all", padding_side=padding_side)
     loss, _ = response_loss(backbone(batch), backbone.lm_head, batch)
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert loss.item() == pytest.approx(total / n_tokens, abs=1e-5)
 
 
 def test_activation_checkpointing_changes_nothing(load_tiny, encoder):

@@ -42,8 +42,8 @@ def test_table_1_in_full():
         "<|im_start|>user\n"
         "Based on the user's historical multimodal interaction sequence, please deduce whether the user might like "
         'the target item next by responding "Yes." or "No.".\n'
-        "The user_A1 is a 34-year-old teacher and based on the previous multimodal interaction history ,his preferences "
-        'are summarized as: \n "- Red mug\n- Blue lamp\n" \n Whether user_A1 will like the target item '
+        "The user_A1 is a 34-year-old teacher and based on the previous multimodal interaction history ,his "
+        'preferences are summarized as: \n "- Red mug\n- Blue lamp\n" \n Whether user_A1 will like the target item '
         '"<|vision_start|><|image_pad|><|image_pad|><|vision_end|>Green bag" next ? \n<|im_end|>\n'
         "<|im_start|>assistant\nYes.<|im_end|>"
     )

@@ -1,0 +1,261 @@
+"""LightningCLI on our one schema: builds what is missing, chooses the run folder, writes and prints results."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from mllm_srec.cli.checks import check_settings
+from mllm_srec.cli.loggers import StartMessage, make_loggers
+from mllm_srec.cli.parser import plain
+from mllm_srec.cli.schema import (
+    PROGRAM,
+    RUNS,
+    add_config_file,
+    add_own_sections,
+    candidate_settings,
+    link_sections,
+    prepare_settings,
+)
+from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.models.backbone import BackboneSettings
+from mllm_srec.models.backbone_files import describe_backbone
+from mllm_srec.models.recommender import MLLMRecommender
+from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
+from mllm_srec.pipeline.checkpoints import check_resume, read_checkpoint
+from mllm_srec.pipeline.features import extract_features
+from mllm_srec.pipeline.predictions import PredictionWriter
+from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, references, stage_metrics
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
+from mllm_srec.reports.terminal import print_results
+from mllm_srec.types import ConfigError, Split
+
+METHOD_ARGUMENTS = ("verbose", "return_predictions", "weights_only")
+"""Arguments of the Trainer's methods."""
+
+NOT_SETTINGS = ("config", "ckpt_path", *METHOD_ARGUMENTS)
+"""Arguments that say what to do now; `config.yaml` does without them, so that every command can read it."""
+
+
+class ExperimentCLI(LightningCLI):
+    """LightningCLI whose classes, schema and run folder are fixed.
+
+    Building what is missing happens before the Trainer exists, so that processes started side by side wait for it.
+    """
+
+    config: Any
+    model: MLLMRecommender
+    datamodule: PromptDataModule
+    subcommand: str
+    typed: tuple[str, ...] = ()
+    """What was typed behind the command."""
+
+    # --- the command line -----------------------------------------------------------------------------------------
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser with our `--config`, which names file and key in its errors."""
+        parser = self.parser_class(**kwargs)
+        add_config_file(parser)
+        return parser
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Make the parsers; the usage shows the command as it is typed."""
+        super().setup_parser(*args, **kwargs)
+        for command, parser in self._subcommand_parsers.items():
+            parser.prog = f"{PROGRAM} {command}"
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our sections, and values that are given once and used twice."""
+        add_own_sections(parser)
+        link_sections(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and read the checkpoint: Lightning would take settings out of a foreign one, over what was typed."""
+        super().parse_arguments(parser, args)
+        path = self.config[self.config.subcommand].ckpt_path
+        self.checkpoint = read_checkpoint(path) if path else None
+
+    # --- before a stage -------------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Check settings that cross sections, choose the run folder and build what is missing."""
+        config = self.config[self.subcommand]
+        self.dry = bool(config.trainer.fast_dev_run)
+        check_settings(self.subcommand, config)
+        self.run = self._choose_run(config)
+        if not self.dry:
+            self.run.check_writable()
+        folder = Path(config.data.root) / config.data.name
+        command = shlex.join([*PROGRAM.split(), "prepare", *self.typed])
+        with folder_lock(folder):
+            data = ensure_prepared(
+                folder, prepare_settings(config.prepare), candidate_settings(config.candidates), command
+            )
+            config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
+        describe_backbone(config.model.backbone, config.model.revision)  # an error of ours where it cannot be read
+
+    def _choose_run(self, config: Any) -> RunFolder:
+        """The checkpoint's run folder, or a new one."""
+        root = Path(config.trainer.default_root_dir)
+        origin = run_of_checkpoint(config.ckpt_path) if config.ckpt_path else None
+        if self.subcommand == "fit" and self.checkpoint is not None:
+            check_resume(self.checkpoint, plain(config), origin)
+        if origin is not None:
+            return run_for_checkpoint(origin, root, RUNS, config.data.name, config.name)
+        run = new_run(root, config.data.name, config.name, int(config.seed_everything))
+        if self.subcommand == "fit" and is_first_process() and run.holds_work():
+            hint = f", or continue it with --ckpt_path {run.last}" if run.last.exists() else ""
+            raise ConfigError(f"{run.path} holds a run already; choose another --name{hint}")
+        return run
+
+    def instantiate_classes(self) -> None:
+        """Make data module, model and Trainer, then the stores that need the backbone's files."""
+        super().instantiate_classes()
+        with folder_lock(self.datamodule.folder):
+            stores = self.datamodule.stores
+            if self.datamodule.pictures.serve == "features" and stores.images is not None:
+                self.datamodule.use_features(extract_features(stores.images, _frozen(self.model.settings)))
+        if not self.dry:
+            self._begin_run()
+
+    def _begin_run(self) -> None:
+        """Make the run folder, and note the settings in it and in the logs."""
+        if not self.trainer.is_global_zero:
+            return
+        self.run.create()
+        fitting = self.subcommand == "fit"
+        if fitting:
+            self._training_lock = self.run.occupy()  # held until this process ends
+            data = self.datamodule
+            facts = {"fit/data": data.name, "fit/candidates_hash": data.data.candidates_hash}
+            self.run.merge_metrics("fit", facts, {})
+        settings = self._settings()
+        for logger in self.trainer.loggers:  # under one key elsewhere, so that they do not mix with those of a sweep
+            logger.log_hyperparams(settings if isinstance(logger, CSVLogger) else {"config": settings})
+        if not self.run.config.exists() or (fitting and self.checkpoint is None):
+            text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+            self.run.config.write_text(f"# Settings of this run; every command takes them as --config.\n{text}")
+
+    def _settings(self) -> dict[str, Any]:
+        """Everything that was set or left at its default, as any command reads it."""
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=True, skip_none=False))
+        settings = {key: value for key, value in dumped[self.subcommand].items() if key not in NOT_SETTINGS}
+        return {**settings, "name": self.run.path.name}
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A Trainer with our loggers, checkpoints and prediction writer, unless the user chose loggers."""
+        self.run = self._separated(self.run)
+        config = self.config_init[self.subcommand]
+        if config.trainer.logger in (None, True) and not self.dry:
+            kwargs["logger"] = make_loggers(self.run, self.subcommand, config.tracking)
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": self._callbacks(config)}
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
+    def _callbacks(self, config: Any) -> list[Callback]:
+        if self.subcommand != "fit":
+            return [] if self.dry else [PredictionWriter(self.run.predictions)]
+        callbacks: list[Callback] = [StartMessage()]
+        if config.trainer.enable_checkpointing is not False and not self.dry:
+            validates = config.trainer.limit_val_batches != 0
+            callbacks.append(
+                ModelCheckpoint(
+                    self.run.checkpoints,
+                    filename="best" if validates else "last",
+                    monitor="val/auc" if validates else None,
+                    mode="max",
+                    save_last=validates,
+                    enable_version_counter=False,
+                )
+            )
+        return callbacks
+
+    def _separated(self, run: RunFolder) -> RunFolder:
+        """Another folder, named after what differs, for other data or another protocol than the run folder's."""
+        if self.subcommand == "fit":
+            return run
+        stage = self._split()
+        data = self.datamodule.data
+        chosen = run.for_data(str(self.datamodule.name), data.candidates_hash).for_protocol(stage, self._protocol())
+        if chosen.path != run.path and is_first_process():
+            print(f"{run.path} holds results of other data or another protocol; writing to {chosen.path}")
+        return chosen
+
+    def _protocol(self) -> dict[str, Any]:
+        path = self.config[self.subcommand].ckpt_path
+        if self.subcommand == "fit":
+            path = self.run.best if self.run.best.exists() else None
+        checkpoint = Path(path).name if path else None
+        fitting = self.subcommand == "fit"
+        return protocol(self.datamodule, self._split(), self.model.score_kind, checkpoint, fitting=fitting)
+
+    def _split(self) -> Split:
+        return "test" if self.subcommand in ("test", "predict") else "val"
+
+    # --- after a stage --------------------------------------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        """Export the best weights, write the validation results of the best checkpoint and say where they are."""
+        if self.dry or not self.trainer.is_global_zero:
+            return
+        results, facts = self.model.results, {"fit/steps": self.trainer.global_step}
+        best = self.run.best
+        if best.exists():
+            checkpoint = torch.load(best, weights_only=True, map_location="cpu")
+            self.model.load_state_dict(checkpoint["state_dict"], strict=False)
+            results, facts["fit/best_step"] = checkpoint["results"], checkpoint["global_step"]
+        self.model.save_adapter(self.run.adapter)
+        if results:
+            self._finish("val", results)
+        self.run.merge_metrics("fit", facts, {})
+        if best.exists():
+            print(f"next: {PROGRAM} test --config {self.run.config} --ckpt_path {best}")
+
+    def after_validate(self) -> None:
+        """Write and print the results."""
+        self._finish("val", self.model.results)
+
+    def after_test(self) -> None:
+        """Write and print the results."""
+        self._finish("test", self.model.results)
+
+    def after_predict(self) -> None:
+        """Note what the scores were computed with, so that no other protocol takes their place."""
+        if not self.dry and self.trainer.is_global_zero:
+            self.run.merge_metrics("test", {}, self._protocol())
+            print(f"scores: {self.run.predictions / 'test.parquet'}")
+
+    def _finish(self, stage: Split, results: dict[str, float]) -> None:
+        if self.dry or not self.trainer.is_global_zero:
+            return
+        metrics = stage_metrics(results, stage)
+        info = self.model.loaded.info
+        about = {**self._protocol(), "random_backbone": info.random_weights, "backbone": info.name}
+        if self.checkpoint is not None and self.subcommand != "fit":
+            about["step"] = self.checkpoint["global_step"]
+        run = self.run.for_protocol(stage, about)
+        run.create()
+        run.merge_metrics(stage, metrics, about)
+        notes = [f"results, predictions and settings: {run.path}"]
+        if info.random_weights:
+            notes.append("the backbone began with random weights: these numbers say nothing about the method")
+        title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}"
+        beside = references(self.datamodule, stage)
+        if len(beside) > 1:
+            notes.insert(0, CEILINGS_NOTE)
+        print_results(title, metrics, stage, beside, notes)
+
+
+def _frozen(settings: BackboneSettings) -> BackboneSettings:
+    """The backbone for its tower's sake: untrained; the tower is never quantised, the rest takes less memory so."""
+    name, revision, dtype = settings.name, settings.revision, settings.dtype
+    return BackboneSettings(name, revision, "none", dtype=dtype, quantization=settings.quantization)

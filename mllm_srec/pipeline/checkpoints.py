@@ -1,0 +1,85 @@
+"""Reads a checkpoint before anything is built, and refuses to continue a run with settings that it would override."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.types import ConfigError
+
+Settings = Mapping[str, Any]
+
+MAY_CHANGE = (
+    "data.root",
+    "data.num_workers",
+    "data.eval_batch_size",
+    "data.max_test_groups",
+    "data.pictures.serve",
+    "model.activation_checkpointing",
+    "model.backbone",  # compared by its weights when the checkpoint is loaded; its folder may move
+)
+"""Settings of `model` and `data` that do not change what is trained."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Content of a checkpoint, its tensors mapped from disk.
+
+    Raises:
+        ConfigError: There is no such file, it cannot be read, or it is not one of ours.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"ckpt_path={str(path)!r} is no file; give one of a run's checkpoints/")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except Exception as error:  # torch raises nearly everything here, depending on what the bytes look like
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"ckpt_path={str(path)!r} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or "mllm_srec" not in checkpoint or "hyper_parameters" in checkpoint:
+        raise ConfigError(f"ckpt_path={str(path)!r} was not written by mllm_srec: nothing says what it belongs to")
+    return checkpoint
+
+
+def check_resume(checkpoint: Settings, settings: Settings, origin: RunFolder | None) -> None:
+    """Refuse to continue training with settings that the checkpoint would silently override or contradict.
+
+    Optimizer states hold learning rate and weight decay; the order of the data follows from the settings of `data`.
+
+    Args:
+        checkpoint: What is continued.
+        settings: Nested settings of now.
+        origin: The run that is continued, where the checkpoint lies in one.
+
+    Raises:
+        ConfigError: Naming each setting with both values.
+    """
+    group = checkpoint["optimizer_states"][0]["param_groups"][0]
+    before = {"model.lr": group["initial_lr"], "model.weight_decay": group["weight_decay"]}
+    if origin is not None:
+        stored = yaml.safe_load(origin.config.read_text(encoding="utf-8"))
+        before = _flat({key: stored[key] for key in ("seed_everything", "model", "data")})
+    now = _flat(settings)
+    differing = [
+        f"  {key}: run {value!r}, now {now[key]!r}"
+        for key, value in before.items()
+        if key in now and key not in MAY_CHANGE and now[key] != value
+    ]
+    if differing:
+        source = f"--config {origin.config}" if origin is not None else "the settings of its run"
+        raise ConfigError(
+            "a run is continued with the settings that it began with, but these differ:\n"
+            + "\n".join(differing)
+            + f"\nSet them back ({source}), or start a new run without --ckpt_path"
+        )
+
+
+def _flat(content: Settings, prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted keys, as the command line writes them."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

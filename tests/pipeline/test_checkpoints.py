@@ -1,0 +1,114 @@
+"""Checkpoints that cannot be used, and settings that a checkpoint would override in silence."""
+
+import copy
+
+import pytest
+import torch
+import yaml
+
+from mllm_srec.pipeline.checkpoints import check_resume, read_checkpoint
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.types import ConfigError
+
+CHECKPOINT = {
+    "mllm_srec": {},
+    "optimizer_states": [{"param_groups": [{"lr": 1e-5, "initial_lr": 1e-3, "weight_decay": 0.1}]}],
+}
+SETTINGS = {
+    "seed_everything": 0,
+    "name": "a",
+    "model": {"lr": 1e-3, "weight_decay": 0.1, "lora": {"r": 8}, "backbone": "x", "activation_checkpointing": False},
+    "data": {"root": "data", "batch_size": 4, "num_workers": 0, "pictures": {"serve": "pixels", "max_pixels": 99}},
+    "trainer": {"max_epochs": 1},
+}
+
+
+def test_a_checkpoint_of_ours_is_read(tmp_path):
+    torch.save({"mllm_srec": {"lora.r": 4}, "global_step": 3}, tmp_path / "a.ckpt")
+    assert read_checkpoint(tmp_path / "a.ckpt")["global_step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no checkpoint", "cannot be read as a checkpoint"),
+        (b"", "cannot be read as a checkpoint"),
+        (b"PK\x03\x04 half a zip file", "cannot be read as a checkpoint"),
+        ({"state_dict": {}}, "was not written by mllm_srec"),
+        ([1, 2], "was not written by mllm_srec"),
+        ({"mllm_srec": {}, "hyper_parameters": {"lr": 1}}, "was not written by mllm_srec"),  # would override flags
+    ],
+)
+def test_what_is_no_checkpoint_of_ours(content, message, tmp_path):
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ConfigError, match=message):
+        read_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    torch.save({"mllm_srec": Harm()}, tmp_path / "a.ckpt")
+    with pytest.raises(ConfigError, match="cannot be read as a checkpoint"):
+        read_checkpoint(tmp_path / "a.ckpt")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = RunFolder(tmp_path / "a")
+    folder.create()
+    folder.config.write_text(yaml.safe_dump(SETTINGS))
+    return folder
+
+
+def changed(key, value):
+    settings = copy.deepcopy(SETTINGS)
+    *path, last = key.split(".")
+    section = settings
+    for name in path:
+        section = section[name]
+    section[last] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer.max_epochs", 9),
+        ("name", "b"),
+        ("data.root", "/elsewhere"),
+        ("data.num_workers", 4),
+        ("data.pictures.serve", "features"),
+        ("model.activation_checkpointing", True),
+        ("model.backbone", "/moved"),
+        ("model.lr", 1e-3),
+    ],
+)
+def test_what_may_change_when_a_run_is_continued(run, key, value):
+    check_resume(CHECKPOINT, changed(key, value), run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.lr", 2e-3),
+        ("model.weight_decay", 0.0),
+        ("model.lora.r", 4),
+        ("data.batch_size", 8),
+        ("data.pictures.max_pixels", 100),
+        ("seed_everything", 1),
+    ],
+)
+def test_what_may_not_change(run, key, value):
+    with pytest.raises(ConfigError, match=rf"(?s){key}: run .*, now {value}.*--config {run.config}"):
+        check_resume(CHECKPOINT, changed(key, value), run)
+
+
+def test_a_checkpoint_outside_a_run_is_compared_with_its_optimizer():
+    check_resume(CHECKPOINT, changed("data.batch_size", 8), None)
+    with pytest.raises(ConfigError, match=r"model.lr: run 0.001, now 0.002"):
+        check_resume(CHECKPOINT, changed("model.lr", 2e-3), None)
