@@ -12,6 +12,7 @@ prompts. Plan 8 GB of memory and ten minutes on two cores. The figures are sizes
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -54,7 +55,8 @@ Phases = dict[str, dict[str, float]]
 @contextmanager
 def measured(phases: Phases, name: str) -> Iterator[None]:
     """Add a phase's times and peak memory to `phases`: all that is resident, and that without mapped files."""
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # memory that was freed goes back to the system, so that it is not counted
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew; elsewhere it is that since start
     own, done = [0.0], threading.Event()
     threading.Thread(target=watch, args=(own, done), daemon=True).start()
@@ -81,10 +83,9 @@ def watch(own: list[float], done: threading.Event) -> None:
 def make_batch(encoder: PromptEncoder, n_targets: int, train: bool, packed: bool = True) -> PackedBatch:
     """One group, each target with a picture of 64 tokens; the first target is liked, the others are sampled."""
     settings = PromptSettings()
-    prefix = encoder.encode(builder.context_head("A1", None, settings))
-    for title in TITLES:
-        prefix += encoder.encode_text(builder.history_line(title))
-    prefix += encoder.encode(builder.context_tail("A1", settings))
+    history = [token for title in TITLES for token in encoder.encode_text(builder.history_line(title))]
+    head, tail = builder.context_head("A1", None, settings), builder.context_tail("A1", settings)
+    prefix = [*encoder.encode(head), *history, *encoder.encode(tail)]
     pictures = np.random.default_rng(0).integers(0, 256, (n_targets, 224, 224, 3), dtype=np.uint8)
     patches = Qwen2VLImageProcessorPil()(images=list(pictures), return_tensors="pt")
     targets = []
@@ -143,8 +144,7 @@ def score_list(model: MLLMRecommender, encoder: PromptEncoder, phases: Phases) -
         batch = make_batch(encoder, n_targets=5, train=False, packed=packed)
         with torch.inference_mode(), measured(phases, phase):
             scores.append(model.score_candidates(batch)[0])
-    difference = (scores[0] - scores[1]).abs().max().item()
-    return {"scores": scores[0].tolist(), "largest_difference_of_separate_rows": difference}
+    return {"scores": scores[0].tolist(), "difference_of_separate_rows": (scores[0] - scores[1]).abs().max().item()}
 
 
 def check_loaded(shape: Shape, folder: Path, tokenizer: Any, dtype: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, references, stage_metrics
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
-from mllm_srec.reports.terminal import print_results
+from mllm_srec.reports.terminal import print_prompts, print_results
 from mllm_srec.types import ConfigError, Split
 
 METHOD_ARGUMENTS = ("verbose", "return_predictions", "weights_only")
@@ -124,6 +125,8 @@ class ExperimentCLI(LightningCLI):
             stores = self.datamodule.stores
             if self.datamodule.pictures.serve == "features" and stores.images is not None:
                 self.datamodule.use_features(extract_features(stores.images, _frozen(self.model.settings)))
+        if self.trainer.is_global_zero:
+            print_prompts(asdict(stores.prompts.report))
         if not self.dry:
             self._begin_run()
 
@@ -248,7 +251,8 @@ class ExperimentCLI(LightningCLI):
         notes = [f"results, predictions and settings: {run.path}"]
         if info.random_weights:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
-        title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}"
+        drawn = f", {about['max_groups']} drawn groups of each kind" if about["max_groups"] else ""
+        title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}{drawn}"
         beside = references(self.datamodule, stage)
         if len(beside) > 1:
             notes.insert(0, CEILINGS_NOTE)

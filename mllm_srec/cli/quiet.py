@@ -13,6 +13,8 @@ IRRELEVANT_WARNINGS = (
     r".*does not have many workers",  # packed batches are put together in milliseconds
     r"It is recommended to use `self\.log\(.*sync_dist=True\)`",  # our metrics are synchronised before they are logged
     r".*torch\.jit\.script_method.*is deprecated",
+    r"predict returned None",  # the extraction of features writes them itself
+    r"You are using a custom batch sampler `GroupBatchSampler`",  # it returns every group, which tests prove
     r"Be aware that when using `ckpt_path`",  # a test needs no callback that keeps checkpoints
     r"Checkpoint directory .* exists and is not empty",  # a run that is continued
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # the results tell enough

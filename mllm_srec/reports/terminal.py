@@ -49,6 +49,8 @@ def print_prompts(report: Mapping[str, int]) -> None:
             f"{report['n_shortened']:,} contexts were too long for data.max_length: "
             f"{report['n_dropped_items']:,} of their oldest history items were left out"
         )
+    if report["n_cut_histories"]:
+        lines.append(f"{report['n_cut_histories']:,} of them had room for a part of the newest item only")
     if report["n_cut_texts"]:
         lines.append(f"{report['n_cut_texts']:,} item texts were cut at data.prompt.max_item_tokens")
     for line in lines:
@@ -71,7 +73,7 @@ def print_results(
         references: Name -> values by metric name without the stage: chance, popularity, ceilings.
         notes: Lines below the table.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     table.add_column("this run", justify="right", style="bold")
     for reference in references:

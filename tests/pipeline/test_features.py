@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mllm_srec.data.feature_store import FeatureStore
+from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline import features
@@ -18,29 +21,43 @@ def settings(tiny_backbone):
     return BackboneSettings(str(tiny_backbone), finetune="none", quantization="none", dtype="float32")
 
 
-@pytest.fixture
-def module(make_datamodule):
-    return make_datamodule()
+PICTURES = PictureSettings(serve="features", max_pixels=4 * 28 * 28)
+
+
+@pytest.fixture(scope="module")
+def images(shop_root, tiny_backbone):
+    return PromptDataModule(str(shop_root), "shop", str(tiny_backbone), pictures=PICTURES).stores.images
+
+
+@pytest.fixture(scope="module")
+def original(images, settings, tmp_path_factory):
+    """A finished store, and where it was."""
+    folder = extract_features(images, settings, batch_size=4)
+    return shutil.copytree(folder, tmp_path_factory.mktemp("features") / "copy"), folder
 
 
 @pytest.fixture
-def images(module):
-    return module.stores.images
+def finished(original):
+    """A finished store, whatever an earlier test did to it."""
+    copy, folder = original
+    shutil.rmtree(folder, ignore_errors=True)
+    return shutil.copytree(copy, folder)
 
 
-@pytest.fixture
-def finished(images, settings):
-    """A finished store, made anew."""
-    shutil.rmtree(images.folder.parents[1] / "features", ignore_errors=True)
-    return extract_features(images, settings, batch_size=4)
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def expected(images, settings):
     """Features of every picture, each computed alone."""
     backbone = load_backbone(settings, torch.device("cpu")).eval()
     with torch.no_grad():
         return {key: backbone.image_features(*images.pixel_values([key]))[0] for key in images.pictures}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Pictures that were encoded, in order."""
+    keys, predict = [], features._predict
+    monkeypatch.setattr(features, "_predict", lambda some, *rest: (keys.extend(some), predict(some, *rest)))
+    return keys
 
 
 def assert_complete(folder, expected):
@@ -59,7 +76,7 @@ def test_every_picture_once_as_the_tower_gives_it(finished, images, expected):
 
 
 def test_rows_of_several_pictures_come_in_their_order(finished, expected):
-    first, second = list(expected)[3], list(expected)[0]
+    first, second = sorted(expected)[9], sorted(expected)[2]
     rows = FeatureStore(finished).features([first, second, first])
     torch.testing.assert_close(rows, torch.cat([expected[first], expected[second], expected[first]]), atol=1e-5, rtol=0)
 
@@ -69,16 +86,13 @@ def test_a_finished_store_is_used_as_it_is(finished, images, settings, monkeypat
     assert extract_features(images, settings) == finished
 
 
-def test_other_settings_have_their_own_store(finished, images, tiny_backbone, make_datamodule):
+def test_other_settings_have_their_own_store(finished, images, settings, tiny_backbone, make_datamodule):
     half = BackboneSettings(str(tiny_backbone), finetune="none", quantization="none", dtype="bfloat16")
-    assert extract_features(images, half) != finished
-    from mllm_srec.data.settings import PictureSettings
-
-    small = make_datamodule(pictures=PictureSettings(max_pixels=56 * 56)).stores.images
-    assert features.processor_key(small.processor) != features.processor_key(images.processor)
+    large = make_datamodule(pictures=PictureSettings(max_pixels=112 * 112)).stores.images
+    assert len({finished, extract_features(images, half), extract_features(large, settings)}) == 3
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.parametrize("quantization", ["nf4", pytest.param("none", marks=pytest.mark.slow)])
 def test_scores_are_those_of_pixels(make_datamodule, settings, tiny_backbone, images, quantization):
     model = MLLMRecommender(str(tiny_backbone), finetune="none", quantization=quantization)
     model.configure_model()
@@ -89,9 +103,10 @@ def test_scores_are_those_of_pixels(make_datamodule, settings, tiny_backbone, im
         with torch.no_grad():
             return [model.score_candidates(batch) for batch in datamodule.predict_dataloader()]
 
-    pixels = scores(make_datamodule())
-    served = make_datamodule()
+    pixels = scores(make_datamodule(pictures=replace(PICTURES, serve="pixels")))
+    served = make_datamodule(pictures=PICTURES)
     served.use_features(extract_features(images, settings))
+    served.setup("test")
     batch = next(iter(served.predict_dataloader()))
     assert "image_features" in batch
     assert "pixel_values" not in batch
@@ -137,14 +152,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_killed_extraction_continues(finished, images, settings, expected, damage, monkeypatch):
+def test_a_killed_extraction_continues(finished, images, settings, expected, damage, asked):
     (finished / "meta.json").unlink()  # written last: not there after a kill
     damage(finished)
-    asked = []
-    predict = features._predict
-    monkeypatch.setattr(
-        features, "_predict", lambda pictures, *rest: (asked.extend(pictures), predict(pictures, *rest))
-    )
     assert extract_features(images, settings) == finished
     assert_complete(finished, expected)
     assert len(asked) <= len(expected)
@@ -152,8 +162,8 @@ def test_a_killed_extraction_continues(finished, images, settings, expected, dam
         assert len(asked) <= 1, "what was whole was computed again"
 
 
-def test_a_kill_between_two_batches_loses_one_batch(images, settings, expected, monkeypatch):
-    shutil.rmtree(images.folder.parents[1] / "features", ignore_errors=True)
+def test_a_kill_between_two_batches_loses_one_batch(finished, images, settings, expected, asked, monkeypatch):
+    shutil.rmtree(finished)
 
     class Killed(BaseException):
         pass
@@ -169,10 +179,6 @@ def test_a_kill_between_two_batches_loses_one_batch(images, settings, expected, 
     with pytest.raises(Killed):
         extract_features(images, settings, batch_size=4)
     monkeypatch.setattr(features.FeatureExtractor, "predict_step", step)
-    asked = []
-    predict = features._predict
-    monkeypatch.setattr(
-        features, "_predict", lambda pictures, *rest: (asked.extend(pictures), predict(pictures, *rest))
-    )
+    asked.clear()
     assert_complete(extract_features(images, settings, batch_size=4), expected)
     assert asked == images.pictures[8:]
