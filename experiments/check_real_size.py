@@ -6,7 +6,7 @@ Writes Qwen2-VL-2B-Instruct with random weights, loads it in NF4 with LoRA, take
 scores 1 + 4 candidates twice: packed and in separate rows. 7B is counted on the meta device, which holds shapes without
 values. The weights (4.4 GB) go to a new folder inside `--folder` (default: the system's temporary one), removed at the
 end unless `--keep` is given. Without `--tokenizer`, a folder of a Qwen2 tokenizer, a small one is learned from the
-prompts. Plan 8 GB of memory and ten minutes on two cores. The figures are sizes and times: random weights know nothing.
+prompts. Plan 11 GB of memory and ten minutes on two cores. Sizes and times only: random weights know nothing.
 """
 
 from __future__ import annotations
@@ -179,7 +179,11 @@ def main(arguments: Sequence[str] | None = None, small: Shape = QWEN2_VL_2B, lar
         "random_weights": True,
         "tokenizer": "learned from the prompts" if learned else f"given, {len(tokenizer)} tokens",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "memory_gb": round(memory / 1e9, 1)},
+        "machine": {
+            "cores": os.cpu_count(),
+            "load_before": round(os.getloadavg()[0], 1),
+            "memory_gb": round(memory / 1e9, 1),
+        },
         "formulas": real.FORMULAS,
     }
     folder = Path(tempfile.mkdtemp(prefix="real_size_", dir=options.folder))

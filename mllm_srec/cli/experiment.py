@@ -29,6 +29,7 @@ from mllm_srec.cli.schema import (
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import describe_backbone
+from mllm_srec.models.checkpoint import check_identity, identity
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
 from mllm_srec.pipeline.checkpoints import check_resume, read_checkpoint
@@ -156,6 +157,11 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer with our loggers, checkpoints and prediction writer, unless the user chose loggers."""
+        if self.checkpoint is not None:  # before anything is written; the weights' names are compared when loaded
+            settings = self.model.settings
+            check_identity(
+                self.checkpoint["mllm_srec"], identity(settings, describe_backbone(settings.name, settings.revision))
+            )
         self.run = self._separated(self.run)
         config = self.config_init[self.subcommand]
         if config.trainer.logger in (None, True) and not self.dry:
@@ -167,20 +173,13 @@ class ExperimentCLI(LightningCLI):
     def _callbacks(self, config: Any) -> list[Callback]:
         if self.subcommand != "fit":
             return [] if self.dry else [PredictionWriter(self.run.predictions)]
-        callbacks: list[Callback] = [StartMessage()]
-        if config.trainer.enable_checkpointing is not False and not self.dry:
-            validates = config.trainer.limit_val_batches != 0
-            callbacks.append(
-                ModelCheckpoint(
-                    self.run.checkpoints,
-                    filename="best" if validates else "last",
-                    monitor="val/auc" if validates else None,
-                    mode="max",
-                    save_last=validates,
-                    enable_version_counter=False,
-                )
-            )
-        return callbacks
+        if config.trainer.enable_checkpointing is False or self.dry:
+            return [StartMessage()]
+        folder = self.run.checkpoints
+        best = ModelCheckpoint(folder, "best", monitor="val/auc", mode="max", enable_version_counter=False)
+        # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
+        last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+        return [StartMessage(), *([best] if config.trainer.limit_val_batches != 0 else []), last]
 
     def _separated(self, run: RunFolder) -> RunFolder:
         """Another folder, named after what differs, for other data or another protocol than the run folder's."""

@@ -12,6 +12,7 @@ IRRELEVANT_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen vision tower, on purpose
     r".*does not have many workers",  # packed batches are put together in milliseconds
     r"It is recommended to use `self\.log\(.*sync_dist=True\)`",  # our metrics are synchronised before they are logged
+    r"`is_gradient_checkpointing` is deprecated",  # peft on a newer transformers
     r".*torch\.jit\.script_method.*is deprecated",
     r"predict returned None",  # the extraction of features writes them itself
     r"You are using a custom batch sampler `GroupBatchSampler`",  # it returns every group, which tests prove

@@ -153,7 +153,8 @@ def test_results_of_fit_are_those_of_the_best_weights(desk):
     assert main(["fit", *SHOP, *epochs]) == 0
     run = Path("runs/small/wild")
     best, last = (torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last"))
-    assert best["global_step"] < last["global_step"], "the test needs a best epoch before the last"
+    assert last["global_step"] == 8, "the last checkpoint is not that of the last epoch"
+    assert best["global_step"] < 8, "the test needs a best epoch before the last"
     found = metrics(run)
     assert found["fit/best_step"] == best["global_step"]
     for name, value in best["results"].items():
@@ -410,3 +411,29 @@ def test_settings_that_cannot_be_met(desk, flags, message, capsys):
     if flags[1] == "gpu" and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     assert message in refused(["test", *SHOP, *flags], capsys)
+
+
+# --- several processes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run_and_count_every_row_once(desk):
+    """Without a name: the second process must find the folder of the first."""
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1"]
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "mllm_srec", *arguments, *SHOP, *two]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    out = run("fit")
+    made = [path for path in (desk / "runs/small").iterdir() if path.name != "a"]
+    assert len(made) == 1
+    assert made[0].name.endswith("-0")
+    assert out.count("training 11,264 weights") == 1
+    out = run("test", "--ckpt_path", str(made[0] / "checkpoints/best.ckpt"))
+    assert out.count("measured on the lists of 11 users") == 1
+    lists = pl.read_parquet(made[0] / "predictions/test.parquet")
+    assert lists.height == lists.n_unique(["group_id", "item_id"]) == 5 * 11
+    assert [path for path in (desk / "runs/small").iterdir() if path.name != "a"] == made

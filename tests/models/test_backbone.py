@@ -106,7 +106,7 @@ def test_another_family_is_refused_by_name(tiny_backbone, tmp_path):
 
 def test_qwen3_vl_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
-    with pytest.raises(ConfigError, match="'qwen3_vl'; supported are .* Qwen3-VL feeds pictures into several layers"):
+    with pytest.raises(ConfigError, match=r"'qwen3_vl'; supported are .* Qwen3-VL feeds pictures into several layers"):
         describe_backbone(str(tmp_path))
 
 
