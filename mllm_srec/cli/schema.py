@@ -99,6 +99,17 @@ def full_parser(command: str, description: str) -> jsonargparse.ArgumentParser:
     return parser
 
 
+def _seed(value: bool | int) -> int:
+    """The seed as a number; `true` would draw one that data and model do not learn of.
+
+    Raises:
+        ValueError: It is a truth value.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"seed_everything={str(value).lower()} is no seed; give a whole number, such as 0")
+    return value
+
+
 def link_sections(parser: jsonargparse.ArgumentParser) -> None:
     """Our defaults of the Trainer, and values that are given once and used in two sections."""
     parser.set_defaults(
@@ -111,8 +122,8 @@ def link_sections(parser: jsonargparse.ArgumentParser) -> None:
     )
     parser.link_arguments("model.backbone", "data.backbone")
     parser.link_arguments("model.revision", "data.revision")
-    parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-    parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+    parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+    parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
 
 
 def prepare_settings(config: Any) -> PrepareSettings:

@@ -176,3 +176,15 @@ def test_defaults_of_the_trainer_methods(parse):
     assert parse("fit")["weights_only"] is True
     assert parse("test")["verbose"] is False
     assert parse("predict")["return_predictions"] is False
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_a_truth_value_is_no_seed(value, capsys):
+    with pytest.raises(SystemExit):
+        full_parser("run", "").parse_args(["--seed_everything", value])
+    assert f"seed_everything={value} is no seed; give a whole number" in capsys.readouterr().err
+
+
+def test_one_seed_serves_data_and_model():
+    config = full_parser("run", "").parse_args(["--seed_everything", "7"])
+    assert (config.data.seed, config.model.seed) == (7, 7)

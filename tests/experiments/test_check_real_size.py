@@ -155,7 +155,7 @@ def test_time_memory_and_machine(run):
     ]  # fmt: skip
     for phase in result[SMALL]["phases"].values():
         assert set(phase) == {"seconds", "processor_seconds", "peak_memory_gb", "peak_with_mapped_files_gb"}
-        assert 0.1 < phase["peak_memory_gb"] < phase["peak_with_mapped_files_gb"] < 5
+        assert 0 <= phase["peak_memory_gb"] <= phase["peak_with_mapped_files_gb"] < 5  # sampled: a short phase shows 0
     assert result["random_weights"] is True
     assert result["tokenizer"] == "learned from the prompts"
     assert result["versions"]["torch"] == torch.__version__
