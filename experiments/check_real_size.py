@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None, small: Shape = QWEN2_VL_2B, lar
     options = parser.parse_args(arguments)
     learned = not options.tokenizer
     tokenizer = build_tokenizer(TITLES, 1000) if learned else load_tokenizer(options.tokenizer)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     result: dict[str, Any] = {
         "random_weights": True,
         "tokenizer": "learned from the prompts" if learned else f"given, {len(tokenizer)} tokens",
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None, small: Shape = QWEN2_VL_2B, lar
         "machine": {
             "cores": os.cpu_count(),
             "load_before": round(os.getloadavg()[0], 1),
-            "memory_gb": round(memory / 1e9, 1),
+            "memory_gb": round(memory, 1),
         },
         "formulas": real.FORMULAS,
     }

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -32,7 +31,7 @@ from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.checkpoint import check_identity, identity
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
-from mllm_srec.pipeline.checkpoints import check_resume, read_checkpoint
+from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
 from mllm_srec.pipeline.features import extract_features
 from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, references, stage_metrics
@@ -166,6 +165,8 @@ class ExperimentCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         if config.trainer.logger in (None, True) and not self.dry:
             kwargs["logger"] = make_loggers(self.run, self.subcommand, config.tracking)
+        if self.subcommand != "fit" and not config.trainer.callbacks:
+            kwargs["enable_checkpointing"] = False  # else Lightning adds a callback that takes the state of ours
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": self._callbacks(config)}
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         return trainer
@@ -176,9 +177,9 @@ class ExperimentCLI(LightningCLI):
         if config.trainer.enable_checkpointing is False or self.dry:
             return [StartMessage()]
         folder = self.run.checkpoints
-        best = ModelCheckpoint(folder, "best", monitor="val/auc", mode="max", enable_version_counter=False)
+        best = RunCheckpoint(folder, "best", monitor="val/auc")
         # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
-        last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+        last = RunCheckpoint(folder, "last")
         return [StartMessage(), *([best] if config.trainer.limit_val_batches != 0 else []), last]
 
     def _separated(self, run: RunFolder) -> RunFolder:

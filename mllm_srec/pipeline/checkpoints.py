@@ -1,4 +1,4 @@
-"""Reads a checkpoint before anything is built, and refuses to continue a run with settings that it would override."""
+"""Keeps checkpoints, reads them before anything is built, and refuses settings that one would silently override."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.types import ConfigError
@@ -75,6 +76,37 @@ def check_resume(checkpoint: Settings, settings: Settings, origin: RunFolder | N
             + "\n".join(differing)
             + f"\nSet them back ({source}), or start a new run without --ckpt_path"
         )
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps one checkpoint under a fixed name; a run that was moved still knows its best one.
+
+    Lightning forgets the best score when the folder has another path, and the next epoch would then overwrite the best
+    checkpoint, however bad it is.
+
+    Args:
+        folder: `checkpoints/` of the run folder.
+        name: Name of the file without its ending.
+        monitor: Metric to be maximised; None keeps the latest.
+    """
+
+    def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
+        super().__init__(folder, name, monitor=monitor, mode="max", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state of a checkpoint; paths in it follow the folder if the file moved along."""
+        before, now = state_dict["dirpath"], str(self.dirpath)
+        if before != now and Path(now, f"{self.filename}.ckpt").exists():
+            moved = {key: _moved(value, before, now) for key, value in state_dict.items()}
+            state_dict = {**moved, "dirpath": now}
+        super().load_state_dict(state_dict)
+
+
+def _moved(value: Any, before: str, now: str) -> Any:
+    """Paths below `before`, and mappings keyed by such paths, brought below `now`."""
+    if isinstance(value, str):
+        return now + value.removeprefix(before) if value.startswith(before) else value
+    return {_moved(key, before, now): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _flat(content: Settings, prefix: str = "") -> dict[str, Any]:

@@ -91,20 +91,21 @@ def test_from_raw_files_to_predictions(settings, tmp_path, monkeypatch, capsys):
     """The one test of this file that always runs: every command once, each hint taken by its word."""
     monkeypatch.chdir(tmp_path)
     Path("shop.yaml").write_text(yaml.safe_dump(settings))
-    where = [*SHOP, "--data.root", "data", "--data.max_eval_groups", "4", "--data.max_test_groups", "5"]
+    where = [*SHOP, "--data.root", "data", "--data.max_eval_groups", "2", "--data.max_test_groups", "3"]
+    where += ["--data.max_train_groups", "6"]
     hint = refused(["fit", *where], capsys).splitlines()[-1].strip()
     assert hint.startswith("python -m mllm_srec prepare ")
     assert main(shlex.split(hint)[3:]) == 0
     assert "data/small is prepared" in capsys.readouterr().out
     assert main(["fit", *where, "--trainer.max_epochs", "1", "--name", "a"]) == 0
     out = capsys.readouterr().out
-    assert "training 11,264 weights on 12 contexts of small" in out
+    assert "training 11,264 weights on 6 contexts of small" in out
     hint = next(line for line in out.splitlines() if line.startswith("next: "))
     assert main(shlex.split(hint)[4:]) == 0
     assert main(["predict", "--config", "runs/small/a/config.yaml", "--ckpt_path", BEST]) == 0
     found = metrics(A)
-    assert (found["val/n_users"], found["test/n_users"]) == (4, 5)
-    assert (found["val/max_groups"], found["test/max_groups"]) == (4, 5)
+    assert (found["val/n_users"], found["test/n_users"]) == (2, 3)
+    assert (found["val/max_groups"], found["test/max_groups"]) == (2, 3)
     assert {path.name for path in A.iterdir() if not path.name.startswith(".")} == {
         "adapter", "checkpoints", "config.yaml", "logs", "metrics.json", "predictions",
     }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from mllm_srec.pipeline.checkpoints import check_resume, read_checkpoint
+from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.types import ConfigError
 
@@ -112,3 +112,39 @@ def test_a_checkpoint_outside_a_run_is_compared_with_its_optimizer():
     check_resume(CHECKPOINT, changed("data.batch_size", 8), None)
     with pytest.raises(ConfigError, match=r"model.lr: run 0.001, now 0.002"):
         check_resume(CHECKPOINT, changed("model.lr", 2e-3), None)
+
+
+# --- the best checkpoint of a run that was moved ------------------------------------------------------------------
+
+
+def state_of(folder):
+    """State of a callback that kept a checkpoint with an AUC of 0.9 in `folder`."""
+    callback = RunCheckpoint(folder, "best", monitor="val/auc")
+    path = f"{callback.dirpath}/best.ckpt"
+    callback.best_model_score = callback.current_score = callback.kth_value = torch.tensor(0.9)
+    callback.best_k_models, callback.best_model_path, callback.kth_best_model_path = (
+        {path: torch.tensor(0.9)},
+        path,
+        path,
+    )
+    return callback.state_dict()
+
+
+def test_a_moved_run_still_knows_its_best(tmp_path):
+    state = state_of(tmp_path / "old")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/best.ckpt").touch()
+    callback = RunCheckpoint(tmp_path / "new", "best", monitor="val/auc")
+    callback.load_state_dict(state)
+    path = str(tmp_path / "new/best.ckpt")
+    assert (callback.best_model_path, callback.kth_best_model_path) == (path, path)
+    assert callback.best_k_models == {path: torch.tensor(0.9)}
+    assert callback.best_model_score == torch.tensor(0.9)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_another_run_begins_without_a_best(tmp_path):
+    callback = RunCheckpoint(tmp_path / "fork", "best", monitor="val/auc")
+    callback.load_state_dict(state_of(tmp_path / "old"))
+    assert callback.best_k_models == {}
+    assert callback.best_model_score is None
