@@ -35,7 +35,7 @@ def make_batch(encoder: PromptEncoder, n_targets: int, train: bool, packed: bool
     random = torch.Generator().manual_seed(0)
 
     def text(n_tokens: int) -> list[int]:
-        return torch.randint(300, 500, (n_tokens,), generator=random).tolist()
+        return torch.randint(10, len(encoder.tokenizer), (n_tokens,), generator=random).tolist()
 
     groups = [
         PromptGroup(
