@@ -6,7 +6,7 @@ Writes Qwen2-VL-2B-Instruct with random weights, loads it in NF4 with LoRA, take
 scores 1 + 4 candidates twice: packed and in separate rows. 7B is counted on the meta device, which holds shapes without
 values. The weights (4.4 GB) go to a new folder inside `--folder` (default: the system's temporary one), removed at the
 end unless `--keep` is given. Without `--tokenizer`, a folder of a Qwen2 tokenizer, a small one is learned from the
-prompts. Plan 11 GB of memory and ten minutes on two cores. Sizes and times only: random weights know nothing.
+prompts. Plan 11 GB of memory and five minutes on two idle cores. Sizes and times only: random weights know nothing.
 """
 
 from __future__ import annotations
@@ -174,16 +174,12 @@ def main(arguments: Sequence[str] | None = None, small: Shape = QWEN2_VL_2B, lar
     options = parser.parse_args(arguments)
     learned = not options.tokenizer
     tokenizer = build_tokenizer(TITLES, 1000) if learned else load_tokenizer(options.tokenizer)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    memory, load = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), round(os.getloadavg()[0], 1)
     result: dict[str, Any] = {
         "random_weights": True,
         "tokenizer": "learned from the prompts" if learned else f"given, {len(tokenizer)} tokens",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "machine": {
-            "cores": os.cpu_count(),
-            "load_before": round(os.getloadavg()[0], 1),
-            "memory_gb": round(memory, 1),
-        },
+        "machine": {"cores": os.cpu_count(), "load_before": load, "memory_gb": round(memory / 1e9, 1)},
         "formulas": real.FORMULAS,
     }
     folder = Path(tempfile.mkdtemp(prefix="real_size_", dir=options.folder))
