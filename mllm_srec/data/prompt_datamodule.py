@@ -188,15 +188,29 @@ class PromptDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[PromptGroup]]:
         """Pairs, then lists, of the val split."""
-        return [self._loader(examples, train=False) for examples in self.eval_examples("val")]
+        return self._eval_loaders(*self.eval_examples("val"))
 
     def test_dataloader(self) -> list[DataLoader[PromptGroup]]:
         """Pairs, then lists, of the test split."""
-        return [self._loader(examples, train=False) for examples in self.eval_examples("test")]
+        return self._eval_loaders(*self.eval_examples("test"))
 
     def predict_dataloader(self) -> DataLoader[PromptGroup]:
         """Candidate lists of the test split."""
-        return self._loader(self.eval_examples("test")[1], train=False)
+        return self._eval_loaders(self.eval_examples("test")[1])[0]
+
+    def _eval_loaders(self, *parts: GroupExamples) -> list[DataLoader[PromptGroup]]:
+        """One loader for each part; a process without any batch would leave the others waiting for ever.
+
+        Raises:
+            ConfigError: Some process would get no group of any part. All processes see it alike.
+        """
+        world_size, n_groups = self.trainer.world_size if self.trainer else 1, max(map(len, parts))
+        if 0 < n_groups < world_size:
+            raise ConfigError(
+                f"{n_groups} groups to evaluate on {world_size} processes: some would have none; "
+                f"set trainer.devices to {n_groups} or fewer, or evaluate more groups"
+            )
+        return [self._loader(examples, train=False) for examples in parts]
 
     def _loader(self, examples: GroupExamples, train: bool) -> DataLoader[PromptGroup]:
         dataset = PromptDataset(examples, self.stores, train)

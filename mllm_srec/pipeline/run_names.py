@@ -105,7 +105,7 @@ def run_for_checkpoint(origin: RunFolder, root: Path, default_root: str, data_na
     if same_name and same_root:
         return origin
     target = new_run(root, data_name, name or origin.path.name, 0)
-    if target.config.exists():
+    if is_first_process() and target.config.exists():  # the others may come after it has made the folder
         raise ConfigError(
             f"the checkpoint belongs to {origin.path}, and {target.path} holds another run; leave --name out to work "
             "in the checkpoint's run, or choose a new one"

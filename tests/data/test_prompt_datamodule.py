@@ -1,5 +1,7 @@
 """Batches as the data module serves them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +105,14 @@ def test_order_changes_with_the_seed(make_datamodule):
 def test_no_more_candidates_than_are_stored(make_datamodule):
     with pytest.raises(ConfigError, match="n_negatives=5, but the data set stores 4"):
         make_datamodule(n_negatives=5).eval_examples("test")
+
+
+@pytest.mark.parametrize(("world_size", "refused"), [(2, False), (3, True)])
+def test_more_processes_than_groups_are_refused_instead_of_waited_for(make_datamodule, world_size, refused):
+    module = make_datamodule(max_test_groups=2)
+    module.trainer = SimpleNamespace(world_size=world_size, global_rank=0, state=SimpleNamespace(fn="test"))
+    if refused:
+        with pytest.raises(ConfigError, match="2 groups to evaluate on 3 processes"):
+            module.test_dataloader()
+    else:
+        assert [len(loader) for loader in module.test_dataloader()] == [1, 1]
