@@ -11,11 +11,12 @@ from mllm_srec.types import MllmSrecError
 
 COMMANDS = {
     "prepare": ("prepare", "Raw reviews and pictures -> prepared data set."),
+    "summarize": ("summarize", "Write image summaries, item summaries and preferences."),
     "fit": ("trainer", "Fine-tune the recommender; prepares the demo shop where it is missing."),
     "validate": ("trainer", "Measure a checkpoint on the validation split."),
     "test": ("trainer", "Measure a checkpoint on the test split; writes predictions/ and metrics.json."),
     "predict": ("trainer", "Score the candidate lists of the test split without measuring."),
-    "run": ("run", "Every missing stage in order: prepare, fit, test."),
+    "run": ("run", "Every missing stage in order: prepare, summarize, fit, test."),
 }
 """Command -> (module of `cli/`, what it does)."""
 

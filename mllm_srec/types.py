@@ -63,4 +63,19 @@ class PackedBatch(TypedDict):
     image_index: NotRequired[torch.Tensor]  # (n placeholders,) int64: which picture of the batch fills it
 
 
+class GenerationBatch(TypedDict):
+    """A batch of B chats to be answered, padded on the left; B is 0 on a process that got nothing.
+
+    A row shows at most one picture; pictures stand in the order of their rows.
+    """
+
+    keys: list[str]  # B names of records, see `prompts.summaries.SummaryPrompt`
+    input_ids: torch.Tensor  # (B, T) int64
+    attention_mask: torch.Tensor  # (B, T) int64, 0 on padding
+    mm_token_type_ids: NotRequired[torch.Tensor]  # (B, T) int64, 1 on picture placeholders; where there are pictures
+    image_grid_thw: NotRequired[torch.Tensor]  # (n pictures, 3) int64, patches in time, height, width
+    pixel_values: NotRequired[torch.Tensor]  # (P, 1176) float32
+    image_features: NotRequired[torch.Tensor]  # (sum of picture tokens, D), the frozen tower's output in place of it
+
+
 KINDS: tuple[Kind, ...] = ("liked", "disliked", "sampled")

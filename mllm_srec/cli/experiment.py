@@ -24,6 +24,7 @@ from mllm_srec.cli.schema import (
     candidate_settings,
     link_sections,
     prepare_settings,
+    summary_settings,
 )
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.models.backbone import BackboneSettings
@@ -37,6 +38,8 @@ from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, references, stage_metrics
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
+from mllm_srec.pipeline.summary_build import ensure_summaries
+from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.reports.terminal import print_prompts, print_results
 from mllm_srec.types import ConfigError, Split
 
@@ -122,6 +125,7 @@ class ExperimentCLI(LightningCLI):
         """Make data module, model and Trainer, then the stores that need the backbone's files."""
         super().instantiate_classes()
         with folder_lock(self.datamodule.folder):
+            self._use_summaries()
             stores = self.datamodule.stores
             if self.datamodule.pictures.serve == "features" and stores.images is not None:
                 self.datamodule.use_features(extract_features(stores.images, _frozen(self.model.settings)))
@@ -129,6 +133,15 @@ class ExperimentCLI(LightningCLI):
             print_prompts(asdict(stores.prompts.report))
         if not self.dry:
             self._begin_run()
+
+    def _use_summaries(self) -> None:
+        """Give the data module the stored summaries, written first where the demo shop lacks them."""
+        settings = summary_settings(self.config[self.subcommand].summaries)
+        if settings.variant == "none":
+            return
+        model, data = self.model.settings, self.datamodule
+        plan = SummaryPlan(data.data, settings, data.prompt, data.pictures, model.name, model.revision)
+        self.datamodule.use_summaries(ensure_summaries(plan, shlex.join([*PROGRAM.split(), "summarize", *self.typed])))
 
     def _begin_run(self) -> None:
         """Make the run folder, and note the settings in it and in the logs."""

@@ -15,7 +15,7 @@ IRRELEVANT_WARNINGS = (
     r"`is_gradient_checkpointing` is deprecated",  # peft on a newer transformers
     r".*torch\.jit\.script_method.*is deprecated",
     r"predict returned None",  # the extraction of features writes them itself
-    r"You are using a custom batch sampler `GroupBatchSampler`",  # it returns every group, which tests prove
+    r"You are using a custom batch sampler `(GroupBatch|TokenBudget)Sampler`",  # they return all, which tests prove
     r"Be aware that when using `ckpt_path`",  # a test needs no callback that keeps checkpoints
     r"Checkpoint directory .* exists and is not empty",  # a run that is continued
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # the results tell enough

@@ -12,8 +12,8 @@ from mllm_srec.cli.schema import PROGRAM, candidate_settings, full_parser, light
 from mllm_srec.types import MllmSrecError
 
 DESCRIPTION = (
-    "Prepare the data set where that is missing, fit, and test the best checkpoint. A run that was killed continues "
-    "when its --name is given again. Takes every setting of the other commands; see `fit --help`."
+    "Prepare the data set and write summaries where that is missing, fit, and test the best checkpoint. A run that was "
+    "killed continues when its --name is given again. Takes every setting of the other commands; see `fit --help`."
 )
 
 
@@ -22,12 +22,16 @@ def main(command: str, arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         light_parser(command, DESCRIPTION).parse_args(["--help"])
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
+    from mllm_srec.cli.summarize import summary_plan
     from mllm_srec.data.manifest import check_manifest
     from mllm_srec.pipeline.run_names import new_run
+    from mllm_srec.pipeline.summary_build import missing_stages
 
     folder = Path(config.data.root) / config.data.name
     if not check_manifest(folder, prepare_settings(config.prepare), candidate_settings(config.candidates)):
         _stage("prepare", arguments)
+    if config.summaries.variant != "none" and missing_stages(summary_plan(config, f"{PROGRAM} prepare")):
+        _stage("summarize", arguments)
     if config.trainer.fast_dev_run:
         _stage("fit", arguments)
         _stage("test", arguments)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_srec.cli.parser import ConfigFile, NearestNameMixin, Parser, plain
-from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PrepareSettings
+from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PictureSettings, PrepareSettings
+from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries.settings import GenerationSettings, StageSettings, SummarySettings
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -57,12 +59,13 @@ def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def add_own_sections(parser: jsonargparse.ArgumentParser) -> None:
-    """Add the sections that are ours: `name`, `prepare`, `candidates`, `tracking`."""
+    """Add the sections that are ours: `name`, `prepare`, `candidates`, `summaries`, `tracking`."""
     parser.add_argument(
         "--name", type=str | None, default=None, help="Name of the run's folder; without one, the time and the seed."
     )
     parser.add_argument("--prepare", type=PrepareSettings, default=PrepareSettings())
     parser.add_argument("--candidates", type=CandidateSettings, default=CandidateSettings())
+    parser.add_argument("--summaries", type=SummarySettings, default=SummarySettings())
     parser.add_argument("--tracking", type=TrackingSettings, default=TrackingSettings())
 
 
@@ -139,3 +142,33 @@ def candidate_settings(config: Any) -> CandidateSettings:
     """The `candidates` section of a parsed configuration as its dataclass."""
     values = plain(config)
     return values if isinstance(values, CandidateSettings) else CandidateSettings(**values)
+
+
+def summary_settings(config: Any) -> SummarySettings:
+    """The `summaries` section of a parsed configuration as its dataclass."""
+    values = plain(config)
+    if isinstance(values, SummarySettings):
+        return values
+    stages = {name: _stage_settings(plain(values[name])) for name in ("image", "item", "preference")}
+    return SummarySettings(**{**values, **stages})
+
+
+def _stage_settings(values: Any) -> StageSettings:
+    if isinstance(values, StageSettings):
+        return values
+    generation = plain(values["generation"])
+    if not isinstance(generation, GenerationSettings):
+        generation = GenerationSettings(**generation)
+    return StageSettings(**{**values, "generation": generation})
+
+
+def prompt_settings(config: Any) -> PromptSettings:
+    """The `data.prompt` section of a parsed configuration as its dataclass."""
+    values = plain(config)
+    return values if isinstance(values, PromptSettings) else PromptSettings(**values)
+
+
+def picture_settings(config: Any) -> PictureSettings:
+    """The `data.pictures` section of a parsed configuration as its dataclass."""
+    values = plain(config)
+    return values if isinstance(values, PictureSettings) else PictureSettings(**values)

@@ -1,10 +1,11 @@
 """The demo shop: items, users and ratings generated from a known truth (DESIGN section 4).
 
 Each day of membership a user sees one item, every item at most once, in an order drawn without regard to taste, and
-rates it by the taste of that day. Likes are always reported, dislikes only sometimes, so that about half of the
-*interactions* are likes although most of the catalogue is not to one's taste. Because what is seen on a day does not
-depend on taste, P(these interactions | tastes) is the plain product of their rating probabilities, whatever other
-interactions were hidden by a split or never reported: that is why the filter of `demo_filter` is exact.
+rates it by the taste of that day. Likes are always reported, dislikes only sometimes, so that about a quarter of the
+*interactions* are dislikes (`disliked_share`) although most of the catalogue is not to one's taste. Because what is
+seen on a day does not depend on taste, P(these interactions | tastes) is the plain product of their rating
+probabilities, whatever other interactions were hidden by a split or never reported: that is why the filter of
+`demo_filter` is exact.
 """
 
 from __future__ import annotations
@@ -169,6 +170,8 @@ def _check(settings: DemoSettings) -> None:
     for name in ("drift", "image_share", "clutter", "like_share"):
         if not 0 <= (share := getattr(settings, name)) <= 1:
             raise ConfigError(f"prepare.demo.{name} is {share}; give a number from 0 to 1")
+    if not 0 <= settings.disliked_share < 1:
+        raise ConfigError(f"prepare.demo.disliked_share is {settings.disliked_share}; give a number from 0 to below 1")
     if settings.noise < 0:
         raise ConfigError(f"prepare.demo.noise is {settings.noise}; give 0 (deterministic ratings) or more")
     if settings.n_interactions > settings.n_items:
@@ -184,10 +187,11 @@ def _stream(settings: DemoSettings, purpose: str) -> np.random.Generator:
 
 
 def _report_share(model: TasteModel, settings: DemoSettings) -> float:
-    """Share of dislikes that are reported: as many as likes, or more if the catalogue would not last otherwise."""
+    """Share of dislikes that are reported: for `disliked_share`, or more if the catalogue would not last otherwise."""
     like_share = model.expected_like_share
+    wanted = like_share * settings.disliked_share / (1 - settings.disliked_share)  # reported dislikes a day
     needed = settings.n_interactions / (0.8 * settings.n_items)  # interactions a day to finish in time
-    return min(1.0, max(like_share, needed - like_share) / (1 - like_share))
+    return min(1.0, max(wanted, needed - like_share) / (1 - like_share))
 
 
 def _draw_values(model: TasteModel, n_items: int, rng: np.random.Generator) -> Ints:

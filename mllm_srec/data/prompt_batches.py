@@ -42,7 +42,9 @@ class PromptDataset(Dataset[PromptGroup]):
         self.examples, self.stores, self.train = examples, stores, train
         contexts = stores.prompts.context_lengths().to_numpy().astype(np.int64)
         targets = stores.prompts.target_lengths().to_numpy().astype(np.int64)
-        per_target = targets[examples.item_index]  # (N,)
+        middles = stores.prompts.middle_lengths().to_numpy().astype(np.int64)
+        n_targets = np.diff(examples.offsets)  # (G,)
+        per_target = targets[examples.item_index] + np.repeat(middles[examples.context], n_targets)  # (N,)
         summed = np.add.reduceat(per_target, examples.offsets[:-1]) if len(examples) else np.zeros(0, np.int64)
         self.lengths = contexts[examples.context] + summed  # (G,)
 
@@ -53,12 +55,15 @@ class PromptDataset(Dataset[PromptGroup]):
     def __getitem__(self, index: int) -> PromptGroup:
         """Group `index`, ready to be packed."""
         rows, prompts = self.examples, self.stores.prompts
+        context = int(rows.context[index])
+        middle = prompts.middle(context)
         targets = []
         for row in range(rows.offsets[index], rows.offsets[index + 1]):
             relevance = int(rows.relevance[row])
             answer_ids = self.stores.encoder.answer_ids[relevance] if self.train else []
-            targets.append(prompts.target(int(rows.item_index[row]), answer_ids, relevance, int(rows.kind[row])))
-        return PromptGroup(int(rows.group_id[index]), prompts.prefix(int(rows.context[index])), targets)
+            item, kind = int(rows.item_index[row]), int(rows.kind[row])
+            targets.append(prompts.target(item, answer_ids, relevance, kind, middle))
+        return PromptGroup(int(rows.group_id[index]), prompts.prefix(context), targets)
 
 
 @dataclass

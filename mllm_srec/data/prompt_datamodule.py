@@ -20,6 +20,7 @@ from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptS
 from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.sampler import GroupBatchSampler, Position
 from mllm_srec.data.settings import PictureSettings
+from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup
 from mllm_srec.prompts.templates import PromptSettings
@@ -84,6 +85,7 @@ class PromptDataModule(pl.LightningDataModule):
         self.max_train_groups, self.max_eval_groups = max_train_groups, max_eval_groups
         self.max_test_groups = max_test_groups
         self.features_folder: Path | None = None  # set by the pipeline, which computed them
+        self.summaries: SummaryTexts | None = None  # likewise
         self._stores: PromptStores | None = None
         self._data: PreparedDataset | None = None
 
@@ -106,16 +108,21 @@ class PromptDataModule(pl.LightningDataModule):
             self._stores = self._open_stores()
         return self._stores
 
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether prompts hold pictures: they are served, and summaries are not made of texts alone."""
+        return self.pictures.serve != "none" and (self.summaries is None or self.summaries.modality != "text")
+
     def _open_stores(self) -> PromptStores:
         encoder = PromptEncoder(load_tokenizer(self.backbone, self.revision))
         images = None
-        if self.pictures.serve != "none":
+        if self.shows_pictures:
             processor = load_image_processor(self.backbone, self.revision, self.pictures)
             images = build_image_store(self.folder, processor, self.data.items)
         features = None
         if self.pictures.serve == "features" and self.features_folder is not None:
             features = FeatureStore(self.features_folder)
-        prompts = build_prompt_store(self.data, encoder, images, self.prompt, self.max_length)
+        prompts = build_prompt_store(self.data, encoder, images, self.prompt, self.max_length, self.summaries)
         return PromptStores(prompts, images, features, encoder)
 
     def use_features(self, folder: Path) -> None:
@@ -124,9 +131,22 @@ class PromptDataModule(pl.LightningDataModule):
         if self._stores is not None:
             self._stores.features = FeatureStore(folder)
 
+    def use_summaries(self, texts: SummaryTexts) -> None:
+        """Make prompts of stored summaries instead of titles.
+
+        Raises:
+            ConfigError: The prompts were opened already, without them.
+        """
+        if self._stores is not None:
+            raise ConfigError(
+                f"use_summaries({texts.identity!r}) came after the prompts were opened, which do not hold these "
+                "summaries; call it right after the data module is made, before `stores`, `setup` or a loader"
+            )
+        self.summaries = texts
+
     def setup(self, stage: str) -> None:
         """Open the stores in this process, before any loader is made."""
-        if self.pictures.serve == "features" and self.features_folder is None:
+        if self.pictures.serve == "features" and self.shows_pictures and self.features_folder is None:
             raise ConfigError(
                 "pictures.serve='features' needs the extracted features; start through `python -m mllm_srec`, which "
                 "extracts them, or set `features_folder` to the folder that `pipeline.features` returned"
@@ -135,11 +155,16 @@ class PromptDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint says of the prompts that it was trained on."""
-        pictures = {"min_pixels": self.pictures.min_pixels, "max_pixels": self.pictures.max_pixels}
+        inputs = {
+            "min_pixels": self.pictures.min_pixels,
+            "max_pixels": self.pictures.max_pixels,
+            "max_length": self.max_length,
+            "summaries": self.summaries.identity if self.summaries else None,
+        }
         return {
             "tokenizer": self.stores.encoder.fingerprint(),
             "version": self.prompt.version,
-            "prompt": {**asdict(self.prompt), **pictures, "max_length": self.max_length},
+            "prompt": {**asdict(self.prompt), **inputs},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -2,6 +2,9 @@
 
 `contexts` has one row per group (its shared prefix), `targets` one row per item. A training row or a candidate list is
 put together from them by integer look-ups. Pictures are named by key here and travel through the image store.
+
+In a chain of thought a prompt is `prefix | before | middle | after` (see `prompts.chain`): prefix and middle are in
+`contexts`, before and after in `targets`. Without one, middle and before are empty.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,14 @@ import pyarrow.compute
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.image_store import ImageStore
-from mllm_srec.data.prompt_writer import PromptReport, PromptWriter
+from mllm_srec.data.prompt_report import PromptReport
+from mllm_srec.data.prompt_writer import PromptWriter
+from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.geometry import Grid
 from mllm_srec.prompts.packing import PromptTarget
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.types import ConfigError
 
 
 @dataclass
@@ -49,19 +56,39 @@ class PromptStore:
         ids: list[int] = self._contexts[context]["prefix_ids"]
         return ids
 
-    def target(self, item_index: int, answer_ids: list[int], relevance: int, kind: int) -> PromptTarget:
-        """The prompt of one target, by the item's row in the items table."""
+    def middle(self, context: int) -> list[int]:
+        """Token ids of a context that stand within each of its targets; empty without a chain of thought."""
+        ids: list[int] = self._contexts[context]["middle_ids"]
+        return ids
+
+    def target(
+        self, item_index: int, answer_ids: list[int], relevance: int, kind: int, middle: Sequence[int] = ()
+    ) -> PromptTarget:
+        """The prompt of one target, by the item's row in the items table.
+
+        Args:
+            item_index: Row in the items table.
+            answer_ids: The response for training, empty for scoring.
+            relevance: 1 liked, 0 not.
+            kind: Index into `types.KINDS`.
+            middle: What `middle` returned for the context.
+        """
         row: dict[str, Any] = self._targets[item_index]
         grid: Grid | None = (row["grid"][0], row["grid"][1], row["grid"][2]) if row["picture"] else None
-        return PromptTarget(row["input_ids"], answer_ids, grid, row["picture"], item_index, relevance, kind)
+        ids = [*row["before_ids"], *middle, *row["input_ids"]]
+        return PromptTarget(ids, answer_ids, grid, row["picture"], item_index, relevance, kind)
 
     def context_lengths(self) -> pl.Series:
-        """Tokens of every context."""
+        """Tokens of every context's prefix."""
         return _lengths(self._contexts, "prefix_ids")
 
+    def middle_lengths(self) -> pl.Series:
+        """Tokens that every context adds to each of its targets."""
+        return _lengths(self._contexts, "middle_ids")
+
     def target_lengths(self) -> pl.Series:
-        """Tokens of every target, pictures included."""
-        return _lengths(self._targets, "input_ids")
+        """Tokens of every target, pictures included, without the context's middle part."""
+        return _lengths(self._targets, "before_ids") + _lengths(self._targets, "input_ids")
 
 
 def build_prompt_store(
@@ -70,6 +97,7 @@ def build_prompt_store(
     images: ImageStore | None,
     settings: PromptSettings,
     max_length: int,
+    texts: SummaryTexts | None = None,
 ) -> PromptStore:
     """Open the prompt store of these inputs; build it first where it is missing.
 
@@ -79,17 +107,25 @@ def build_prompt_store(
         images: The image store, None for prompts without pictures.
         settings: Wording and fields.
         max_length: Tokens of a prompt with its longest target and answer; the oldest history gives way.
+        texts: Stored summaries, None for prompts of titles.
 
     Raises:
-        ConfigError: Instruction, question and target alone exceed `max_length`.
+        ConfigError: Instruction, question and target alone exceed `max_length`, or a chain of thought has no summaries.
+        DataError: A summary that is needed was not written, or does not belong to these tables.
     """
+    if settings.cot and texts is None:
+        raise ConfigError(
+            "data.prompt.cot=true needs stored summaries for its earlier turns, but there are none "
+            "(summaries.variant=none); set summaries.variant to base, sv, svi or full, or data.prompt.cot to false"
+        )
     key = {
         "template": settings.version,
         "settings": asdict(settings),
         "tokenizer": encoder.fingerprint(),
         "max_length": max_length,
         "pictures": images.folder.name if images else None,
-        "tables": data.content_hash,
+        "tables": data.content_hash,  # with each interaction: it is a pair group, and its item a sample
+        "summaries": [texts.identity, texts.modality, asdict(texts.prompts)] if texts else None,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     folder = data.folder / "prompts" / name
@@ -97,7 +133,7 @@ def build_prompt_store(
         partial = folder.with_name(f"{name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        writer = PromptWriter(data, encoder, images, settings, max_length)
+        writer = PromptWriter(data, encoder, images, settings, max_length, texts)
         writer.write(partial)
         (partial / "key.json").write_text(json.dumps(key, indent=2) + "\n")
         (partial / "report.json").write_text(json.dumps(asdict(writer.report), indent=2) + "\n")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +10,25 @@ import datasets
 import polars as pl
 from datasets.arrow_writer import ArrowWriter
 
+from mllm_srec.data.context_fitting import ContextFitter
+from mllm_srec.data.context_texts import ContextTexts
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.image_store import ImageStore
+from mllm_srec.data.item_texts import ShownItem, shown_item
 from mllm_srec.data.progress import track
-from mllm_srec.prompts.builder import (
-    ItemText,
-    context_head,
-    context_tail,
-    empty_history,
-    history_line,
-    item_text,
-    target,
-)
+from mllm_srec.data.prompt_report import PromptReport
+from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.prompts.builder import ContextFrame, Piece, history_line, plain_context, target
+from mllm_srec.prompts.chain import chain_context, chain_target
 from mllm_srec.prompts.encoding import PromptEncoder
-from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.prompts.templates import NO_PICTURE, PromptSettings
 from mllm_srec.types import ConfigError
 
 IDS = datasets.Sequence(datasets.Value("int32"))
-CONTEXT_FEATURES = datasets.Features({"prefix_ids": IDS, "n_dropped": datasets.Value("int32")})
-TARGET_FEATURES = datasets.Features({"input_ids": IDS, "picture": datasets.Value("string"), "grid": IDS})
-
-
-@dataclass
-class PromptReport:
-    """What building the prompts had to shorten; printed, and kept as `report.json` beside the store.
-
-    Attributes:
-        n_contexts: Contexts written.
-        n_without_history: Contexts that say "no history".
-        n_shortened: Contexts whose oldest history items did not fit `max_length`.
-        n_dropped_items: History items dropped from them.
-        n_cut_histories: Contexts with room for not even their newest item, which stands there cut.
-        n_cut_texts: Items whose text was cut at `max_item_tokens`.
-        n_without_picture: Items whose prompt says that there is no picture.
-    """
-
-    n_contexts: int = 0
-    n_without_history: int = 0
-    n_shortened: int = 0
-    n_dropped_items: int = 0
-    n_cut_histories: int = 0
-    n_cut_texts: int = 0
-    n_without_picture: int = 0
+CONTEXT_FEATURES = datasets.Features({"prefix_ids": IDS, "middle_ids": IDS, "n_dropped": datasets.Value("int32")})
+TARGET_FEATURES = datasets.Features(
+    {"before_ids": IDS, "input_ids": IDS, "picture": datasets.Value("string"), "grid": IDS}
+)
 
 
 class PromptWriter:
@@ -64,6 +40,10 @@ class PromptWriter:
         images: The image store, None for prompts without pictures.
         settings: Wording and fields.
         max_length: Tokens of a prompt with its longest target and answer.
+        texts: Stored summaries, None for prompts of titles; a chain of thought needs them.
+
+    Raises:
+        DataError: A summary that is needed was not written.
     """
 
     def __init__(
@@ -73,78 +53,88 @@ class PromptWriter:
         images: ImageStore | None,
         settings: PromptSettings,
         max_length: int,
+        texts: SummaryTexts | None = None,
     ) -> None:
-        self.data, self.encoder, self.images, self.settings = data, encoder, images, settings
-        self.max_length = max_length
+        self.data, self.encoder, self.settings, self.max_length = data, encoder, settings, max_length
+        self.texts = texts
+        self.chain = texts.prompts if texts is not None and settings.cot else None
+        self.mentions_pictures = texts is None or texts.modality != "text"
+        self.images = images if self.mentions_pictures else None
         self.report = PromptReport()
-        self.texts = [self._item_text(row) for row in data.items.iter_rows(named=True)]
+        self.items = [self._shown(row) for row in data.items.iter_rows(named=True)]
+        users = data.users
+        self.profiles: dict[str, str] = (
+            dict(users.select("user_id", "profile").iter_rows()) if users is not None else {}
+        )
 
     def write(self, folder: Path) -> None:
         """Write both tables."""
         targets = [self._target_row(i, item) for i, item in enumerate(self.data.items["item_id"])]
         _write_arrow(folder / "targets.arrow", TARGET_FEATURES, iter(targets))
-        contexts = self._context_rows([len(row["input_ids"]) for row in targets])
+        contexts = self._context_rows([len(row["before_ids"]) + len(row["input_ids"]) for row in targets])
         _write_arrow(folder / "contexts.arrow", CONTEXT_FEATURES, contexts)
 
-    def _item_text(self, row: dict[str, Any]) -> str:
-        """The item's line, cut at `max_item_tokens` and counted where it was."""
-        item = ItemText(row["title"], row["brand"] or "", row["categories"] or (), row["description"])
-        text = item_text(item, self.settings)
-        ids = self.encoder.encode_text(text)
-        if len(ids) <= self.settings.max_item_tokens:
-            return text
-        self.report.n_cut_texts += 1
-        decoded: str = self.encoder.tokenizer.decode(ids[: self.settings.max_item_tokens])
-        return decoded.rstrip("\ufffd ")  # a cut inside a multi-byte letter leaves a replacement sign
+    def _shown(self, row: dict[str, Any]) -> ShownItem:
+        """The item's texts, cut at `max_item_tokens` and counted where one was."""
+        whole = shown_item(row, self.settings, self.texts)
+        shown = whole.cut(self.encoder, self.settings.max_item_tokens)
+        self.report.n_cut_texts += shown != whole
+        return shown
 
     def _target_row(self, index: int, item_id: str) -> dict[str, Any]:
         picture = self.images.picture_of(item_id) if self.images else None
         n_tokens = self.images.n_tokens(picture) if self.images and picture else 0
-        self.report.n_without_picture += picture is None
-        ids = self.encoder.encode(target(self.texts[index], picture is not None, self.settings), n_tokens)
         grid = list(self.images.grid(picture)) if self.images and picture else []
-        return {"input_ids": ids, "picture": picture, "grid": grid}
+        item = self.items[index]
+        before, after = self._target_pieces(item, picture is not None)
+        named = item.image_summary != NO_PICTURE if self.chain else picture is not None
+        self.report.n_without_picture += self.mentions_pictures and not named
+        return {
+            "before_ids": self.encoder.encode(before, n_tokens),
+            "input_ids": self.encoder.encode(after, n_tokens),
+            "picture": picture,
+            "grid": grid,
+        }
+
+    def _target_pieces(self, item: ShownItem, has_picture: bool) -> tuple[list[Piece], list[Piece]]:
+        """What stands before the context's middle part, and behind it."""
+        if self.chain is None:
+            return [], target(item.line, has_picture if self.mentions_pictures else None, self.settings)
+        before = chain_target(self.chain, has_picture, item.image_summary, item.text, item.line)
+        return before, target(item.line, None, self.settings)
 
     def _context_rows(self, target_lengths: list[int]) -> Iterator[dict[str, Any]]:
-        lines = [self.encoder.encode_text(history_line(text)) for text in self.texts]
-        nothing = self.encoder.encode_text(empty_history())
-        row_of = {item: index for index, item in enumerate(self.data.items["item_id"])}
-        answer = max(map(len, self.encoder.answer_ids.values()))
-        users = self.data.users
-        profiles: dict[str, str] = dict(users.select("user_id", "profile").iter_rows()) if users is not None else {}
+        lines = [self.encoder.encode_text(history_line(item.line)) for item in self.items]
+        line_of = dict(zip(self.data.items["item_id"], lines, strict=True))
+        fitter = ContextFitter(line_of, self.encoder, self.settings.max_preference_tokens, self.report)
+        contexts = ContextTexts(self.data, self.texts)
         groups = self.data.groups.join(_longest_target(self.data, target_lengths), on="group_id", how="left")
-        rows = groups.select("user_id", "history", "longest", "group_id").iter_rows()
-        for user_id, history, longest, group_id in track(rows, groups.height, "tokenising contexts"):
-            head = self.encoder.encode(context_head(user_id, profiles.get(user_id), self.settings))
-            tail = self.encoder.encode(context_tail(user_id, self.settings))
-            room = self.max_length - len(head) - len(tail) - (longest or 0) - answer
-            if room < len(nothing):
-                raise ConfigError(
-                    f"max_length={self.max_length} is too short for group {group_id} of user {user_id!r}: without any "
-                    f"history it needs {self.max_length - room + len(nothing)}; raise data.max_length, or lower "
-                    "data.pictures.max_pixels or data.prompt.max_item_tokens"
-                )
-            kept = self._newest_that_fit([lines[row_of[item]] for item in history], room)
-            if history and not kept:  # never claim that there is no history: the newest item, cut
-                kept = [lines[row_of[history[-1]]][:room]]
-                self.report.n_cut_histories += 1
-            self._count(len(history), len(kept))
-            middle = [token for line in kept for token in line] or nothing
-            yield {"prefix_ids": head + middle + tail, "n_dropped": len(history) - len(kept)}
+        for group in track(groups.iter_rows(named=True), groups.height, "tokenising contexts"):
+            frame = self._frame(group["user_id"])
+            head, tail, apart = (self.encoder.encode(pieces) for pieces in (frame.head, frame.tail, frame.apart))
+            room = self._room(group, len(head) + len(tail) + len(apart), len(fitter.nothing))
+            body, n_dropped = fitter.fit(contexts.body(group), room)
+            whole = head + body + tail
+            prefix, middle = (whole, apart) if frame.body_first else (apart, whole)
+            yield {"prefix_ids": prefix, "middle_ids": middle, "n_dropped": n_dropped}
 
-    @staticmethod
-    def _newest_that_fit(lines: list[list[int]], room: int) -> list[list[int]]:
-        first = len(lines)
-        while first > 0 and len(lines[first - 1]) <= room:
-            first -= 1
-            room -= len(lines[first])
-        return lines[first:]
+    def _frame(self, user_id: str) -> ContextFrame:
+        profile = self.profiles.get(user_id)
+        if self.chain is None:
+            return plain_context(user_id, profile, self.settings)
+        return chain_context(self.chain, user_id, profile, self.settings)
 
-    def _count(self, n_history: int, n_kept: int) -> None:
-        self.report.n_contexts += 1
-        self.report.n_without_history += n_history == 0
-        self.report.n_shortened += n_kept < n_history
-        self.report.n_dropped_items += n_history - n_kept
+    def _room(self, group: Mapping[str, Any], n_frame: int, n_nothing: int) -> int:
+        """Tokens that `max_length` leaves for the body of a context."""
+        answer = max(map(len, self.encoder.answer_ids.values()))
+        room = self.max_length - n_frame - (group["longest"] or 0) - answer
+        if room < n_nothing:
+            raise ConfigError(
+                f"max_length={self.max_length} is too short for group {group['group_id']} of user "
+                f"{group['user_id']!r}: without any history it needs {self.max_length - room + n_nothing}; raise "
+                "data.max_length, or lower data.pictures.max_pixels or data.prompt.max_item_tokens"
+            )
+        return room
 
 
 def _longest_target(data: PreparedDataset, target_lengths: list[int]) -> pl.DataFrame:

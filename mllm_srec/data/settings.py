@@ -59,8 +59,8 @@ class DemoSettings:
         seed: Seed of items, users, ratings, texts and pictures.
         drift: Probability per day and attribute that a user's taste moves on to a neighbouring one; in [0, 1].
         noise: Scale of the noise on a rating's utility, which lies in [-1, 1]; 0 is a deterministic rating.
-        like_share: Share of the catalogue that a user would like, noise aside; in (0, 1). (Of what users *rate* about
-            half is liked, because they seldom report what they dislike.)
+        like_share: Share of the catalogue that a user would like, noise aside; in (0, 1).
+        disliked_share: About this share of what users *rate* they dislike: they seldom report it; in [0, 1).
         image_share: Share of the taste's weight, the category's apart, on attributes that only the picture shows;
             in [0, 1].
         image_size: Side of the drawn square picture in pixels.
@@ -71,9 +71,10 @@ class DemoSettings:
     n_items: int = 300
     n_interactions: int = 32
     seed: int = 0
-    drift: float = 0.005
-    noise: float = 0.05
+    drift: float = 0.003
+    noise: float = 0.03
     like_share: float = 0.125
+    disliked_share: float = 0.25
     image_share: float = 0.5
     image_size: int = 56
     clutter: float = 0.5

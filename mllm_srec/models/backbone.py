@@ -166,6 +166,20 @@ def load_backbone(settings: BackboneSettings, device: torch.device) -> Backbone:
         ConfigError: Another model family, layers quantised that must not be or the reverse, no layer for the adapters.
     """
     info = describe_backbone(settings.name, settings.revision)
+    return prepare_backbone(load_weights(info.class_name, settings, device, SKIPPED), info, settings)
+
+
+def load_weights(
+    class_name: str, settings: BackboneSettings, device: torch.device, skipped: list[str] | None = None
+) -> Any:
+    """A model of transformers on `device`, quantised where asked.
+
+    Args:
+        class_name: Class in transformers.
+        settings: Name, quantisation and dtype.
+        device: Where to load.
+        skipped: Modules that are never quantised; None leaves it to transformers, which spares the head only.
+    """
     dtype = _resolve_dtype(settings, device)
     quantization = None
     if settings.quantization == "nf4":
@@ -174,9 +188,9 @@ def load_backbone(settings: BackboneSettings, device: torch.device) -> Backbone:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=SKIPPED,
+            llm_int8_skip_modules=skipped,
         )
-    net = getattr(transformers, info.class_name).from_pretrained(
+    return getattr(transformers, class_name).from_pretrained(
         settings.name,
         revision=settings.revision,
         dtype=dtype,
@@ -184,7 +198,6 @@ def load_backbone(settings: BackboneSettings, device: torch.device) -> Backbone:
         device_map={"": device},
         attn_implementation="sdpa",
     )
-    return prepare_backbone(net, info, settings)
 
 
 def prepare_backbone(net: Any, info: BackboneInfo, settings: BackboneSettings) -> Backbone:
@@ -228,9 +241,10 @@ def _attach_lora(net: Any, settings: BackboneSettings) -> nn.Module:
 def census(net: nn.Module) -> dict[str, int]:
     """Number of linear layers by place and type, such as `{"language/Linear4bit": 196, "lm_head/Linear": 1}`."""
     counts: Counter[str] = Counter()
+    head = net.get_output_embeddings()  # type: ignore[operator]  # `lm_head`, but for a few text-only families
     for name, module in net.named_modules():
         if isinstance(module, nn.Linear):
-            place = "visual" if ".visual." in f".{name}." else "lm_head" if name.endswith("lm_head") else "language"
+            place = "visual" if ".visual." in f".{name}." else "lm_head" if module is head else "language"
             kind = "Linear4bit" if isinstance(module, bnb.nn.Linear4bit) else "Linear"
             counts[f"{place}/{kind}"] += 1
     return dict(counts)

@@ -6,8 +6,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mllm_srec.types import ConfigError
 
@@ -38,19 +40,26 @@ class BackboneInfo:
     random_weights: bool
 
 
+@dataclass(frozen=True)
+class WriterInfo(BackboneInfo):
+    """Identity of a model that writes summaries.
+
+    Attributes:
+        multimodal: It can be shown pictures.
+        max_positions: Tokens of its longest text, prompt and answer together; None where its files name no limit.
+    """
+
+    multimodal: bool
+    max_positions: int | None
+
+
 def describe_backbone(name: str, revision: str | None = None) -> BackboneInfo:
-    """Read a backbone's identity.
+    """Read the identity of a recommender's backbone.
 
     Raises:
         ConfigError: The folder or hub model cannot be read, or is of a family that is not supported.
     """
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"backbone {name!r} (revision {revision}) cannot be read: {error}\n"
-            "Give a folder with config.json and weights, or the name of a hub model that is reachable or cached"
-        ) from error
+    config = _read_config(name, revision)
     if config.model_type not in FAMILIES:
         raise ConfigError(
             f"backbone {name!r} is of type {config.model_type!r}; supported are {', '.join(sorted(FAMILIES))} "
@@ -58,8 +67,44 @@ def describe_backbone(name: str, revision: str | None = None) -> BackboneInfo:
         )
     if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
         raise ConfigError(f"backbone {name!r} uses sliding-window attention; packed rows need full attention")
+    return _info(name, config, FAMILIES[config.model_type])
+
+
+def describe_writer(name: str, revision: str | None = None) -> WriterInfo:
+    """Read the identity of a model that writes summaries: a Qwen-VL, or any causal language model.
+
+    Raises:
+        ConfigError: The folder or hub model cannot be read, or is neither of the two.
+    """
+    config = _read_config(name, revision)
+    multimodal = config.model_type in FAMILIES
+    if not multimodal and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ConfigError(
+            f"backbone {name!r} is of type {config.model_type!r}, which cannot write summaries; give a Qwen2-VL, a "
+            "Qwen2.5-VL, or a text-only causal language model with a chat template, such as Llama-3.1-8B-Instruct"
+        )
+    info = (
+        describe_backbone(name, revision)
+        if multimodal
+        else _info(name, config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type])
+    )
+    max_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return WriterInfo(**vars(info), multimodal=multimodal, max_positions=max_positions)
+
+
+def _read_config(name: str, revision: str | None) -> Any:
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"backbone {name!r} (revision {revision}) cannot be read: {error}\n"
+            "Give a folder with config.json and weights, or the name of a hub model that is reachable or cached"
+        ) from error
+
+
+def _info(name: str, config: Any, class_name: str) -> BackboneInfo:
     fingerprint = _fingerprint(name, getattr(config, "_commit_hash", None), config.to_json_string(use_diff=False))
-    return BackboneInfo(name, FAMILIES[config.model_type], fingerprint, bool(getattr(config, RANDOM_MARK, False)))
+    return BackboneInfo(name, class_name, fingerprint, bool(getattr(config, RANDOM_MARK, False)))
 
 
 def _fingerprint(name: str, commit: str | None, config: str) -> str:

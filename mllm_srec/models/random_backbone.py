@@ -38,6 +38,7 @@ class RandomBackboneSettings:
         hidden_size: Width of the language model.
         n_layers: Layers of the language model.
         n_heads: Attention heads; each is `hidden_size / n_heads` wide, a multiple of 8.
+        mlp_ratio: Inner width of the language model's feed-forward layers, in units of `hidden_size`.
         vision_width: Width of the vision tower.
         vision_depth: Layers of the vision tower.
         vocab_size: Upper limit of the vocabulary that is learned from the texts.
@@ -47,6 +48,7 @@ class RandomBackboneSettings:
     hidden_size: int = 128
     n_layers: int = 4
     n_heads: int = 4
+    mlp_ratio: int = 4
     vision_width: int = 96
     vision_depth: int = 3
     vocab_size: int = 4096
@@ -104,7 +106,7 @@ def build_model(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": settings.hidden_size,
-            "intermediate_size": 4 * settings.hidden_size,
+            "intermediate_size": settings.mlp_ratio * settings.hidden_size,
             "num_hidden_layers": settings.n_layers,
             "num_attention_heads": settings.n_heads,
             "num_key_value_heads": max(1, settings.n_heads // 2),

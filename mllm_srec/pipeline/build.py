@@ -15,7 +15,8 @@ from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.prompts.builder import ItemText, item_text
-from mllm_srec.prompts.templates import NO_HISTORY, NO_PICTURE, SYSTEM, WORDINGS, PromptSettings
+from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
+from mllm_srec.prompts.templates import NO_HISTORY, NO_PICTURE, SINCE, SYSTEM, WORDINGS, PromptSettings
 from mllm_srec.types import ConfigError
 
 RANDOM_BACKBONE = "random"
@@ -109,5 +110,6 @@ def _texts(data: PreparedDataset) -> Iterator[str]:
         yield from data.users["profile"]
     for wording in WORDINGS.values():
         phrases = [wording.instruction, wording.profile, wording.preference, wording.question, wording.question_end]
-        yield from phrases * 2  # twice: a word must be seen twice to be learnt
-    yield from [SYSTEM, NO_PICTURE, NO_HISTORY, "system\n user\n assistant\n user_ "] * 2
+        yield from [*phrases, wording.chain, wording.chain_question] * 2  # a word must be seen twice to be learnt
+    questions = [IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, CAPTION_PROMPT]
+    yield from [SYSTEM, NO_PICTURE, NO_HISTORY, SINCE, *questions, "system\n user\n assistant\n user_ "] * 2

@@ -56,7 +56,8 @@ def protocol(
 def prompt_label(datamodule: PromptDataModule) -> str:
     """Version and settings of the prompt, short: `table1-article-v1/5f2c81ab`."""
     pictures = replace(datamodule.pictures, serve="none" if datamodule.pictures.serve == "none" else "pixels")
-    settings = repr((datamodule.prompt, datamodule.max_length, pictures))  # features give the same as pixels
+    summaries = datamodule.summaries.identity if datamodule.summaries else None
+    settings = repr((datamodule.prompt, datamodule.max_length, pictures, summaries))  # features give what pixels do
     return f"{datamodule.prompt.version}/{text_hash(settings)[:8]}"
 
 

@@ -13,6 +13,7 @@ from mllm_srec.prompts.templates import (
     ANSWERS,
     NO_HISTORY,
     NO_PICTURE,
+    SINCE,
     SYSTEM,
     UNTITLED,
     WORDINGS,
@@ -47,6 +48,24 @@ class ItemText:
     description: str = ""
 
 
+@dataclass(frozen=True)
+class ContextFrame:
+    """The pieces of a context around its body, which is the preference and the history lines.
+
+    Attributes:
+        head: Directly before the body.
+        tail: Directly behind it.
+        apart: The context's other part, which the target's first turns separate from the body; empty where the prompt
+            is one question.
+        body_first: The body is in the shared prefix and `apart` comes after those turns; else the other way round.
+    """
+
+    head: Sequence[Piece]
+    tail: Sequence[Piece]
+    apart: Sequence[Piece] = ()
+    body_first: bool = True
+
+
 def item_text(item: ItemText, settings: PromptSettings) -> str:
     """One line about an item: its title and the fields that `settings` asks for, without line breaks."""
     parts = [item.title or UNTITLED]
@@ -59,30 +78,38 @@ def item_text(item: ItemText, settings: PromptSettings) -> str:
     return " ".join(", ".join(parts).split())
 
 
-def _user(user_id: str, settings: PromptSettings) -> str:
-    return f"user_{user_id}" if settings.user_id else "user"
+def user_name(user_id: str, settings: PromptSettings, with_article: bool = False) -> str:
+    """`user_<id>`, or `user` (`the user`) where ids are not to be shown."""
+    return f"user_{user_id}" if settings.user_id else "the user" if with_article else "user"
+
+
+def user_clause(user_id: str, profile: str | None, settings: PromptSettings) -> str:
+    """What opens the question: the profile where there is one."""
+    if settings.profile and profile:
+        return _fill(WORDINGS[settings.wording].profile, user=user_name(user_id, settings), profile=profile)
+    return "Based"
+
+
+def plain_context(user_id: str, profile: str | None, settings: PromptSettings) -> ContextFrame:
+    """The context of a prompt that is one question."""
+    return ContextFrame(context_head(user_id, profile, settings), context_tail(user_id, settings))
 
 
 def context_head(user_id: str, profile: str | None, settings: PromptSettings) -> list[Piece]:
     """Everything before the user's preference: system turn, instruction, profile."""
     wording = WORDINGS[settings.wording]
-    if settings.profile and profile:
-        opening = _fill(wording.profile, user=_user(user_id, settings), profile=profile)
-    else:
-        opening = "Based"
-    return [
-        *_turn("system", SYSTEM),
-        TURN_START,
-        "user\n",
-        wording.instruction,
-        opening,
-        wording.preference,
-    ]
+    opening = user_clause(user_id, profile, settings)
+    return [*turn("system", SYSTEM), TURN_START, "user\n", wording.instruction, opening, wording.preference]
 
 
 def history_line(text: str) -> str:
     """One history item. Lines are tokenised one by one, so that a title is tokenised once for all contexts."""
     return f"- {text}\n"
+
+
+def preference_line(text: str, has_lines: bool) -> str:
+    """The stored preference; where items came after it, their lines follow."""
+    return f"{text}\n{SINCE}" if has_lines else text
 
 
 def empty_history() -> str:
@@ -92,14 +119,20 @@ def empty_history() -> str:
 
 def context_tail(user_id: str, settings: PromptSettings) -> list[Piece]:
     """From the end of the preference to the quote that opens the target: the end of the shared prefix."""
-    user = _user(user_id, settings) if settings.user_id else "the user"
+    user = user_name(user_id, settings, with_article=True)
     return [_fill(WORDINGS[settings.wording].question, user=user)]
 
 
-def target(text: str, has_picture: bool, settings: PromptSettings) -> list[Piece]:
-    """The target item, the end of the question and the opening of the answer's turn."""
-    shown: list[Piece] = [Picture(), text] if has_picture else [f"{NO_PICTURE}, {text}"]
-    return [*shown, WORDINGS[settings.wording].question_end, TURN_END, "\n", TURN_START, "assistant\n"]
+def target(text: str, has_picture: bool | None, settings: PromptSettings) -> list[Piece]:
+    """The target item, the end of the question and the opening of the answer's turn.
+
+    Args:
+        text: What is said of the item.
+        has_picture: Show its picture, or say that there is none; None says nothing of pictures.
+        settings: Wording.
+    """
+    shown: dict[bool | None, list[Piece]] = {True: [Picture(), text], False: [f"{NO_PICTURE}, {text}"], None: [text]}
+    return [*shown[has_picture], WORDINGS[settings.wording].question_end, TURN_END, "\n", TURN_START, "assistant\n"]
 
 
 def answer(label: int) -> list[Piece]:
@@ -107,7 +140,8 @@ def answer(label: int) -> list[Piece]:
     return [ANSWERS[label], TURN_END]
 
 
-def _turn(role: str, text: str) -> list[Piece]:
+def turn(role: str, text: str) -> list[Piece]:
+    """One whole turn of the chat."""
     return [TURN_START, f"{role}\n{text}", TURN_END, "\n"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mllm_srec.prompts.builder import Control, Picture, Piece, answer
@@ -22,59 +22,28 @@ def load_tokenizer(backbone: str, revision: str | None = None) -> Any:
     return AutoTokenizer.from_pretrained(backbone, revision=revision)
 
 
-class PromptEncoder:
-    """Encodes prompt pieces with a Hugging Face tokenizer.
+class PlainText:
+    """Encodes texts of the data, in which control tokens are letters like any other.
 
     Args:
-        tokenizer: A tokenizer whose vocabulary holds the control tokens of the Qwen-VL chat format.
-
-    Raises:
-        ConfigError: A control token is missing, or "Yes" / "No" is not the first single token of the response.
+        tokenizer: A Hugging Face tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._control_ids = {token: _control_id(tokenizer, token) for token in REQUIRED}
-        controls = _control_tokens(tokenizer)
-        self._forbidden_ids = frozenset(controls.values())
-        self._control_pattern = re.compile("|".join(re.escape(t) for t in sorted(controls, key=len, reverse=True)))
-        self.image_token_id = self._control_ids[IMAGE_PAD]
-        self.pad_token_id = self._control_ids["<|im_end|>"]  # never attended to and never a label: any id would do
-        self.answer_ids = {label: self.encode(answer(label)) for label in ANSWERS}
-        self.yes_id, self.no_id = _check_answers(tokenizer, self.answer_ids)
+        self.control_ids = _control_tokens(tokenizer)
+        self._forbidden_ids = frozenset(self.control_ids.values())
+        longest_first = sorted(self.control_ids, key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def encode(self, pieces: Sequence[Piece], n_image_tokens: int = 0) -> list[int]:
-        """Token ids of `pieces`; neighbouring texts are joined first, so that they tokenise as one text.
-
-        Args:
-            pieces: Texts, control tokens and pictures in order.
-            n_image_tokens: Placeholders of each picture: patches of its grid divided by the merge area (4).
-        """
-        ids: list[int] = []
-        text = ""
-        for piece in pieces:
-            if isinstance(piece, str):
-                text += piece
-                continue
-            ids += self.encode_text(text)
-            text = ""
-            if isinstance(piece, Control):
-                ids.append(self._control_ids[piece.token])
-            elif isinstance(piece, Picture):
-                if n_image_tokens < 1:
-                    raise ValueError(
-                        f"n_image_tokens={n_image_tokens} for a prompt with a picture; give its token count"
-                    )
-                ids.append(self._control_ids[VISION_START])
-                ids += [self.image_token_id] * n_image_tokens
-                ids.append(self._control_ids[VISION_END])
-        return ids + self.encode_text(text)
-
-    def encode_text(self, text: str) -> list[int]:
-        """Token ids of plain text, in which control tokens are letters like any other.
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` without a control token.
 
         Every occurrence of a control token is cut after its first character and the parts are encoded apart: this
         holds for any tokenizer, whatever its settings do with special tokens.
+
+        Raises:
+            ConfigError: The tokenizer turns other letters into a control token.
         """
         ids: list[int] = []
         while found := self._control_pattern.search(text):
@@ -97,16 +66,77 @@ class PromptEncoder:
         digest = hashlib.sha256()
         for token, index in sorted(self.tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0])):
             digest.update(f"{index}\t{token}\n".encode())
-        digest.update(repr(self.encode_text("It's a Probe: 12,345 naïve\u00a0caf\u0065\u0301s?\n\n - ok ")).encode())
+        digest.update(repr(self.encode("It's a Probe: 12,345 naïve\u00a0caf\u0065\u0301s?\n\n - ok ")).encode())
         return digest.hexdigest()[:16]
 
 
+def encode_pieces(pieces: Iterable[str | Control], plain: PlainText, control_ids: Mapping[str, int]) -> list[int]:
+    """Token ids of texts and control tokens; neighbouring texts are joined first, so that they tokenise as one text."""
+    ids: list[int] = []
+    text = ""
+    for piece in pieces:
+        if isinstance(piece, str):
+            text += piece
+            continue
+        ids += plain.encode(text)
+        text = ""
+        ids.append(control_ids[piece.token])
+    return ids + plain.encode(text)
+
+
+class PromptEncoder:
+    """Encodes prompt pieces with a Hugging Face tokenizer.
+
+    Args:
+        tokenizer: A tokenizer whose vocabulary holds the control tokens of the Qwen-VL chat format.
+
+    Raises:
+        ConfigError: A control token is missing, or "Yes" / "No" is not the first single token of the response.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._control_ids = {token: _control_id(tokenizer, token) for token in REQUIRED}
+        self._plain = PlainText(tokenizer)
+        self._forbidden_ids = frozenset(self._plain.control_ids.values())
+        self.image_token_id = self._control_ids[IMAGE_PAD]
+        self.pad_token_id = self._control_ids["<|im_end|>"]  # never attended to and never a label: any id would do
+        self.answer_ids = {label: self.encode(answer(label)) for label in ANSWERS}
+        self.yes_id, self.no_id = _check_answers(tokenizer, self.answer_ids)
+
+    def encode(self, pieces: Sequence[Piece], n_image_tokens: int = 0) -> list[int]:
+        """Token ids of `pieces`; neighbouring texts are joined first, so that they tokenise as one text.
+
+        Args:
+            pieces: Texts, control tokens and pictures in order.
+            n_image_tokens: Placeholders of each picture: patches of its grid divided by the merge area (4).
+        """
+        expanded: list[str | Control] = []
+        for piece in pieces:
+            expanded += _placeholders(n_image_tokens) if isinstance(piece, Picture) else [piece]
+        return encode_pieces(expanded, self._plain, self._control_ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text, in which control tokens are letters like any other."""
+        return self._plain.encode(text)
+
+    def fingerprint(self) -> str:
+        """Hash that names the tokenizer in stored prompts."""
+        return self._plain.fingerprint()
+
+
+def _placeholders(n_image_tokens: int) -> list[Control]:
+    if n_image_tokens < 1:
+        raise ValueError(f"n_image_tokens={n_image_tokens} for a prompt with a picture; give its token count")
+    return [Control(VISION_START), *[Control(IMAGE_PAD)] * n_image_tokens, Control(VISION_END)]
+
+
 def _control_tokens(tokenizer: Any) -> dict[str, int]:
-    """Added tokens that steer the model: special ones, and those in angle brackets such as `<tool_call>`."""
+    """Added tokens that steer the model: special ones, and those in brackets such as `<tool_call>` or `[INST]`."""
     return {
         str(token.content): int(index)
         for index, token in tokenizer.added_tokens_decoder.items()
-        if len(token.content) > 1 and (token.special or re.fullmatch(r"<.+>", token.content))
+        if len(token.content) > 1 and (token.special or re.fullmatch(r"<.+>|\[.+\]", token.content))
     }
 
 

@@ -17,6 +17,7 @@ SYSTEM = "You are a helpful assistant."  # the turn Qwen2-VL was instruction-tun
 NO_PICTURE = "no picture available"
 NO_HISTORY = "no history"
 UNTITLED = "untitled item"
+SINCE = "Since then:\n"  # between a preference and the items that came after its last window
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Wording:
     preference: str  # up to the opening quote of the preference
     question: str  # from the closing quote of the preference up to the opening quote of the target
     question_end: str  # from the closing quote of the target
+    chain: str  # stands for `preference` and its text where the chain of thought has given it in an earlier turn
+    chain_question: str  # then as `question`
 
 
 WORDINGS = {
@@ -40,6 +43,8 @@ WORDINGS = {
         preference=' on the previous multimodal interaction history ,his preferences are summarized as: \n "',
         question='" \n Whether {user} will like the target item "',
         question_end='" next ? \n',
+        chain=" on the previous multimodal interaction history ,his preferences are summarized above. \n ",
+        chain_question='Whether {user} will like the target item "',
     ),
     "neutral": Wording(
         version="table1-neutral-v1",
@@ -49,6 +54,8 @@ WORDINGS = {
         preference=' on the previous interactions, the preferences are summarized as:\n"',
         question='"\nWill {user} like the target item "',
         question_end='" next?\n',
+        chain=" on the previous interactions, the preferences are summarized above.\n",
+        chain_question='Will {user} like the target item "',
     ),
 }
 
@@ -65,6 +72,11 @@ class PromptSettings:
         categories: Give the categories with the title.
         description: Give the description with the title.
         max_item_tokens: Tokens of one item's text, in the history and as target; longer texts are cut and counted.
+        max_preference_tokens: Tokens of a preference summary; longer ones are cut and counted.
+        cot: Chain of thought: four turns (image summary, item summary, preference, question) instead of one question;
+            the earlier answers come from the stored summaries.
+        cot_order: `user_first` begins with the preference, so that all targets of a context share it; `article` is
+            the article's order, image and item summary of the target first.
     """
 
     wording: Literal["article", "neutral"] = "article"
@@ -74,13 +86,19 @@ class PromptSettings:
     categories: bool = False
     description: bool = False
     max_item_tokens: int = 96
+    max_preference_tokens: int = 256
+    cot: bool = False
+    cot_order: Literal["user_first", "article"] = "user_first"
 
     def __post_init__(self) -> None:
         """Refuse an unknown wording and a limit that leaves no text."""
         if self.wording not in WORDINGS:
             raise ValueError(f"wording={self.wording!r} is not known; choose one of {sorted(WORDINGS)}")
-        if self.max_item_tokens < 1:
-            raise ValueError(f"max_item_tokens={self.max_item_tokens} leaves no text; give at least 1")
+        for name in ("max_item_tokens", "max_preference_tokens"):
+            if (limit := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={limit} leaves no text; give at least 1")
+        if self.cot_order not in ("user_first", "article"):
+            raise ValueError(f"cot_order={self.cot_order!r} is not known; choose user_first or article")
 
     @property
     def version(self) -> str:

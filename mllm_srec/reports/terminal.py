@@ -53,6 +53,8 @@ def print_prompts(report: Mapping[str, int]) -> None:
         lines.append(f"{report['n_cut_histories']:,} of them had room for a part of the newest item only")
     if report["n_cut_texts"]:
         lines.append(f"{report['n_cut_texts']:,} item texts were cut at data.prompt.max_item_tokens")
+    if report["n_cut_preferences"]:
+        lines.append(f"{report['n_cut_preferences']:,} preferences were cut at data.prompt.max_preference_tokens")
     for line in lines:
         Console().print(line, markup=False, highlight=False)
 

@@ -15,6 +15,8 @@ from mllm_srec.cli.schema import (
     full_parser,
     light_parser,
     prepare_settings,
+    prompt_settings,
+    summary_settings,
 )
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
@@ -22,6 +24,7 @@ from mllm_srec.models.backbone import LoraSettings
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.prompts.packing import PackingSettings
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries.settings import GenerationSettings, StageSettings, SummarySettings
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 LINKED = {("data", "backbone"), ("data", "revision"), ("data", "seed"), ("model", "seed")}
@@ -58,6 +61,9 @@ def test_defaults_of_classes(defaults, section, cls):
         (("prepare",), PrepareSettings()),
         (("prepare", "demo"), DemoSettings()),
         (("candidates",), CandidateSettings()),
+        (("summaries",), SummarySettings()),
+        (("summaries", "preference"), SummarySettings().preference),
+        (("summaries", "image", "generation"), GenerationSettings()),
         (("tracking",), TrackingSettings()),
         (("data", "pictures"), PictureSettings()),
         (("data", "prompt"), PromptSettings()),
@@ -113,6 +119,16 @@ def test_sections_become_dataclasses(parser):
     assert candidates == CandidateSettings(max_users=5)
 
 
+def test_the_summaries_section_becomes_dataclasses(parser):
+    config = parser.parse_args(
+        ["--summaries.item.generation.sample=true", "--summaries.item.backbone=x", "--data.prompt.cot=true"]
+    )
+    generation = GenerationSettings(sample=True)
+    item = StageSettings(backbone="x", generation=generation)
+    assert summary_settings(config.summaries) == SummarySettings(item=item)
+    assert prompt_settings(config.data.prompt) == PromptSettings(cot=True)
+
+
 # --- the files of configs/ ----------------------------------------------------------------------------------------
 
 
@@ -128,6 +144,34 @@ def test_every_file_is_short_and_read_whole(parser, path):
         for name, value in values.items() if isinstance(values, dict) else ():
             if not isinstance(value, dict):
                 assert config[section][name] == value, f"{section}.{name}"
+
+
+ABLATIONS = {
+    "base": {"variant": "base"}, "sv": {"variant": "sv"}, "svi": {"variant": "svi"}, "full": {"variant": "full"},
+    "titles": {"variant": "none"}, "text": {"modality": "text"}, "image": {"modality": "image"},
+    "reviews": {"use_reviews": True}, "cot": {"cot": True}, "cot_article": {"cot": True, "cot_order": "article"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_is_a_small_overlay_that_changes_one_thing(parser, name):
+    path = next(file for file in CONFIGS if file.parent.name == "ablation" and file.stem == name)
+    assert len(path.read_text().splitlines()) <= 10
+    base = next(file for file in CONFIGS if file.name == "baby.yaml")
+    plain_config = parser.parse_args(["--config", str(base)])
+    config = parser.parse_args(["--config", str(base), "--config", str(path)])
+    expected, prompt = summary_settings(plain_config.summaries), prompt_settings(plain_config.data.prompt)
+    changes = ABLATIONS[name]
+    if "cot" in changes:
+        prompt = dataclasses.replace(prompt, **changes)
+    else:
+        expected = dataclasses.replace(expected, **changes)
+    assert summary_settings(config.summaries) == expected
+    assert prompt_settings(config.data.prompt) == prompt
+
+
+def test_every_overlay_is_tested():
+    assert {file.stem for file in CONFIGS if file.parent.name == "ablation"} == set(ABLATIONS)
 
 
 class ParserOnly(ExperimentCLI):

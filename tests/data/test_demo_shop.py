@@ -62,9 +62,9 @@ def test_each_user_has_the_number_of_interactions_asked_for():
 
 
 @pytest.mark.parametrize("changes", [{}, {"noise": 0.3}, {"image_share": 1.0}, {"like_share": 0.3}])
-def test_about_half_of_the_interactions_are_likes(changes):
+def test_about_a_quarter_of_the_interactions_are_dislikes(changes):
     simulation = simulate(DemoSettings(**changes))
-    assert (simulation.ratings[simulation.reported] >= 4).mean() == pytest.approx(0.5, abs=0.03)
+    assert (simulation.ratings[simulation.reported] >= 4).mean() == pytest.approx(0.75, abs=0.03)
 
 
 def test_the_same_settings_give_the_same_bytes_in_another_process(shop, tmp_path):

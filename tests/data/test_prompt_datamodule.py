@@ -8,6 +8,7 @@ import torch
 
 from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset
 from mllm_srec.data.settings import PictureSettings
+from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.types import ConfigError
 
 
@@ -116,3 +117,38 @@ def test_more_processes_than_groups_are_refused_instead_of_waited_for(make_datam
             module.test_dataloader()
     else:
         assert [len(loader) for loader in module.test_dataloader()] == [1, 1]
+
+
+def summaries(shop, identity):
+    return SummaryTexts(identity, "both", {}, {item: f"about {item}" for item in shop.items["item_id"]}, {})
+
+
+def test_summaries_are_served_in_place_of_titles(make_datamodule, shop):
+    module = make_datamodule()
+    module.use_summaries(summaries(shop, "a1"))
+    module.setup("fit")
+    decode = module.stores.encoder.tokenizer.decode
+    texts = [decode(row[row >= 0]) for batch in module.train_dataloader() for row in batch["input_ids"]]
+    assert all("about i" in text and "mug" not in text for text in texts)
+
+
+def test_summaries_come_before_the_prompts_are_opened(make_datamodule, shop):
+    module = make_datamodule()
+    module.setup("fit")
+    with pytest.raises(ConfigError, match=r"use_summaries\('a1'\) came after the prompts were opened"):
+        module.use_summaries(summaries(shop, "a1"))
+
+
+def test_a_checkpoint_names_its_summaries(make_datamodule, shop):
+    def module(identity):
+        made = make_datamodule()
+        if identity:
+            made.use_summaries(summaries(shop, identity))
+        return made
+
+    state = module("a1").state_dict()
+    assert state["prompt"]["summaries"] == "a1"
+    module("a1").load_state_dict(state)
+    for other in ("b2", None):
+        with pytest.warns(UserWarning, match=f"trained on other prompts: .*'summaries': 'a1'.*'summaries': {other!r}"):
+            module(other).load_state_dict(state)

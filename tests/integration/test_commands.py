@@ -31,6 +31,7 @@ def settings(shop_root, tiny_backbone):
             "images": str(raw / "pictures"), "k_core": 1, "split": "leave_one_out",
         },
         "candidates": {"n_negatives": 6},
+        "summaries": {"variant": "none"},
         "model": {"backbone": str(tiny_backbone), "lr": 5e-3, "lora": {"r": 4}},
         "trainer": {"accelerator": "cpu", "max_epochs": 2, "enable_progress_bar": False},
     }  # fmt: skip

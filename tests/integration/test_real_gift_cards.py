@@ -48,6 +48,7 @@ def test_from_raw_files_to_metrics(shared_data, real_vocabulary, tmp_path, capsy
                     "images": str(raw / "images"),
                 },
                 "candidates": {"max_users": 40},
+                "summaries": {"variant": "none"},
                 "model": {"backbone": str(real_vocabulary), "lr": 1e-3},
                 "trainer": {
                     "default_root_dir": str(tmp_path / "runs"),

@@ -18,7 +18,7 @@ from mllm_srec.prompts.templates import PromptSettings
 def demo_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     settings = PrepareSettings(
-        source="demo", k_core=1, demo=DemoSettings(n_users=20, n_items=80, n_interactions=45, image_size=28)
+        source="demo", k_core=1, demo=DemoSettings(n_users=20, n_items=160, n_interactions=45, image_size=28)
     )
     prepare_dataset(root / "demo", settings, CandidateSettings(n_negatives=30))
     return root

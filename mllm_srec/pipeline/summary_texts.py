@@ -1,0 +1,33 @@
+"""Written summaries -> the texts that prompts use."""
+
+from __future__ import annotations
+
+from mllm_srec.data.summary_texts import PreferenceState, SummaryTexts, Visible
+from mllm_srec.pipeline.summary_inputs import SummaryInputs
+from mllm_srec.pipeline.summary_plan import SummaryPlan
+from mllm_srec.prompts.chain import ChainPrompts
+from mllm_srec.prompts.summary_templates import IMAGE_PROMPT
+
+
+def summary_texts(plan: SummaryPlan) -> SummaryTexts:
+    """All texts of a plan.
+
+    Raises:
+        ConfigError: A stage was not run for these settings, data and models; names the command that does.
+    """
+    inputs = SummaryInputs(plan)
+    states: dict[tuple[str, Visible], list[PreferenceState]] = {}
+    table = inputs.table("preference").sort("user_id", "visible", "step")
+    for user_id, visible, timestamp, order, text in table.select(
+        "user_id", "visible", "timestamp", "order", "text"
+    ).iter_rows():
+        states.setdefault((user_id, visible), []).append(PreferenceState(timestamp, order, text))
+    image = plan.plan("image").prompt if "image" in plan.parts else IMAGE_PROMPT
+    return SummaryTexts(
+        identity=plan.identity,
+        modality=plan.settings.modality,
+        image=inputs.texts("image"),
+        item=inputs.texts("item"),
+        preference=states,
+        prompts=ChainPrompts(image, plan.plan("item").prompt, plan.plan("preference").prompt),
+    )

@@ -1,0 +1,58 @@
+"""What the checks of a summary stage found, for the terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MAX_SHOWN = 200
+"""Letters of an example; the table of summaries has all of them."""
+
+
+def print_quality(stage: str, quality: Mapping[str, int | float | None], examples: Mapping[str, Sequence[str]]) -> None:
+    """A table of numbers, then the texts that failed; fits into a terminal of 80 characters.
+
+    Args:
+        stage: `image`, `item` or `preference`.
+        quality: Numbers by name, None where there was nothing to measure. Names with a slash are details, which
+            `quality.json` has.
+        examples: Texts by the name of the check that they fail. Nobody has read them: they are shown literally, on one
+            line each, without anything that could steer a terminal.
+    """
+    table = Table(
+        title=f"summaries of the stage {stage}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("check")
+    table.add_column("number", justify="right")
+    for name, value in quality.items():
+        if "/" not in name:
+            table.add_row(name, _cell(value), style="yellow" if examples.get(name) else None)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for name, texts in examples.items():
+        for text in texts:
+            console.print(Text(f"{name}: {_shown(text)}"))
+
+
+def _shown(text: str) -> str:
+    """A text on one line, without control characters and half letters, cut at `MAX_SHOWN`."""
+    spaced = " ".join(text.split())
+    clean = "".join(letter for letter in spaced if unicodedata.category(letter)[0] != "C").strip()
+    if not clean:
+        return "(nothing to see)"
+    return clean if len(clean) <= MAX_SHOWN else f"{clean[:MAX_SHOWN]}..."
+
+
+def _cell(value: int | float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,125 @@
+"""Preference chains: which items a user's preference is made of, step by step in time order (DESIGN.md 3.5, TUBC)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import polars as pl
+
+from mllm_srec.data.interactions import KEY, in_time_order, is_liked
+from mllm_srec.data.summary_texts import VISIBLE_NAME, Visible
+from mllm_srec.types import SPLITS, VISIBLE, Split
+
+VISIBLE_SPLITS: dict[Visible, tuple[Split, ...]] = {VISIBLE_NAME[split]: VISIBLE[split] for split in SPLITS}
+"""Splits whose interactions a chain is made of."""
+
+
+class Like(NamedTuple):
+    """A liked interaction of a user.
+
+    Attributes:
+        item_id: The item.
+        timestamp: Unix milliseconds; with `order` the key of the interaction.
+        order: See `timestamp`.
+        review: The user's own words; empty where there are none.
+    """
+
+    item_id: str
+    timestamp: int
+    order: int
+    review: str
+
+
+@dataclass(frozen=True)
+class ChainStep:
+    """One call of the model.
+
+    Attributes:
+        index: Number of the step, from 0.
+        start: The step shows the items `start:end` of its chain.
+        end: See `start`.
+        key: (timestamp, order) of the last of them; only contexts with a later key may read what the step wrote.
+    """
+
+    index: int
+    start: int
+    end: int
+    key: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The liked items of a user that one visible set holds, oldest first; the tuples are of equal length.
+
+    Attributes:
+        user_id: The user.
+        visible: Whose contexts read it: `train` those of train and val, `train_val` those of test.
+        items: Item ids.
+        keys: (timestamp, order) of each interaction, ascending.
+        reviews: The user's review of each item; empty where there is none.
+    """
+
+    user_id: str
+    visible: Visible
+    items: tuple[str, ...]
+    keys: tuple[tuple[int, int], ...]
+    reviews: tuple[str, ...]
+
+    def steps(self, window: int, step: int, refined: bool) -> list[ChainStep]:
+        """The calls that write this chain's preferences, one for each full window.
+
+        Args:
+            window: Items of a window, at least 1.
+            step: Items by which the window moves on, at least 1.
+            refined: True: a call shows its window, and is to be given the text of the step before (Eq. 3). False: it
+                shows everything up to the window's end, and no earlier text.
+        """
+        return [
+            ChainStep(index, start if refined else 0, end, self.keys[end - 1])
+            for index, (start, end) in enumerate(windows(len(self.items), window, step))
+        ]
+
+
+def windows(n_items: int, window: int, step: int) -> list[tuple[int, int]]:
+    """(start, end) of every full window of a sequence.
+
+    Args:
+        n_items: Length of the sequence, at least 0.
+        window: Length of a window, at least 1.
+        step: Distance of two starts, at least 1.
+    """
+    return [(start, start + window) for start in range(0, n_items - window + 1, step)]
+
+
+def visible_likes(interactions: pl.DataFrame) -> dict[tuple[str, Visible], list[Like]]:
+    """(user_id, visible) -> liked interactions in the order of their keys; no entry where there is none.
+
+    Args:
+        interactions: Columns of `interactions.parquet`, in any order.
+    """
+    likes = in_time_order(interactions.filter(is_liked())).with_columns(pl.col("review").fill_null(""))
+    found: dict[tuple[str, Visible], list[Like]] = {}
+    for visible, splits in VISIBLE_SPLITS.items():
+        rows = likes.filter(pl.col("split").is_in(splits)).select("user_id", "item_id", *KEY, "review")
+        for user_id, *like in rows.iter_rows():
+            found.setdefault((user_id, visible), []).append(Like(*like))
+    return found
+
+
+def build_chains(interactions: pl.DataFrame) -> list[Chain]:
+    """The chains of all users, by user and then visible set; those without a full window have no steps.
+
+    Args:
+        interactions: Columns of `interactions.parquet`, in any order.
+    """
+    return [
+        Chain(
+            user_id,
+            visible,
+            items=tuple(like.item_id for like in likes),
+            keys=tuple((like.timestamp, like.order) for like in likes),
+            reviews=tuple(like.review for like in likes),
+        )
+        for (user_id, visible), likes in sorted(visible_likes(interactions).items())
+    ]

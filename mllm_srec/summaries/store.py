@@ -1,0 +1,228 @@
+"""The store of written summaries: content-addressed, only ever appended to, one file a rank (DESIGN.md 3.5).
+
+A shard is read up to its last whole record. What is broken behind that is either still being written or was torn by a
+kill, a full disk or a power loss; only the process that holds the shard's lock can tell, and only that one cuts it off.
+So no reader ever remembers a place that later moves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from mllm_srec.prompts.summaries import Summary
+from mllm_srec.types import ConfigError, DataError
+
+PATIENCE = 2.0
+"""Seconds of waiting for another process before that is said."""
+
+
+def content_key(**parts: object) -> str:
+    """Content address of a summary: 32 hexadecimal digits of a SHA-256.
+
+    Args:
+        parts: Everything that decides the text, by name, as JSON knows it: texts, numbers, booleans, None, lists and
+            dictionaries of them. Their order does not matter; tuples count as lists.
+
+    Raises:
+        DataError: A part is not JSON, such as NaN or a Path.
+    """
+    try:
+        content = json.dumps(parts, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"content_key: the parts {sorted(parts)} are not JSON ({error}); give texts, finite numbers, booleans, "
+            "None, or lists and dictionaries of them"
+        ) from error
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+@dataclass
+class _Shard:
+    """How far the file of a rank has been read: up to the end of its last whole record."""
+
+    path: Path
+    n_bytes: int = 0
+    n_lines: int = 0
+
+    def read(self, notices: list[str]) -> list[Summary]:
+        """Whole records behind the last one read; broken lines between them are lost, and named in `notices`."""
+        with self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size  # no further: what comes later may belong to a later state
+            file.seek(self.n_bytes)
+            lines = file.read(max(size - self.n_bytes, 0)).split(b"\n")[:-1]
+        found = [_parsed(line) for line in lines]
+        n_read = max((index for index, record in enumerate(found, start=1) if record is not None), default=0)
+        for number, record in enumerate(found[:n_read], start=self.n_lines + 1):
+            if record is None:
+                notices.append(f"{self.path}, line {number} is broken; its summary will be written again")
+        self.n_bytes += sum(len(line) + 1 for line in lines[:n_read])
+        self.n_lines += n_read
+        return [record for record in found[:n_read] if record is not None]
+
+    def append(self, descriptor: int, record: Summary) -> None:
+        """Write one line, by one call of the system unless the disk is full or the call was interrupted."""
+        line = json.dumps(asdict(record)).encode() + b"\n"
+        written = os.write(descriptor, line)
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+        self.n_bytes += len(line)
+        self.n_lines += 1
+
+
+def _parsed(line: bytes) -> Summary | None:
+    """The record of a line; None where the line is broken. Fields of later versions are not looked at."""
+    try:
+        fields = json.loads(line.decode("ascii"))
+        record = Summary(fields["key"], fields["text"], fields["finish_reason"], fields["n_tokens"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    types = [type(value) for value in asdict(record).values()]
+    return record if types == [str, str, str, int] else None
+
+
+class SummaryStore:
+    """Summaries by key, those of all ranks; new ones go to the file of the own rank.
+
+    Reading needs no lock. Writing does: a `with` block waits for another process of the same rank, and then knows what
+    that one wrote. Two commands of several ranks each must be kept apart as a whole, before their ranks start: each
+    could hold a lock that the other waits for.
+
+    Args:
+        folder: Folder of the shards, `records-<rank>.jsonl`; made when something is written.
+        rank: Rank of this process, at least 0. Ranks of earlier runs are read whatever their number.
+
+    Attributes:
+        notices: What was lost or cut off, one sentence each, in the order of discovery.
+
+    Raises:
+        ConfigError: `rank` is negative.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        if rank < 0:
+            raise ConfigError(f"rank={rank} names no process; give a number from 0 on")
+        self.folder, self.rank = folder, rank
+        self.notices: list[str] = []
+        self._shards: dict[int, _Shard] = {}
+        self._records: dict[str, tuple[int, Summary]] = {}  # key -> rank of the shard it is from, record
+        self._n_read = 0
+        self._lock = FileLock(folder / f"records-{rank}.lock", thread_local=False)
+        self._descriptor: int | None = None
+        self.refresh()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._records
+
+    def __getitem__(self, key: str) -> Summary:
+        return self._records[key][1]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def duplicates(self) -> int:
+        """Stored records whose key another record has; of several, that of the lowest rank is used."""
+        return self._n_read - len(self._records)
+
+    def refresh(self) -> None:
+        """Read what all processes appended since the last time; a line still being written is left for later."""
+        for path in self.folder.glob("records-*.jsonl"):
+            name = re.fullmatch(r"records-(0|[1-9][0-9]*)\.jsonl", path.name)
+            if name:
+                rank = int(name[1])
+                shard = self._shards.setdefault(rank, _Shard(path))
+                for record in shard.read(self.notices):
+                    self._add(rank, record)
+
+    def append(self, records: Sequence[Summary]) -> None:
+        """Write records to the own shard; once this returns, they outlive a kill and a power loss.
+
+        Takes the lock where it is not held yet.
+
+        Args:
+            records: Those whose key is stored already are not written again.
+
+        Raises:
+            ConfigError: The folder cannot be written or the disk is full; what was written as whole lines stays.
+        """
+        descriptor, shard = self._open(), self._shards[self.rank]
+        try:
+            for record in records:
+                if record.key not in self:
+                    shard.append(descriptor, record)
+                    self._add(self.rank, record)
+            os.fsync(descriptor)
+        except OSError as error:
+            os.ftruncate(descriptor, shard.n_bytes)  # what a full disk took of a line
+            raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Give the lock back; reading goes on."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            self._lock.release()
+
+    def _add(self, rank: int, record: Summary) -> None:
+        """Know a record; which one of several is used does not depend on what was read first."""
+        self._n_read += 1
+        if record.key not in self or rank < self._records[record.key][0]:
+            self._records[record.key] = (rank, record)
+
+    def _open(self) -> int:
+        """Descriptor of the own shard: locked, without a torn end, and with all that others wrote meanwhile known."""
+        if self._descriptor is None:
+            path = self.folder / f"records-{self.rank}.jsonl"
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._wait()
+                self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            except OSError as error:
+                self._lock.release()
+                raise self._unwritable(error) from error
+            self.refresh()
+            self._cut_off_torn_end(self._descriptor, self._shards[self.rank])
+        return self._descriptor
+
+    def _cut_off_torn_end(self, descriptor: int, shard: _Shard) -> None:
+        """Under the lock nobody is writing, so that what cannot be read at the end never will be."""
+        torn = os.fstat(descriptor).st_size - shard.n_bytes
+        if torn:
+            os.ftruncate(descriptor, shard.n_bytes)
+            self.notices.append(
+                f"{shard.path}: cut off the last {torn} bytes, left half written by a run that was killed"
+            )
+
+    def _wait(self) -> None:
+        try:
+            self._lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            waiting = f"waiting for another process of rank {self.rank} that writes summaries into {self.folder}"
+            print(waiting, file=sys.stderr, flush=True)
+            self._lock.acquire()
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"summaries cannot be written into {self.folder} ({error.strerror}); free space, or set data.root to a "
+            "folder of yours, and start again: what was written is kept"
+        )

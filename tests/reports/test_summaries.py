@@ -1,0 +1,75 @@
+"""The table of a summary stage, and that texts of models cannot do anything to a terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from mllm_srec.reports import summaries
+from mllm_srec.reports.summaries import MAX_SHOWN, print_quality
+
+QUALITY = {"n": 12345, "n_refused": 2, "n_empty": 0, "tokens_median": 7.5, "share": None, "all_states/x": 0.25}
+
+
+def printed(capsys, quality=QUALITY, examples=None):
+    print_quality("item", quality, examples or {})
+    return capsys.readouterr().out
+
+
+def shown(capsys, text):
+    """The line that an example becomes."""
+    lines = printed(capsys, {}, {"n_refused": [text]}).splitlines()
+    return lines[-1].removeprefix("n_refused: ")
+
+
+def test_a_row_a_number(capsys):
+    out = printed(capsys)
+    found = {cells[0]: cells[1:] for line in out.splitlines() if (cells := line.split())}
+    assert found["n"] == ["12,345"]
+    assert found["n_refused"] == ["2"]
+    assert found["tokens_median"] == ["7.5000"]
+    assert found["share"] == ["-"]
+    assert out.splitlines()[0].strip() == "summaries of the stage item"
+    assert "all_states" not in out  # a detail
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_examples_stand_below_the_table_a_line_each(capsys):
+    out = printed(capsys, examples={"n_refused": ["I cannot\n see", "Sorry, I"], "n_empty": [" \u200b"]})
+    assert out.splitlines()[-3:] == ["n_refused: I cannot see", "n_refused: Sorry, I", "n_empty: (nothing to see)"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[bold red]A mug[/bold red]", "[/]", "[link=https://x.y]here[/link]", ":red_heart: \\[a]", "x" * MAX_SHOWN]
+)
+def test_texts_are_shown_literally_and_on_one_line(capsys, text):
+    assert shown(capsys, text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("\x1b[2J\x1b]0;title\x07A mug", "[2J]0;titleA mug"),
+        ("A\r\nB\tC\x0bD\u2028E", "A B C D E"),
+        ("A \x00\x7f\x9b31m", "A 31m"),
+        ("A \u202egum\u200b \ud800", "A gum"),
+        ("é 漢 😀", "é 漢 😀"),
+        ("y" * (MAX_SHOWN + 1), "y" * MAX_SHOWN + "..."),
+    ],
+)
+def test_nothing_that_steers_a_terminal_is_left(capsys, text, line):
+    assert shown(capsys, text) == line
+
+
+def test_checks_that_fail_are_coloured_in_a_terminal(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(
+        summaries,
+        "Console",
+        lambda **options: Console(file=out, force_terminal=True, color_system="standard", width=80, **options),
+    )
+    print_quality("item", QUALITY, {"n_refused": ["[red]no"], "n_empty": []})
+    lines = {name: line for line in out.getvalue().splitlines() for name in ("n_refused", "n_empty") if name in line}
+    assert "\x1b[33m" in out.getvalue().split("n_empty")[0]
+    assert "\x1b[33m" not in lines["n_empty"]
+    assert out.getvalue().splitlines()[-1] == "n_refused: [red]no"
