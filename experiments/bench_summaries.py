@@ -26,8 +26,9 @@ from mllm_srec.pipeline.build import resolve_backbone
 from mllm_srec.pipeline.summarize import Summarizer, summary_trainer
 from mllm_srec.pipeline.summary_inputs import SummaryInputs
 from mllm_srec.pipeline.summary_plan import SummaryPlan
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.settings import STAGES, GenerationSettings, Stage, StageSettings, SummarySettings
+from mllm_srec.summaries.settings import STAGES, Stage, StageSettings, SummarySettings
 
 RESULTS = Path(__file__).parent / "results" / "bench_summaries.json"
 MAX_NEW_TOKENS: dict[Stage, int] = {"image": 24, "item": 32, "preference": 96}

@@ -20,8 +20,9 @@ from mllm_srec.data.demo_language import named_values
 from mllm_srec.data.demo_words import ATTRIBUTES, IMAGE_ATTRIBUTES, VALUES
 from mllm_srec.metrics.auc import auc
 from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
-from mllm_srec.models.generation import Decoding, generate
+from mllm_srec.models.generation import generate
 from mllm_srec.models.scoring import gather_answers, yes_no_logits
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.types import GenerationBatch
 
@@ -60,7 +61,7 @@ class Demo:
             batch["mm_token_type_ids"] = (input_ids == self.encoder.image_token_id).long()
             batch["pixel_values"] = torch.cat(list(drawn.pictures.values()))  # (P, 1176)
             batch["image_grid_thw"] = torch.tensor([GRID] * len(drawn.pictures))  # (n pictures, 3)
-        rows = generate(self.backbone.base, batch, Decoding(max_new_tokens=96), [end], end)
+        rows = generate(self.backbone.base, batch, GenerationSettings(max_new_tokens=96), [end], end)
         return [self.encoder.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
     def scores(self, samples: list[demo_tasks.Sample], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_srec.cli.parser import ConfigFile, NearestNameMixin, Parser, plain
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PictureSettings, PrepareSettings
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.settings import GenerationSettings, StageSettings, SummarySettings
+from mllm_srec.summaries.settings import StageSettings, SummarySettings
 
 if TYPE_CHECKING:
     import jsonargparse

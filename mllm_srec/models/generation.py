@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,43 +21,16 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.geometry import MERGE
-from mllm_srec.types import ConfigError, GenerationBatch
+from mllm_srec.types import GenerationBatch
 
 FinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How an answer is decoded.
-
-    Args:
-        max_new_tokens: Longest answer.
-        sample: Draw tokens instead of taking the most likely one.
-        temperature: Of the draw, above 0.
-        top_p: Smallest set of tokens with this probability that is drawn from; in (0, 1].
-        seed: Seed of the draws.
-    """
-
-    max_new_tokens: int = 200
-    sample: bool = False
-    temperature: float = 0.6
-    top_p: float = 0.9
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse numbers without a meaning."""
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={self.max_new_tokens} leaves no answer; give at least 1")
-        if not (self.temperature > 0 and 0 < self.top_p <= 1):
-            raise ConfigError(
-                f"temperature={self.temperature}, top_p={self.top_p}; give a temperature above 0 and a share in (0, 1]"
-            )
-
-
 @torch.inference_mode()
 def generate(
-    net: Any, batch: GenerationBatch, decoding: Decoding, stop_ids: Sequence[int], pad_token_id: int
+    net: Any, batch: GenerationBatch, decoding: GenerationSettings, stop_ids: Sequence[int], pad_token_id: int
 ) -> list[list[int]]:
     """Answer every chat of a batch.
 
@@ -90,7 +62,7 @@ def finish_reason(ids: Sequence[int], stop_ids: Sequence[int]) -> FinishReason:
     return "stop" if ids and ids[-1] in stop_ids else "length"
 
 
-def generation_config(decoding: Decoding, stop_ids: Sequence[int], pad_token_id: int) -> GenerationConfig:
+def generation_config(decoding: GenerationSettings, stop_ids: Sequence[int], pad_token_id: int) -> GenerationConfig:
     """Greedy search with every setting that could change a text; what is not named here is off when left out."""
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
@@ -150,7 +122,7 @@ class GumbelNoise(LogitsProcessor):  # type: ignore[misc]  # transformers is unt
         return scores - noise.clamp_min(torch.finfo(torch.float64).tiny).log().to(scores.dtype)
 
 
-def _sampler(decoding: Decoding, keys: Sequence[str], n_prompt_tokens: int) -> LogitsProcessorList:
+def _sampler(decoding: GenerationSettings, keys: Sequence[str], n_prompt_tokens: int) -> LogitsProcessorList:
     return LogitsProcessorList(
         [
             TemperatureLogitsWarper(float(decoding.temperature)),

@@ -6,9 +6,10 @@ import lightning.pytorch as pl
 import torch
 
 from mllm_srec.models.backbone import BackboneSettings, Dtype, Quantization
-from mllm_srec.models.generation import Decoding, finish_reason, generate
+from mllm_srec.models.generation import finish_reason, generate
 from mllm_srec.models.language_model import Writer, load_writer
 from mllm_srec.prompts.chat import ChatEncoder
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.encoding import load_tokenizer
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.types import ConfigError, GenerationBatch
@@ -35,7 +36,7 @@ class SummaryGenerator(pl.LightningModule):
         revision: str | None = None,
         quantization: Quantization = "nf4",
         dtype: Dtype = "auto",
-        decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+        decoding: GenerationSettings = GenerationSettings(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.settings = BackboneSettings(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,7 +11,6 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from mllm_srec.data.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
-from mllm_srec.models.generation import Decoding
 from mllm_srec.models.summarizer import SummaryGenerator
 from mllm_srec.pipeline.summary_inputs import SummaryInputs
 from mllm_srec.pipeline.summary_plan import STAGE_OF, Part, PartPlan, SummaryPlan
@@ -157,7 +155,7 @@ class _Loop:
             settings.revision,
             settings.quantization,
             settings.dtype,
-            Decoding(**asdict(settings.generation)),
+            settings.generation,
         )
 
     def write(self, prompts: Iterable[SummaryPrompt]) -> None:

@@ -65,10 +65,6 @@ class SummaryInputs:
         """What history lines of variants without item summaries say of a picture."""
         return self.texts("caption" if self.settings.variant == "base" else "image")
 
-    @cached_property
-    def _item_texts(self) -> Mapping[str, str]:
-        return self.texts("item")
-
     # --- prompts ---------------------------------------------------------------------------------------------------
 
     def item_prompts(self, plan: PartPlan) -> dict[str, SummaryPrompt]:
@@ -109,8 +105,7 @@ class SummaryInputs:
             step: Which of them.
             previous: What the step before wrote, where steps refine each other.
         """
-        lines = self._lines(plan)
-        shown = [lines[item_id] for item_id in chain.items[step.start : step.end]]
+        shown = [self._lines[item_id] for item_id in chain.items[step.start : step.end]]
         if self.settings.use_reviews:
             own = chain.reviews[step.start : step.end]
             cut = [plan.chat.cut(review, self.plan.prompt.max_item_tokens) for review in own]
@@ -118,18 +113,12 @@ class SummaryInputs:
         messages = preference_messages(plan.prompt, previous, shown)
         return SummaryPrompt(plan.record_key(messages, None), tuple(messages))
 
-    def _lines(self, plan: PartPlan) -> Mapping[str, str]:
-        """item_id -> line in a preference prompt, by variant and modality."""
-        if not self._line_cache:
-            if self.settings.variant in ("svi", "full"):
-                self._line_cache.update(self._item_texts)
-            else:
-                self._line_cache.update(self._unfused_lines(plan))
-        return self._line_cache
-
     @cached_property
-    def _line_cache(self) -> dict[str, str]:
-        return {}
+    def _lines(self) -> Mapping[str, str]:
+        """item_id -> line in a preference prompt, by variant and modality."""
+        if self.settings.variant in ("svi", "full"):
+            return self.texts("item")
+        return self._unfused_lines(self.plan.plan("preference"))
 
     def _unfused_lines(self, plan: PartPlan) -> dict[str, str]:
         """Title and what was seen, side by side; one of them where the modality asks for it."""

@@ -22,9 +22,10 @@ from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
 from mllm_srec.models.backbone import LoraSettings
 from mllm_srec.models.recommender import MLLMRecommender
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.packing import PackingSettings
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.settings import GenerationSettings, StageSettings, SummarySettings
+from mllm_srec.summaries.settings import StageSettings, SummarySettings
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 LINKED = {("data", "backbone"), ("data", "revision"), ("data", "seed"), ("model", "seed")}

@@ -23,8 +23,9 @@ from mllm_srec.pipeline.build import folder_lock
 from mllm_srec.pipeline.run_names import is_first_process
 from mllm_srec.pipeline.summarize import Summarizer, summary_trainer
 from mllm_srec.pipeline.summary_plan import SummaryPlan
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.settings import STAGES, GenerationSettings, StageSettings, SummarySettings
+from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 
 ONE_BY_ONE = StageSettings(
     quantization="none",

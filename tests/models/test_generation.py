@@ -12,7 +12,6 @@ from transformers import GenerationConfig
 from mllm_srec.data.summary_batches import SummaryCollator, SummaryDataset
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.generation import (
-    Decoding,
     GumbelNoise,
     finish_reason,
     generate,
@@ -21,6 +20,7 @@ from mllm_srec.models.generation import (
 )
 from mllm_srec.models.language_model import load_writer
 from mllm_srec.prompts.chat import ChatEncoder
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.encoding import load_tokenizer
 from mllm_srec.prompts.summaries import SummaryPrompt, image_messages, item_messages, preference_messages
 from mllm_srec.types import ConfigError
@@ -72,7 +72,7 @@ def batch_of(prompts, chat, images=None, features=None):
 def answers(model, prompts, images=None, stop_ids=None, **decoding):
     net, chat = model
     batch = batch_of(prompts, chat, images)
-    settings = Decoding(**{"max_new_tokens": N_NEW, **decoding})
+    settings = GenerationSettings(**{"max_new_tokens": N_NEW, **decoding})
     stop_ids = stop_ids or chat.stop_ids
     return generate(net, batch, settings, stop_ids, pad_token_id=stop_ids[0])
 
@@ -128,7 +128,7 @@ def test_features_in_place_of_pixels(qwen, picture_prompts, shop_images):
     with torch.no_grad():
         outputs = net.model.get_image_features(pixels, batch["image_grid_thw"]).pooler_output
     batch["image_features"] = torch.cat(list(outputs))
-    assert generate(net, batch, Decoding(N_NEW), chat.stop_ids, chat.pad_token_id) == expected
+    assert generate(net, batch, GenerationSettings(N_NEW), chat.stop_ids, chat.pad_token_id) == expected
 
 
 def test_a_batch_leaves_nothing_for_the_next(qwen, picture_prompts, shop_images):
@@ -180,7 +180,7 @@ def test_settings_from_the_hub_change_nothing(tiny_llama, llama, tmp_path):
 
 
 def test_every_setting_with_a_default_is_stated():
-    config = generation_config(Decoding(), [1, 2], 1)
+    config = generation_config(GenerationSettings(), [1, 2], 1)
     defaults = GenerationConfig._get_default_generation_params()
     silent = {name for name, value in defaults.items() if value is not None and getattr(config, name) is None}
     assistants = {name for name in silent if "assistant" in name or name == "target_lookbehind"}
@@ -240,4 +240,4 @@ def test_the_limit_and_the_end():
 @pytest.mark.parametrize("values", [{"max_new_tokens": 0}, {"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}])
 def test_decoding_refuses_nonsense(values):
     with pytest.raises(ConfigError, match=next(iter(values))):
-        Decoding(**values)
+        GenerationSettings(**values)

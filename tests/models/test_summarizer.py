@@ -7,9 +7,10 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 import mllm_srec.models.summarizer as module
 from mllm_srec.data.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
-from mllm_srec.models.generation import Decoding, generate
+from mllm_srec.models.generation import generate
 from mllm_srec.models.summarizer import SummaryGenerator
 from mllm_srec.prompts.chat import ChatEncoder
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.encoding import load_tokenizer
 from mllm_srec.prompts.summaries import SummaryPrompt, image_messages, item_messages, preference_messages
 from mllm_srec.types import ConfigError
@@ -66,7 +67,7 @@ def alone(model, prompt, images=None):
 
 
 def test_text_only_model_in_4_bits(tiny_llama, trainer):
-    model = SummaryGenerator(str(tiny_llama), decoding=Decoding(8))
+    model = SummaryGenerator(str(tiny_llama), decoding=GenerationSettings(8))
     found = run(trainer, model, ITEMS)
     assert set(found) == {prompt.key for prompt in ITEMS}
     for summary in found.values():
@@ -76,7 +77,7 @@ def test_text_only_model_in_4_bits(tiny_llama, trainer):
 
 
 def test_summaries_equal_those_written_one_by_one(tiny_llama, trainer):
-    model = SummaryGenerator(str(tiny_llama), quantization="none", decoding=Decoding(8))
+    model = SummaryGenerator(str(tiny_llama), quantization="none", decoding=GenerationSettings(8))
     found = run(trainer, model, ITEMS)
     for prompt in ITEMS:
         ids = alone(model, prompt)
@@ -85,7 +86,7 @@ def test_summaries_equal_those_written_one_by_one(tiny_llama, trainer):
 
 
 def test_pictures_of_the_shop(tiny_backbone, shop_images, trainer, liven):
-    model = SummaryGenerator(str(tiny_backbone), quantization="none", decoding=Decoding(8))
+    model = SummaryGenerator(str(tiny_backbone), quantization="none", decoding=GenerationSettings(8))
     model.configure_model()
     liven(model.writer.net)
     prompts = [
@@ -103,7 +104,7 @@ def test_steps_of_a_chain_load_the_model_once(tiny_llama, trainer, monkeypatch):
     loaded = []
     load = module.load_writer
     monkeypatch.setattr(module, "load_writer", lambda *args: loaded.append(load(*args)) or loaded[-1])
-    model = SummaryGenerator(str(tiny_llama), decoding=Decoding(4))
+    model = SummaryGenerator(str(tiny_llama), decoding=GenerationSettings(4))
     previous = dict.fromkeys(("u1", "u2", "u3"))
     for step in range(3):
         prompts = [
@@ -126,7 +127,7 @@ def test_weights_stay_where_they_were_loaded(tiny_llama):
 
 
 def test_processes_share_the_prompts(tiny_llama, trainer):
-    model = SummaryGenerator(str(tiny_llama), quantization="none", decoding=Decoding(4))
+    model = SummaryGenerator(str(tiny_llama), quantization="none", decoding=GenerationSettings(4))
     whole = run(trainer, model, ITEMS)
     shards = [run(trainer, model, ITEMS, rank=rank, world_size=9) for rank in range(9)]
     assert [len(shard) for shard in shards] == [1] * 7 + [0] * 2
@@ -139,7 +140,7 @@ def test_nothing_to_write(tiny_llama, trainer):
 
 def test_an_end_of_turn_ends_the_summary(tiny_llama, trainer):
     """The token that a free answer gives at its third step becomes the end of a turn."""
-    model = SummaryGenerator(str(tiny_llama), quantization="none", decoding=Decoding(8))
+    model = SummaryGenerator(str(tiny_llama), quantization="none", decoding=GenerationSettings(8))
     model.configure_model()
     free = alone(model, ITEMS[0])
     model.chat.stop_ids.append(free[2])

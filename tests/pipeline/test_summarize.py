@@ -34,9 +34,10 @@ from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model
 from mllm_srec.pipeline import summarize
 from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.pipeline.summary_texts import summary_texts
+from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.settings import STAGES, GenerationSettings, StageSettings, SummarySettings
+from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 
 SMALL = PictureSettings(max_pixels=4 * 28 * 28)
 SEEN_IN = {"train": ["train"], "train_val": ["train", "val"]}
