@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=64)
     parser.add_argument("--interactions", type=int, default=14, help="Of each user.")
-    parser.add_argument("--backbone", required=True, help="Folder of a small Qwen2-VL.")
+    parser.add_argument("--backbone", default="demo", help="Name or folder of a Qwen2-VL.")
     parser.add_argument("--quantization", default="none", choices=("none", "nf4"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()

@@ -39,10 +39,10 @@ SHAPE = RandomBackboneSettings(
     hidden_size=192, n_layers=4, n_heads=6, mlp_ratio=2, vision_width=96, vision_depth=3, vocab_size=2048
 )
 SIZE, GRID = 56, (1, 4, 4)  # four picture tokens
-PHASES: tuple[tuple[float, dict[str, float]], ...] = (  # from this share of the steps on: shares of the tasks
-    (0.00, {"image": 0.18, "caption": 0.04, "item": 0.16, "look up": 0.37, "refine": 0.25}),
+PHASES: tuple[tuple[int, dict[str, float]], ...] = (  # from this step on: shares of the tasks
+    (0, {"image": 0.18, "caption": 0.04, "item": 0.16, "look up": 0.37, "refine": 0.25}),
     (
-        0.18,
+        900,
         {
             "image": 0.10,
             "caption": 0.03,
@@ -54,7 +54,7 @@ PHASES: tuple[tuple[float, dict[str, float]], ...] = (  # from this share of the
         },
     ),
     (
-        0.40,
+        2000,
         {
             "image": 0.08,
             "caption": 0.03,
@@ -187,15 +187,14 @@ def losses(
     return text, question, (logits.argmax(-1) == expected).float().sum()
 
 
-def shares_at(progress: float) -> dict[str, float]:
-    """Shares of the tasks at this share of the steps."""
-    return [shares for start, shares in PHASES if start <= progress][-1]
+def shares_at(step: int) -> dict[str, float]:
+    """Shares of the tasks in this step."""
+    return [shares for start, shares in PHASES if start <= step][-1]
 
 
 def learning_rate(step: int, n_steps: int, peak: float) -> float:
-    """Linear warm-up over 100 steps, then a cosine down to a fiftieth."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / n_steps)))
-    return peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * cosine)
+    """Up over 100 steps, level, and down to nothing over the last 1,000: a longer run begins as a shorter one does."""
+    return peak * min(1.0, (step + 1) / 100, (n_steps - step) / 1000)
 
 
 def measure(backbone: Backbone, tasks: Tasks, seed: int) -> dict[str, float]:
@@ -248,7 +247,7 @@ def train(arguments: argparse.Namespace) -> None:
         rng = np.random.default_rng(np.random.SeedSequence([arguments.seed, 4, step]))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
-        drawn = tasks.draw(shares_at(step / arguments.steps), arguments.tokens, rng)
+        drawn = tasks.draw(shares_at(step), arguments.tokens, rng)
         n_asked = sum(not math.isnan(p) for row in drawn.probabilities for p in row)
         n_text = sum(len(t.answer_ids) for group in drawn.groups for t in group.targets) - n_asked
         total = np.zeros(3)
@@ -267,7 +266,7 @@ def train(arguments: argparse.Namespace) -> None:
             torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state)
             skills = measure(backbone, tasks, arguments.seed)
             print(step + 1, {name: round(value, 3) for name, value in skills.items()}, flush=True)
-            facts = {"steps": step + 1, "tokens": arguments.tokens, "seconds": round(time.time() - start)}
+            facts = {"steps": step + 1, "tokens": arguments.tokens, "lr": arguments.lr, "seed": arguments.seed}
             save(net, tokenizer, arguments.output, {**facts, **skills})
 
 
@@ -285,7 +284,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="Folder to write the model to.")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--tokens", type=int, default=4000, help="Tokens of a step.")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--pictures", type=int, default=40, help="Pictures drawn of each of the 144 looks.")
     parser.add_argument("--seed", type=int, default=20_000_003, help="Of everything; demo shops use other streams.")
     parser.add_argument("--resume", action="store_true", help="Go on from the state in --output.")

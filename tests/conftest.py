@@ -52,6 +52,19 @@ def encoder(tiny_backbone: Path) -> PromptEncoder:
     return PromptEncoder(load_tokenizer(str(tiny_backbone)))
 
 
+@pytest.fixture(scope="session")
+def same_layout():
+    """Function for plain 4-bit references: bitsandbytes would compute in bfloat16 on processors with AVX512-BF16."""
+
+    def keep(net):
+        for module in net.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return net
+
+    return keep
+
+
 @pytest.fixture
 def load_tiny(tiny_backbone: Path):
     """Function that loads the tiny backbone; adapters get non-zero weights, so that they matter."""

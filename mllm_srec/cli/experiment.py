@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.checkpoint import check_identity, identity
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
+from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
 from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
 from mllm_srec.pipeline.features import extract_features
 from mllm_srec.pipeline.predictions import PredictionWriter
@@ -40,6 +42,7 @@ from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
 from mllm_srec.pipeline.summary_build import ensure_summaries
 from mllm_srec.pipeline.summary_plan import SummaryPlan
+from mllm_srec.pipeline.summary_quality import summary_accuracy
 from mllm_srec.reports.terminal import print_prompts, print_results
 from mllm_srec.types import ConfigError, Split
 
@@ -62,6 +65,8 @@ class ExperimentCLI(LightningCLI):
     subcommand: str
     typed: tuple[str, ...] = ()
     """What was typed behind the command."""
+    summary_accuracy: Mapping[str, float] = MappingProxyType({})
+    """How right the summaries are, where the truth is known."""
 
     # --- the command line -----------------------------------------------------------------------------------------
 
@@ -140,8 +145,10 @@ class ExperimentCLI(LightningCLI):
         if settings.variant == "none":
             return
         model, data = self.model.settings, self.datamodule
+        settings = resolve_stages(settings, data.data)
         plan = SummaryPlan(data.data, settings, data.prompt, data.pictures, model.name, model.revision)
-        self.datamodule.use_summaries(ensure_summaries(plan, shlex.join([*PROGRAM.split(), "summarize", *self.typed])))
+        data.use_summaries(ensure_summaries(plan, shlex.join([*PROGRAM.split(), "summarize", *self.typed])))
+        self.summary_accuracy = summary_accuracy(plan)
 
     def _begin_run(self) -> None:
         """Make the run folder, and note the settings in it and in the logs."""
@@ -254,6 +261,7 @@ class ExperimentCLI(LightningCLI):
         if self.dry or not self.trainer.is_global_zero:
             return
         metrics = stage_metrics(results, stage)
+        metrics |= {f"{stage}/summaries/{name}": value for name, value in self.summary_accuracy.items()}
         info = self.model.loaded.info
         about = {**self._protocol(), "random_backbone": info.random_weights, "backbone": info.name}
         if self.checkpoint is not None and self.subcommand != "fit":
@@ -269,6 +277,9 @@ class ExperimentCLI(LightningCLI):
         beside = references(self.datamodule, stage)
         if len(beside) > 1:
             notes.insert(0, CEILINGS_NOTE)
+        if self.summary_accuracy:
+            shares = ", ".join(f"{name.replace('/', ' ')} {value:.4f}" for name, value in self.summary_accuracy.items())
+            notes.insert(0, f"summaries against the truth: {shares} (of a preference, chance is 0.5)")
         print_results(title, metrics, stage, beside, notes)
 
 

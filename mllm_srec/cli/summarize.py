@@ -54,6 +54,7 @@ def main(command: str, arguments: list[str]) -> None:
 
     plan = summary_plan(config, shlex.join([*PROGRAM.split(), "prepare", *arguments]))
     summarizer = Summarizer(plan, _trainer(config.trainer))
+    summarizer.meet()
     # One command at a time: two of several processes each could hold the shards that the other waits for.
     with folder_lock(plan.data.folder / "summaries") if is_first_process() else nullcontext():
         summarizer.run(STAGES if config.stage == "all" else [config.stage])
@@ -66,7 +67,7 @@ def summary_plan(config: Any, prepare_command: str) -> SummaryPlan:
         config: Parsed settings of any command.
         prepare_command: The command that would prepare the data set, for the error.
     """
-    from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
+    from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
     from mllm_srec.pipeline.summary_plan import SummaryPlan
 
     folder = Path(config.data.root) / config.data.name
@@ -75,7 +76,7 @@ def summary_plan(config: Any, prepare_command: str) -> SummaryPlan:
         data = ensure_prepared(folder, prepare, candidates, prepare_command)
         plan = SummaryPlan(
             data,
-            summary_settings(config.summaries),
+            resolve_stages(summary_settings(config.summaries), data),
             prompt_settings(config.data.prompt),
             picture_settings(config.data.pictures),
             resolve_backbone(config.model.backbone, data),

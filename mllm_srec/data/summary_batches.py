@@ -57,13 +57,14 @@ class SummaryDataset(Dataset[EncodedPrompt]):
         self.max_new_tokens = max_new_tokens
         self.rows = [_encode(prompt, chat, images) for prompt in prompts]
         self.lengths = np.array([len(row.input_ids) for row in self.rows], dtype=np.int64)  # (N,)
-        for row in self.rows:
+        for row, prompt in zip(self.rows, prompts, strict=True):
             n_tokens = len(row.input_ids) + max_new_tokens
             if max_positions is not None and n_tokens > max_positions:
                 raise DataError(
-                    f"the prompt of record {row.key!r} has {len(row.input_ids)} tokens; with max_new_tokens="
-                    f"{max_new_tokens} that is beyond the {max_positions} that the model can read; shorten "
-                    "descriptions or windows, lower max_new_tokens, or take a model with a longer context"
+                    f"the prompt about {prompt.about or prompt.key!r} has {len(row.input_ids)} tokens; with "
+                    f"max_new_tokens={max_new_tokens} that is beyond the {max_positions} that the model can read; "
+                    "lower data.prompt.max_item_tokens or max_new_tokens, take a model with a longer context, or, "
+                    "where whole histories are condensed at once, summaries.variant=full, which reads windows"
                 )
 
     def __len__(self) -> int:

@@ -190,7 +190,7 @@ def load_weights(
             bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=skipped,
         )
-    return getattr(transformers, class_name).from_pretrained(
+    net = getattr(transformers, class_name).from_pretrained(
         settings.name,
         revision=settings.revision,
         dtype=dtype,
@@ -198,6 +198,19 @@ def load_weights(
         device_map={"": device},
         attn_implementation="sdpa",
     )
+    _keep_weight_layout(net)
+    return net
+
+
+def _keep_weight_layout(net: nn.Module) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights on processors with AVX512-BF16.
+
+    It does so in the first forward pass in evaluation mode. From then on it computes in bfloat16, whatever was asked
+    for, and has no gradient: a fit would break, or lose gradients, after its first validation (bitsandbytes 0.50).
+    """
+    for module in net.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def prepare_backbone(net: Any, info: BackboneInfo, settings: BackboneSettings) -> Backbone:

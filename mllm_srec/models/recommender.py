@@ -38,7 +38,8 @@ class MLLMRecommender(pl.LightningModule):
     """MLLM-SRec's recommender (article, section on supervised fine-tuning).
 
     Args:
-        backbone: Hub name or folder of a Qwen2-VL model; `random` builds a small untrained one for the data set.
+        backbone: Hub name or folder of a Qwen2-VL model; `demo` is the small one that is shipped for the demo
+            shop, `random` builds a small untrained one for the data set.
         revision: Revision of a hub model.
         finetune: `lora` (the article's QLoRA), `full`, or `none` for zero-shot.
         lora: The adapters.

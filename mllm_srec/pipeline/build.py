@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+import mllm_srec
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.manifest import check_manifest
@@ -17,10 +19,14 @@ from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.prompts.builder import ItemText, item_text
 from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
 from mllm_srec.prompts.templates import NO_HISTORY, NO_PICTURE, SINCE, SYSTEM, WORDINGS, PromptSettings
+from mllm_srec.summaries.settings import STAGES, SummarySettings
 from mllm_srec.types import ConfigError
 
 RANDOM_BACKBONE = "random"
 """Name under `model.backbone` of a small untrained model made for the data set."""
+DEMO_BACKBONE = "demo"
+"""Name of the small pretrained model that comes with the package and speaks the language of the demo shop."""
+DEMO_FOLDER = Path(mllm_srec.__file__).parent / "demo_backbone"
 
 
 PATIENCE = 2.0
@@ -84,7 +90,12 @@ def ensure_prepared(
 
 
 def resolve_backbone(name: str, data: PreparedDataset) -> str:
-    """Folder or hub name of a backbone; `random` becomes an untrained model below the data set's folder."""
+    """Folder or hub name of a backbone.
+
+    `demo` becomes the folder of the shipped model, `random` that of an untrained one below the data set's.
+    """
+    if name == DEMO_BACKBONE:
+        return str(DEMO_FOLDER)
     if name != RANDOM_BACKBONE:
         return name
     from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
@@ -99,6 +110,17 @@ def resolve_backbone(name: str, data: PreparedDataset) -> str:
         build_random_backbone(partial, _texts(data), settings)
         partial.rename(folder)
     return str(folder)
+
+
+def resolve_stages(settings: SummarySettings, data: PreparedDataset) -> SummarySettings:
+    """The same settings with every stage's own backbone as a folder or hub name; null stays null."""
+    chosen = {stage: settings.stage(stage) for stage in STAGES}
+    resolved = {
+        stage: replace(own, backbone=resolve_backbone(own.backbone, data))
+        for stage, own in chosen.items()
+        if own.backbone is not None
+    }
+    return replace(settings, **resolved)  # type: ignore[arg-type]
 
 
 def _texts(data: PreparedDataset) -> Iterator[str]:

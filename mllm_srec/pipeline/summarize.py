@@ -85,13 +85,16 @@ class Summarizer:
         Raises:
             ConfigError: A stage that they read has not been run.
         """
-        self._meet()
+        self.meet()
         for part in self.plan.parts:
             if STAGE_OF[part] in stages:
                 self._run_part(part)
 
-    def _meet(self) -> None:
-        """Start and join all processes now and not with the first batch: until then no barrier would hold them."""
+    def meet(self) -> None:
+        """Start and join all processes now and not with the first batch: until then no barrier would hold them.
+
+        To be called before a lock is taken: a process that starts later could need it to get here.
+        """
         strategy = self.trainer.strategy
         if strategy.launcher is not None:
             strategy.launcher.launch(strategy.setup_environment, trainer=self.trainer)

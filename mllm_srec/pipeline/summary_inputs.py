@@ -76,7 +76,7 @@ class SummaryInputs:
         for item_id in self.plan.data.items["item_id"]:
             text = None if self.settings.modality == "image" else titles[item_id]
             messages = item_messages(plan.prompt, self._image_texts.get(item_id), text)
-            prompts[item_id] = SummaryPrompt(plan.record_key(messages, None), tuple(messages))
+            prompts[item_id] = SummaryPrompt(plan.record_key(messages, None), tuple(messages), about=f"item {item_id}")
         return prompts
 
     def _picture_prompts(self, plan: PartPlan) -> dict[str, SummaryPrompt]:
@@ -85,7 +85,7 @@ class SummaryInputs:
         for item_id in self.plan.data.items["item_id"]:
             if images is not None and (picture := images.picture_of(item_id)) is not None:
                 key = plan.record_key(messages, self.plan.picture_key(item_id))
-                prompts[item_id] = SummaryPrompt(key, tuple(messages), picture)
+                prompts[item_id] = SummaryPrompt(key, tuple(messages), picture, f"item {item_id}")
         return prompts
 
     def titles(self, plan: PartPlan) -> dict[str, str]:
@@ -111,7 +111,8 @@ class SummaryInputs:
             cut = [plan.chat.cut(review, self.plan.prompt.max_item_tokens) for review in own]
             shown = [reviewed_line(line, review) for line, review in zip(shown, cut, strict=True)]
         messages = preference_messages(plan.prompt, previous, shown)
-        return SummaryPrompt(plan.record_key(messages, None), tuple(messages))
+        about = f"items {step.start}-{step.end - 1} of user {chain.user_id}"
+        return SummaryPrompt(plan.record_key(messages, None), tuple(messages), about=about)
 
     @cached_property
     def _lines(self) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ other names from its stage on, and only from there. Nothing here loads weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -73,7 +73,7 @@ class PartPlan:
             model=self.model,
             chat=chat,
             picture=picture,
-            decoding=asdict(self.settings.generation),
+            decoding=self.settings.generation.identity(),
         )
 
 
@@ -179,7 +179,7 @@ class SummaryPlan:
                 "part": part,
                 "model": plan.model,
                 "prompt": plan.prompt,
-                "decoding": asdict(plan.settings.generation),
+                "decoding": plan.settings.generation.identity(),
                 "inputs": self._inputs(part),
                 "upstream": list(names.values()),
             }

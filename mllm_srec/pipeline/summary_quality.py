@@ -8,11 +8,12 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.models.clip import clip_similarity
+from mllm_srec.pipeline.summary_inputs import SummaryInputs
 from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.reports.summaries import print_quality
 from mllm_srec.summaries.demo_quality import demo_quality
 from mllm_srec.summaries.quality import Number, text_quality, title_leaks
-from mllm_srec.summaries.settings import Stage
+from mllm_srec.summaries.settings import STAGES, Stage
 
 
 def check_quality(plan: SummaryPlan, stage: Stage, table: pl.DataFrame) -> dict[str, Any]:
@@ -44,6 +45,28 @@ def check_quality(plan: SummaryPlan, stage: Stage, table: pl.DataFrame) -> dict[
     if part.info.random_weights:
         print(f"the {stage} summaries were written by a model of random weights: they say nothing", flush=True)
     return content
+
+
+ACCURACIES: dict[Stage, str] = {
+    "image": "attribute_accuracy",
+    "item": "attribute_accuracy",
+    "preference": "current_taste_accuracy",
+}
+"""The number that judges a stage on the demo shop."""
+
+
+def summary_accuracy(plan: SummaryPlan) -> dict[str, float]:
+    """How right a plan's summaries are: `image/attribute_accuracy` and so on; empty where no truth is known.
+
+    Args:
+        plan: Its stages have been written.
+    """
+    found = {}
+    for stage in (stage for stage in STAGES if stage in plan.parts):
+        quality = demo_quality(stage, SummaryInputs(plan).table(stage), plan.data, plan.settings.modality)
+        if (value := quality.get(ACCURACIES[stage])) is not None:
+            found[f"{stage}/{ACCURACIES[stage]}"] = float(value)
+    return found
 
 
 def _clip(plan: SummaryPlan, table: pl.DataFrame) -> dict[str, Number]:

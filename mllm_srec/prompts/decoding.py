@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from mllm_srec.types import ConfigError
 
@@ -34,3 +35,9 @@ class GenerationSettings:
             raise ConfigError(
                 f"temperature={self.temperature}, top_p={self.top_p}; give a temperature above 0 and a share in (0, 1]"
             )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a text, for content addresses: settings of a draw count only where there is one."""
+        if self.sample:
+            return asdict(self)
+        return {"max_new_tokens": self.max_new_tokens, "sample": False}

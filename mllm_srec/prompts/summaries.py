@@ -86,11 +86,13 @@ class SummaryPrompt:
         key: Content address: hash of model, prompt, inputs and decoding; names the record in the store.
         messages: The chat up to the answer.
         picture: Key of the picture in the image store; None for a prompt without one.
+        about: Item, or user and step, for messages to people.
     """
 
     key: str
     messages: tuple[Message, ...]
     picture: str | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class StageSettings:
     """One prediction loop.
 
     Args:
-        backbone: Hub name or folder of the model that writes; null is `model.backbone`. The image stage needs a
+        backbone: Name of the model that writes, as in `model.backbone`; null is that one. The image stage needs a
             Qwen-VL; the others take any causal language model with a chat template, such as Llama-3.1-8B-Instruct.
         revision: Revision of a hub model.
         quantization: `nf4` with double quantisation, or `none`.

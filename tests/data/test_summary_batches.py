@@ -151,7 +151,7 @@ def test_a_prompt_longer_than_the_model_reads(chat):
     (prompt,) = texts([40])
     n_tokens = len(chat.encode(prompt.messages))
     assert len(SummaryDataset([prompt], chat, N_NEW, max_positions=n_tokens + N_NEW)) == 1
-    with pytest.raises(DataError, match=f"record 'k000' has {n_tokens} tokens; with max_new_tokens=20"):
+    with pytest.raises(DataError, match=f"about 'k000' has {n_tokens} tokens; with max_new_tokens=20"):
         SummaryDataset([prompt], chat, N_NEW, max_positions=n_tokens + N_NEW - 1)
 
 

@@ -361,13 +361,22 @@ def test_the_demo_shop_is_prepared_by_fit(tmp_path, monkeypatch, capsys):
     arguments += [f"--prepare.demo.{name}={value}" for name, value in sizes.items()]
     arguments += ["--trainer.max_epochs=1", "--data.max_train_groups=16", "--trainer.enable_progress_bar=false"]
     assert main(["fit", *arguments, "--name", "d"]) == 0
-    assert "preparing the demo shop in data/demo" in capsys.readouterr().err
+    first = capsys.readouterr()
+    assert "preparing the demo shop in data/demo" in first.err
+    assert "preference: " in first.out  # a real data set asks for `summarize`; here they are written
     assert main(["test", *arguments, "--ckpt_path", "runs/demo/d/checkpoints/best.ckpt"]) == 0
     out = capsys.readouterr()
     assert "preparing" not in out.err
-    assert "the backbone began with random weights" in out.out
+    assert "texts written now" not in out.out
+    assert "random weights" not in out.out
     assert "ceilings: the oracle knows" in out.out
-    assert (tmp_path / "runs/demo/d/adapter/model.safetensors").exists()
+    found = json.loads(Path("runs/demo/d/metrics.json").read_text())
+    for stage, measure in (("image", "attribute"), ("item", "attribute"), ("preference", "current_taste")):
+        quality = json.loads(Path(f"data/demo/summaries/{stage}/quality.json").read_text())
+        accuracy = found[f"test/summaries/{stage}/{measure}_accuracy"]
+        assert accuracy == quality[f"{measure}_accuracy"] > 0.6
+        assert f"{stage} {measure}_accuracy {accuracy:.4f}" in out.out
+    assert (tmp_path / "runs/demo/d/adapter/adapter_model.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -179,7 +179,7 @@ def test_32_samples_can_be_learnt_by_heart(make_model, make_datamodule, tmp_path
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_plain_transformers_and_peft_give_the_same_logits(
-    make_model, make_datamodule, tiny_backbone, tmp_path, quantization
+    make_model, make_datamodule, tiny_backbone, same_layout, tmp_path, quantization
 ):
     """The exported adapter, loaded without a line of ours, on the same tokens."""
     data, model = make_datamodule(), make_model(quantization=quantization)
@@ -195,7 +195,7 @@ def test_plain_transformers_and_peft_give_the_same_logits(
     base = transformers.Qwen2VLForConditionalGeneration.from_pretrained(
         tiny_backbone, dtype=torch.float32, quantization_config=four_bit if quantization == "nf4" else None
     )
-    plain = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    plain = peft.PeftModel.from_pretrained(same_layout(base), tmp_path / "adapter").eval()
     yes, no = (transformers.AutoTokenizer.from_pretrained(tiny_backbone)(word).input_ids[0] for word in ("Yes", "No"))
     model.eval()
     dataset = PromptDataset(data.eval_examples("test")[1], data.stores, train=False)

@@ -158,3 +158,23 @@ def test_weights_that_are_trained_are_never_bfloat16():
     assert _resolve_dtype(BackboneSettings("x"), CPU) == torch.float32
     with pytest.raises(ConfigError, match="round away"):
         BackboneSettings("x", finetune="full", quantization="none", dtype="bfloat16")
+
+
+def test_4_bit_layers_train_after_they_were_evaluated(load_tiny):
+    """A fit begins with a validation; on some processors bitsandbytes would repack its weights there, for good."""
+
+    def gradients(evaluate_first):
+        backbone = load_tiny(quantization="nf4")
+        ids = torch.arange(20)[None]
+        if evaluate_first:
+            with torch.no_grad():
+                backbone.eval().net(input_ids=ids)
+        logits = backbone.train().net(input_ids=ids).logits
+        logits.square().mean().backward()
+        found = {name: p.grad for name, p in backbone.named_parameters() if p.requires_grad}
+        assert all(bool(gradient.any()) for gradient in found.values())
+        return logits.detach(), found
+
+    (before, expected), (after, found) = gradients(False), gradients(True)
+    assert torch.equal(before, after)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())

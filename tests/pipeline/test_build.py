@@ -12,7 +12,8 @@ import pytest
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
 from mllm_srec.pipeline import build
-from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
+from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
+from mllm_srec.summaries.settings import StageSettings, SummarySettings
 from mllm_srec.types import ConfigError
 
 DEMO = PrepareSettings(
@@ -123,3 +124,16 @@ def test_an_error_inside_is_not_called_a_lock_error(tmp_path):
         (tmp_path / "absent").read_text()
     with folder_lock(tmp_path / "shop"):  # and the lock is free again
         pass
+
+
+def test_the_demo_backbone_comes_with_the_package(shop):
+    folder = Path(resolve_backbone("demo", shop))
+    assert folder == Path(build.__file__).parents[1] / "demo_backbone"
+
+
+def test_backbones_of_stages_have_the_same_names(shop):
+    settings = SummarySettings(item=StageSettings(backbone="demo"), preference=StageSettings(backbone="Llama"))
+    resolved = resolve_stages(settings, shop)
+    assert resolved.image.backbone is None  # model.backbone
+    assert resolved.item.backbone == resolve_backbone("demo", shop)
+    assert resolved.preference == settings.preference

@@ -454,7 +454,7 @@ def test_lock_step_gives_the_texts_of_one_at_a_time(plain_shop, lively, tmp_path
     assert max(step for _, _, step in found[2]) >= 2
 
 
-def test_a_text_only_model_in_4_bits_writes_items_and_preferences(plain_shop, lively, llama, tmp_path):
+def test_a_text_only_model_in_4_bits_writes_items_and_preferences(plain_shop, lively, llama, same_layout, tmp_path):
     folder = shutil.copytree(plain_shop, tmp_path / "shop")
     blind = replace(GREEDY, backbone=str(llama), quantization="nf4")
     settings = SummarySettings(window=2, step=2, image=GREEDY, item=blind, preference=blind)
@@ -464,6 +464,7 @@ def test_a_text_only_model_in_4_bits_writes_items_and_preferences(plain_shop, li
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, llm_int8_skip_modules=["lm_head"]
     )
     tell = OneByOne(llama, LLAMA_CHAT, LLAMA_ENDS, LlamaForCausalLM, quantization_config=bits)
+    same_layout(tell.net)
     for texts, others in zip(found, by_plain_loops(folder, see, tell, window=2), strict=True):
         assert texts == others
         assert len(set(texts.values())) > len(texts) / 2

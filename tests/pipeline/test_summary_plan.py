@@ -128,6 +128,12 @@ def test_data_and_prompt_settings_rename_what_reads_them(make_plan, shop):
 
 
 @pytest.mark.parametrize("name", ["seed", "temperature", "top_p"])
+def test_settings_of_a_draw_rename_nothing_where_nothing_is_drawn(make_plan, name):
+    before, after = make_plan(), make_plan({f"item.generation.{name}": 1})
+    assert [before.view(part) for part in before.parts] == [after.view(part) for part in after.parts]
+
+
+@pytest.mark.parametrize("name", ["seed", "temperature", "top_p"])
 def test_settings_of_a_draw_rename_what_is_drawn(make_plan, name):
     drawn = {"item.generation.sample": True}
     before, after = make_plan(drawn), make_plan({**drawn, f"item.generation.{name}": 1})
