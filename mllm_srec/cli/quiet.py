@@ -20,7 +20,15 @@ IRRELEVANT_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # a run that is continued
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # the results tell enough
 )
-IRRELEVANT_MESSAGES = ("litlogger", "LitLogger", "litmodels", "TPU available", "Restoring states from the checkpoint")
+IRRELEVANT_MESSAGES = (
+    *("litlogger", "LitLogger", "litmodels", "TPU available", "Restoring states from the checkpoint"),
+    "Failed to load CPU gemm_4bit_forward",  # a faster 4-bit product for some processors, to be fetched from a hub
+)
+LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "bitsandbytes.backends.cpu.ops",
+)
 
 
 class _DropIrrelevant(logging.Filter):
@@ -33,7 +41,7 @@ def silence_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every fork of a loader's worker
     for pattern in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in LOGGERS:
         logging.getLogger(name).addFilter(_DropIrrelevant())
     from transformers.utils import logging as transformers_logging
 
