@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from mllm_srec import __version__
+from mllm_srec.cli.quiet import silence_loggers
 from mllm_srec.types import MllmSrecError
 
 COMMANDS = {
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         print(f"mllm_srec: there is no command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    silence_loggers()
     module = importlib.import_module(f"mllm_srec.cli.{COMMANDS[command][0]}")
     try:
         module.main(command, rest)

@@ -36,13 +36,17 @@ class _DropIrrelevant(logging.Filter):
         return not any(word in record.getMessage() for word in IRRELEVANT_MESSAGES)
 
 
+def silence_loggers() -> None:
+    """Filter messages; called before any library is imported, since some speak at once."""
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_DropIrrelevant())
+
+
 def silence_libraries() -> None:
-    """Filter what is irrelevant; called before any command that trains or predicts."""
+    """Filter warnings and bars; called before any command that trains or predicts."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every fork of a loader's worker
     for pattern in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(_DropIrrelevant())
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import PROGRAM, candidate_settings, full_parser, light_parser, prepare_settings
 from mllm_srec.types import MllmSrecError
 
@@ -22,7 +21,6 @@ def main(command: str, arguments: list[str]) -> None:
     """Run the missing stages of a configuration."""
     if {"-h", "--help"} & set(arguments):
         light_parser(command, DESCRIPTION).parse_args(["--help"])
-    silence_libraries()
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
     from mllm_srec.cli.summarize import summary_plan
     from mllm_srec.data.manifest import check_manifest
