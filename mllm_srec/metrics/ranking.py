@@ -6,39 +6,21 @@ that is not defined is NaN, never 0, and the counts that explain it stand beside
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+from torch import Tensor
 
 from mllm_srec.metrics.functional import auc, ranking_metrics, user_auc
+from mllm_srec.metrics.state import StableDtypeMetric
 from mllm_srec.metrics.ties import check_no_nan
 
 PAIR_KINDS = ("liked", "disliked", "sampled")
 """What the numbers in `kind` mean; the same as `types.KINDS`."""
 
 
-class _StableDtypeMetric(Metric):
-    """A metric whose states move between devices with its module but keep their dtype.
-
-    `module.to(torch.bfloat16)`, which a Trainer's `bf16-true` does, would otherwise round the sums to three digits, and
-    give processes without data an empty list of another dtype than the rest, which breaks the synchronisation.
-    """
-
-    is_differentiable = False
-    full_state_update = False
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
-        def move(x: Tensor) -> Tensor:
-            return x.to(fn(x.new_empty(0)).device)
-
-        return super()._apply(move, exclude_state)
-
-
-class RankingMetrics(_StableDtypeMetric):
+class RankingMetrics(StableDtypeMetric):
     """Means over lists of HR, Recall, NDCG and MRR at several cut-offs, and of the AUC within a list.
 
     A list without a relevant candidate is left out of the first four and counted in `n_skipped`; one without any other
@@ -108,7 +90,7 @@ class RankingMetrics(_StableDtypeMetric):
         return ranking_metrics(scores, relevance, mask, self.top_k, policies=("expected", "worst"))
 
 
-class PairAUC(_StableDtypeMetric):
+class PairAUC(StableDtypeMetric):
     """Exact AUC over all pairs of a liked target and another, by kind of the other.
 
     The two kinds answer different questions (uniformly drawn items are easy, disliked ones were chosen by the user), so
@@ -153,7 +135,7 @@ class PairAUC(_StableDtypeMetric):
             `auc` (liked against sampled) and `auc_disliked` (liked against disliked): in [0, 1], NaN if either side is
             empty. `n_liked`, `n_disliked`, `n_sampled` and their sum `n_pairs`: numbers of targets. All float64.
         """
-        scores = {name: self._joined(name) for name in PAIR_KINDS}
+        scores = {name: self.joined(name) for name in PAIR_KINDS}
         counts = {f"n_{name}": x.new_tensor(len(x), dtype=torch.float64) for name, x in scores.items()}
         return {
             "auc": _auc_between(scores["liked"], scores["sampled"]),
@@ -161,11 +143,6 @@ class PairAUC(_StableDtypeMetric):
             "n_pairs": torch.stack(list(counts.values())).sum(),
             **counts,
         }
-
-    def _joined(self, name: str) -> Tensor:
-        """All scores of a kind, `(n,)`; the state is a list before synchronisation and a tensor after it."""
-        state = getattr(self, name)
-        return torch.zeros(0, device=self.device) if len(state) == 0 else dim_zero_cat(state)
 
 
 def _auc_between(positives: Tensor, negatives: Tensor) -> Tensor:

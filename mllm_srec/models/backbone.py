@@ -128,7 +128,7 @@ class Backbone(nn.Module):
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """Last hidden states `(R, T, D)` of packed rows."""
-        pictures = self._pictures(batch)
+        pictures = self.pictures(batch)
         encoded = {"image": BaseModelOutputWithPooling(pooler_output=pictures)} if pictures else None
         output = self.base.model(
             input_ids=batch["input_ids"],
@@ -140,7 +140,17 @@ class Backbone(nn.Module):
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
-    def _pictures(self, batch: PackedBatch) -> tuple[torch.Tensor, ...]:
+    def embed(self, batch: PackedBatch) -> torch.Tensor:
+        """What enters the first layer `(R, T, D)`: embeddings of tokens, and of pictures at their placeholders."""
+        input_ids = batch["input_ids"]  # (R, T)
+        embeddings: torch.Tensor = self.base.get_input_embeddings()(input_ids)  # (R, T, D)
+        pictures = self.pictures(batch)
+        if not pictures:
+            return embeddings
+        placeholders = (input_ids == self.base.config.image_token_id).unsqueeze(-1)  # (R, T, 1)
+        return embeddings.masked_scatter(placeholders, torch.cat(pictures).to(embeddings))
+
+    def pictures(self, batch: PackedBatch) -> tuple[torch.Tensor, ...]:
         """Features of the pictures in the order of their placeholders; a picture shown twice is encoded once."""
         if "image_index" not in batch:
             return ()

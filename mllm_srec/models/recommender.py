@@ -22,8 +22,10 @@ from mllm_srec.models.backbone import (
     load_backbone,
 )
 from mllm_srec.models.checkpoint import check_identity, check_keys, identity
+from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.scoring import (
     ScoreKind,
+    ScoringLayout,
     gather_answers,
     literal_score,
     response_loss,
@@ -46,6 +48,11 @@ class MLLMRecommender(pl.LightningModule):
         quantization: `nf4` with double quantisation, or `none`.
         dtype: Of unquantised weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
         activation_checkpointing: Trade computation for memory in the language layers.
+        scoring: How a list is computed, which changes its scores by rounding only: `packed` runs the rows of training,
+            with a mask, and repeats the context where a list takes several rows; `cached` computes every token once and
+            lets all candidates share the keys and values of their context.
+        scoring_tokens: Tokens of one forward pass of `cached`; fewer need less memory. Null is 2,048 on a CPU, whose
+            caches hold no more, and 8,192 on a GPU.
         score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities.
         lr: Learning rate of AdamW (borrowed; the article states none).
         weight_decay: Weight decay of AdamW.
@@ -62,6 +69,8 @@ class MLLMRecommender(pl.LightningModule):
         quantization: Quantization = "nf4",
         dtype: Dtype = "auto",
         activation_checkpointing: bool = False,
+        scoring: ScoringLayout = "packed",
+        scoring_tokens: int | None = None,
         score: ScoreKind = "logit",
         lr: float = 2e-5,
         weight_decay: float = 0.0,
@@ -69,6 +78,8 @@ class MLLMRecommender(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if scoring_tokens is not None and scoring_tokens < 1:
+            raise ConfigError(f"scoring_tokens={scoring_tokens}; give at least 1, or null for a default by device")
         # Not save_hyperparameters: hyper-parameters in a checkpoint would silently replace what the user typed.
         self.settings = BackboneSettings(
             name=backbone,
@@ -80,6 +91,7 @@ class MLLMRecommender(pl.LightningModule):
             activation_checkpointing=activation_checkpointing,
             seed=seed,
         )
+        self.scoring, self.scoring_tokens = scoring, scoring_tokens
         self.score_kind, self.lr, self.weight_decay, self.warmup_steps = score, lr, weight_decay, warmup_steps
         self.backbone: Backbone | None = None
         self.val_auc, self.val_ranking = PairAUC(), RankingMetrics()
@@ -123,7 +135,7 @@ class MLLMRecommender(pl.LightningModule):
 
     def yes_no(self, batch: PackedBatch) -> torch.Tensor:
         """Float32 logits of Yes and No `(B, C, 2)`."""
-        hidden = gather_answers(self.loaded(batch), batch["answer_index"])  # (B, C, D)
+        hidden = self._answers(batch)  # (B, C, D)
         return yes_no_logits(hidden, self.loaded.lm_head, self.yes_id, self.no_id)
 
     def score_candidates(self, batch: PackedBatch) -> torch.Tensor:
@@ -131,12 +143,18 @@ class MLLMRecommender(pl.LightningModule):
         return self._scores(batch)[0]
 
     def _scores(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = gather_answers(self.loaded(batch), batch["answer_index"])  # (B, C, D)
+        hidden = self._answers(batch)  # (B, C, D)
         head = self.loaded.lm_head
         logits = yes_no_logits(hidden, head, self.yes_id, self.no_id)  # (B, C, 2)
         if self.score_kind == "literal":
             return literal_score(hidden, head, self.yes_id, self.no_id), logits
         return score(logits), logits
+
+    def _answers(self, batch: PackedBatch) -> torch.Tensor:
+        """Hidden states that predict the first response token `(B, C, D)`."""
+        if self.scoring == "cached":
+            return answer_states(self.loaded, batch, self.scoring_tokens)
+        return gather_answers(self.loaded(batch), batch["answer_index"])
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> torch.Tensor:
         """Loss on the response tokens; loss and accuracy of the first one are logged apart."""

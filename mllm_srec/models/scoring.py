@@ -11,6 +11,7 @@ from mllm_srec.prompts.geometry import predicting_positions
 from mllm_srec.types import IGNORE_INDEX, PackedBatch
 
 ScoreKind = Literal["logit", "literal"]
+ScoringLayout = Literal["cached", "packed"]
 
 
 def gather_answers(hidden: torch.Tensor, answer_index: torch.Tensor) -> torch.Tensor:

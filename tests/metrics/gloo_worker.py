@@ -11,16 +11,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from mllm_srec.metrics.calibration import CalibrationMetrics
 from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
+
+METRICS = {"ranking": RankingMetrics, "pairs": PairAUC, "calibration": CalibrationMetrics}
 
 
 def values_of(batches, dtype):
     """What the metrics of a module of this dtype say after the batches of this process."""
-    module = torch.nn.ModuleDict({"ranking": RankingMetrics(), "pairs": PairAUC()}).to(dtype)
+    module = torch.nn.ModuleDict({name: METRICS[name]() for name in batches}).to(dtype)
+    values = {}
     for name, metric in module.items():
         for batch in batches[name]:
             metric.update(*batch)
-    values = module["ranking"].compute() | module["pairs"].compute()
+        values |= metric.compute()
     return {key: value.item() for key, value in values.items()}
 
 

@@ -1,0 +1,180 @@
+"""Attention of one forward pass over contexts and their targets, all in a single row without padding.
+
+A context attends to itself, causally. Targets of one group attend as rows of nearly equal length, to the context's keys
+and values followed by their own. Transformers calls this in place of its own attention, by name; a dense mask over the
+whole row would cost as much as the rest of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+ATTENTION = "mllm_srec_shared_prefix"
+"""Name under which transformers finds `shared_prefix_attention`."""
+
+MAX_PADDING = 1.25
+"""Targets attend together if the longest has at most this many times the tokens of the shortest."""
+
+MAX_ROWS = 32
+"""Targets that attend together: each takes a copy of the context's keys and values, for the time of one layer."""
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values in one layer, each `(1, key-value heads, T, head width)`."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Targets of one group that attend together: n tokens of the pass, laid out as C rows of at most t places.
+
+    Attributes:
+        begin: Their first token in the pass.
+        end: Behind their last token.
+        shape: C and t.
+        tokens: `(C, t)` token of the block at each place, None where no row is shorter than t.
+        places: `(n,)` place of each token, None likewise.
+        mask: Bool `(heads per key-value head * t, T + t)`: all of the context, and one's own row causally. Places
+            behind a row's end come after all its tokens, so that no token sees them.
+    """
+
+    begin: int
+    end: int
+    shape: tuple[int, int]
+    tokens: torch.Tensor | None
+    places: torch.Tensor | None
+    mask: torch.Tensor
+
+    def to(self, device: torch.device) -> Block:
+        """The same block with its tensors on `device`."""
+        tokens = None if self.tokens is None else self.tokens.to(device)
+        places = None if self.places is None else self.places.to(device)
+        return replace(self, tokens=tokens, places=places, mask=self.mask.to(device))
+
+    def rows(self, states: torch.Tensor) -> torch.Tensor:
+        """States of the whole pass `(1, heads, N, d)` -> `(C, heads, t, d)`."""
+        own = states[0, :, self.begin : self.end]  # (heads, n, d)
+        laid_out = (
+            own.view(-1, *self.shape, own.shape[-1]) if self.tokens is None else own[:, self.tokens]
+        )  # (heads, C, t, d)
+        return laid_out.transpose(0, 1)
+
+    def attend(self, query: torch.Tensor, own: KeysValues, prefix: KeysValues, scaling: float) -> torch.Tensor:
+        """Attention of the block's tokens.
+
+        Args:
+            query: Of the whole pass `(1, heads, N, d)`.
+            own: Keys and values of the whole pass.
+            prefix: Those of the group's context.
+            scaling: Factor of the scores.
+
+        Returns:
+            `(n, heads, d)`.
+        """
+        n_rows, width = self.shape
+        heads, kv_heads = query.shape[1], own[0].shape[1]
+        # Heads with the same keys stand below each other in one matrix, so that keys and values are not repeated.
+        queries = self.rows(query).reshape(n_rows, kv_heads, -1, query.shape[-1])  # (C, kv heads, heads/kv * t, d)
+        keys, values = (
+            torch.cat([context.expand(n_rows, -1, -1, -1), self.rows(states)], dim=2)  # (C, kv heads, T + t, d)
+            for context, states in zip(prefix, own, strict=True)
+        )
+        output = scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask, scale=scaling)
+        flat = output.reshape(n_rows, heads, width, -1).transpose(1, 2).flatten(0, 1)  # (C * t, heads, d)
+        return flat if self.places is None else flat[self.places]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group within a pass.
+
+    Attributes:
+        context: Where the context stands in the pass; None where an earlier pass computed it.
+        blocks: The targets, behind the context.
+        keep: A later pass needs the context.
+        cache: Keys and values of the context by layer: filled where `keep`, read where `context` is None.
+    """
+
+    context: slice | None
+    blocks: Sequence[Block]
+    keep: bool = False
+    cache: dict[int, KeysValues] = field(default_factory=dict)
+
+    def attend(self, layer: int, query: torch.Tensor, own: KeysValues, scaling: float) -> list[torch.Tensor]:
+        """Attention of the group's tokens in `layer`, piece by piece in their order, each `(n, heads, d)`."""
+        if self.context is None:
+            return [block.attend(query, own, self.cache[layer], scaling) for block in self.blocks]
+        keys, values = own[0][:, :, self.context], own[1][:, :, self.context]
+        if self.keep:  # copies: a view would keep the keys and values of the whole pass
+            self.cache[layer] = (keys.clone(), values.clone())
+        queries = query[:, :, self.context]  # (1, heads, T, d)
+        output = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling, enable_gqa=True)
+        targets = [block.attend(query, own, (keys, values), scaling) for block in self.blocks]
+        return [output[0].transpose(0, 1), *targets]
+
+
+def shared_prefix_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    parts: Sequence[Part],
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one pass, called by the layers of transformers.
+
+    Args:
+        module: The attention layer; its index is read.
+        query: `(1, heads, N, d)`.
+        key: `(1, key-value heads, N, d)`.
+        value: As `key`.
+        attention_mask: Not used: `parts` say who sees whom.
+        scaling: Factor of the scores.
+        parts: The groups of the pass, in the order of their tokens.
+        unused: What transformers hands to every kind of attention.
+
+    Returns:
+        `(1, N, heads, d)`, and no weights.
+    """
+    pieces = [piece for part in parts for piece in part.attend(module.layer_idx, query, (key, value), scaling)]
+    return torch.cat(pieces).unsqueeze(0), None
+
+
+AttentionInterface.register(ATTENTION, shared_prefix_attention)
+
+
+def make_blocks(lengths: Sequence[int], begin: int, n_prefix: int, heads_per_key: int) -> list[Block]:
+    """Blocks of one group's targets, which stand one behind the other in the pass.
+
+    Args:
+        lengths: Tokens of each target, ascending.
+        begin: First token of the first target in the pass.
+        n_prefix: Tokens of the context.
+        heads_per_key: Attention heads per key-value head.
+    """
+    blocks, first = [], 0
+    while first < len(lengths):
+        longest = lengths[first] * MAX_PADDING
+        chosen = [length for length in lengths[first : first + MAX_ROWS] if length <= longest]
+        blocks.append(_block(chosen, begin, n_prefix, heads_per_key))
+        begin, first = blocks[-1].end, first + len(chosen)
+    return blocks
+
+
+def _block(lengths: Sequence[int], begin: int, n_prefix: int, heads_per_key: int) -> Block:
+    n_rows, width = len(lengths), max(lengths)
+    causal = torch.ones(width, width, dtype=torch.bool).tril()  # (t, t)
+    mask = torch.cat([torch.ones(width, n_prefix, dtype=torch.bool), causal], dim=1)  # (t, T + t)
+    tokens = places = None
+    if min(lengths) < width:
+        size = torch.tensor(lengths)[:, None]  # (C, 1)
+        place = torch.arange(width).expand(n_rows, width)  # (C, t)
+        tokens = (size.cumsum(0) - size) + place.minimum(size - 1)  # (C, t)
+        places = torch.nonzero((place < size).flatten()).flatten()  # (n,)
+    return Block(begin, begin + sum(lengths), (n_rows, width), tokens, places, mask.repeat(heads_per_key, 1))

@@ -1,0 +1,236 @@
+"""Scoring with every token computed once equals packed rows equals separate full rows through plain transformers."""
+
+from collections import defaultdict
+
+import pytest
+import torch
+
+from mllm_srec.models import prefix_cache
+from mllm_srec.models.prefix_attention import ATTENTION
+from mllm_srec.models.prefix_cache import answer_states
+from mllm_srec.models.recommender import MLLMRecommender
+from mllm_srec.models.scoring import score
+from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
+from mllm_srec.types import ConfigError
+
+GRIDS = {"small": (1, 4, 4), "wide": (1, 4, 8), "tall": (1, 10, 4), "large": (1, 8, 12)}
+LISTS = {1: 23, 2: 5, 21: 37, 101: 12}
+"""Candidates of each group, and tokens of its prefix."""
+PATCH = 3 * 2 * 14 * 14
+
+
+def random_ids(n, seed):
+    return torch.randint(300, 400, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def picture_pixels(key):
+    t, h, w = GRIDS[key]
+    return torch.randn(t * h * w, PATCH, generator=torch.Generator().manual_seed(len(key) * 7 + h))
+
+
+def make_target(encoder, c, seed, pictures, train):
+    picture = [*GRIDS, None][c % 5] if pictures else None
+    grid = GRIDS[picture] if picture else None
+    vision = []
+    if grid:
+        begin, end = (encoder._control_ids[f"<|vision_{side}|>"] for side in ("start", "end"))
+        vision = [begin, *[encoder.image_token_id] * (grid[1] * grid[2] // 4), end]
+    ids = [*vision, *random_ids(2 + c * 7 % 9, seed)]
+    return PromptTarget(ids, encoder.answer_ids[c % 2] if train else [], grid, picture, relevance=c % 2, kind=0)
+
+
+def make_groups(encoder, lists=LISTS, pictures=True, train=False):
+    """Groups of 1, 2, 21 and 101 candidates, with pictures of four sizes and candidates without one."""
+    return [
+        PromptGroup(
+            n, random_ids(n_prefix, n), [make_target(encoder, c, 1000 * n + c, pictures, train) for c in range(n)]
+        )
+        for n, n_prefix in lists.items()
+    ]
+
+
+def collate(encoder, groups, **packing):
+    batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, PackingSettings(**packing))
+    if pictures:
+        distinct = list(dict.fromkeys(key for key, _ in pictures))
+        batch["image_index"] = torch.tensor([distinct.index(key) for key, _ in pictures])
+        batch["image_grid_thw"] = torch.tensor([GRIDS[key] for key in distinct])
+        batch["pixel_values"] = torch.cat([picture_pixels(key) for key in distinct])
+    return batch
+
+
+def naive_scores(backbone, encoder, groups):
+    """Every prompt as a full row of its own through transformers: its positions, its mask, its whole head."""
+    scores = []
+    for group in groups:
+        for target in group.targets:
+            ids = torch.tensor([[*group.prefix_ids, *target.input_ids]])
+            pictures = {}
+            if target.picture:
+                pictures = {
+                    "pixel_values": picture_pixels(target.picture),
+                    "image_grid_thw": torch.tensor([target.grid]),
+                    "mm_token_type_ids": (ids == encoder.image_token_id).int(),
+                }
+            with torch.no_grad():
+                logits = backbone.net(input_ids=ids, attention_mask=torch.ones_like(ids), **pictures).logits[0, -1]
+            scores.append(logits[encoder.yes_id] - logits[encoder.no_id])
+    return torch.stack(scores)
+
+
+def recommender(tiny_backbone, backbone, scoring="cached", tokens=None):
+    model = MLLMRecommender(str(tiny_backbone), scoring=scoring, scoring_tokens=tokens)
+    model.attach(backbone)
+    return model.eval()
+
+
+def with_features(backbone, batch):
+    """The batch as the feature store serves it."""
+    features = torch.cat(backbone.image_features(batch["pixel_values"], batch["image_grid_thw"]))
+    return {key: value for key, value in batch.items() if key != "pixel_values"} | {"image_features": features}
+
+
+@pytest.fixture(scope="module", params=["float32", "nf4", "lora", "nf4 + lora"])
+def known(request, tiny_backbone, encoder):
+    """A backbone, quantised or not, with and without adapters of non-zero weight, and the naive scores of all lists."""
+    from mllm_srec.models.backbone import BackboneSettings, LoraSettings, load_backbone
+
+    settings = BackboneSettings(
+        str(tiny_backbone),
+        quantization="nf4" if "nf4" in request.param else "none",
+        finetune="lora" if "lora" in request.param else "none",
+        lora=LoraSettings(dropout=0.0),
+    )
+    backbone = load_backbone(settings, torch.device("cpu")).eval()
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in backbone.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.2, generator=generator)
+    groups = make_groups(encoder)
+    expected = naive_scores(backbone, encoder, groups)
+    assert expected.unique().numel() == expected.numel(), "prompts score alike: the test shows nothing"
+    return backbone, groups, expected
+
+
+@pytest.mark.parametrize("served", ["pixels", "features"])
+@pytest.mark.parametrize(("scoring", "tokens"), [("packed", None), ("cached", None), ("cached", 150), ("cached", 1)])
+@torch.no_grad()
+def test_scores_equal_separate_rows_of_plain_transformers(known, tiny_backbone, encoder, scoring, tokens, served):
+    """The tolerance holds for 4-bit weights too: they are dequantised alike, whoever shares a row."""
+    backbone, groups, expected = known
+    batch = collate(encoder, groups)
+    if served == "features":
+        batch = with_features(backbone, batch)
+    found = recommender(tiny_backbone, backbone, scoring, tokens).score_candidates(batch)
+    assert found.dtype == torch.float32
+    assert found.shape == (len(LISTS), max(LISTS))
+    torch.testing.assert_close(found[batch["candidate_mask"]], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+@pytest.mark.parametrize("max_row_tokens", [4096, 100])
+@pytest.mark.parametrize("train", [True, False])
+@torch.no_grad()
+def test_the_layout_of_the_batch_does_not_matter(
+    load_tiny, tiny_backbone, encoder, packed, padding_side, max_row_tokens, train
+):
+    backbone = load_tiny(quantization="none")
+    groups = make_groups(encoder, {2: 5, 1: 23, 6: 17})
+    expected = naive_scores(backbone, encoder, groups)
+    groups = make_groups(encoder, {2: 5, 1: 23, 6: 17}, train=train)
+    batch = collate(encoder, groups, packed=packed, padding_side=padding_side, max_row_tokens=max_row_tokens)
+    found = recommender(tiny_backbone, backbone).score_candidates(batch)
+    torch.testing.assert_close(found[batch["candidate_mask"]], expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_texts_alone_and_an_empty_context(load_tiny, tiny_backbone, encoder):
+    backbone = load_tiny(quantization="none")
+    groups = make_groups(encoder, {3: 0, 2: 9, 4: 1}, pictures=False)
+    batch = collate(encoder, groups)
+    for tokens in (None, 7):
+        found = recommender(tiny_backbone, backbone, "cached", tokens).score_candidates(batch)
+        expected = naive_scores(backbone, encoder, groups)
+        torch.testing.assert_close(found[batch["candidate_mask"]], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [None, 200])
+@torch.no_grad()
+def test_every_token_enters_the_layers_once(load_tiny, encoder, tokens):
+    backbone = load_tiny(quantization="none")
+    groups = make_groups(encoder, {21: 30, 5: 12}, train=True)
+    seen = [[], []]
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda _, args, into=into: into.append(args[0].shape[-2]))
+        for layer, into in zip(backbone.base.model.language_model.layers, seen, strict=True)
+    ]
+    answer_states(backbone, collate(encoder, groups, max_row_tokens=100), tokens)
+    for handle in handles:
+        handle.remove()
+    needed = sum(len(group.prefix_ids) + sum(len(t.input_ids) for t in group.targets) for group in groups)
+    assert sum(seen[0]) == needed
+    assert sum(seen[1]) == 26, "the last layer's feed-forward part runs on one token per candidate"
+    assert tokens is None or max(seen[0]) <= tokens
+
+
+@torch.no_grad()
+def test_no_context_is_kept_longer_than_its_list_lasts(load_tiny, encoder, monkeypatch):
+    caches = defaultdict(dict)
+    monkeypatch.setattr(prefix_cache, "defaultdict", lambda factory: caches)
+    kept = []
+    backbone = load_tiny(quantization="none")
+    backbone.base.model.language_model.norm.register_forward_hook(
+        lambda *args: kept.append(sum(len(cache) > 0 for cache in caches.values()))
+    )
+    answer_states(backbone, collate(encoder, make_groups(encoder, {7: 30, 5: 12, 9: 8})), 100)
+    assert max(kept) == 2  # within a pass: that of a list which ends there, and of one which goes on
+    assert caches == {}
+
+
+@torch.no_grad()
+def test_the_models_own_attention_is_back_afterwards(load_tiny, encoder, monkeypatch):
+    backbone = load_tiny(quantization="none")
+    batch = collate(encoder, make_groups(encoder, {2: 5}))
+    config = backbone.base.model.language_model.config
+    before = backbone(batch)
+    answer_states(backbone, batch)
+    assert config._attn_implementation == "sdpa"
+    torch.testing.assert_close(backbone(batch), before, atol=0, rtol=0)
+
+    def fail(*args, **kwargs):
+        assert config._attn_implementation == ATTENTION
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(backbone.base.model.language_model.layers[1].self_attn, "forward", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answer_states(backbone, batch)
+    assert config._attn_implementation == "sdpa"
+
+
+@torch.no_grad()
+def test_under_autocast_both_ways_round_alike(load_tiny, tiny_backbone, encoder):
+    """bfloat16 has 8 bits: neither way is exact, and they differ by no more than each from float32."""
+    backbone = load_tiny(quantization="none")
+    batch = collate(encoder, make_groups(encoder))
+    mask = batch["candidate_mask"]
+    exact = recommender(tiny_backbone, backbone).score_candidates(batch)[mask]
+    errors = {}
+    for scoring in ("packed", "cached"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = recommender(tiny_backbone, backbone, scoring).score_candidates(batch)[mask]
+        errors[scoring] = (found - exact).abs().mean().item()
+    assert 0 < errors["cached"] < 1.5 * errors["packed"]
+
+
+def test_masked_candidates_score_zero(load_tiny, tiny_backbone, encoder):
+    batch = collate(encoder, make_groups(encoder, {1: 4, 3: 5}))
+    with torch.no_grad():
+        logits = recommender(tiny_backbone, load_tiny(quantization="none")).yes_no(batch)
+    assert (logits[0, 1:] == 0).all()
+    assert (score(logits)[batch["candidate_mask"]] != 0).all()
+
+
+def test_a_budget_of_nothing_is_refused(tiny_backbone):
+    with pytest.raises(ConfigError, match="scoring_tokens=0; give at least 1, or null"):
+        MLLMRecommender(str(tiny_backbone), scoring_tokens=0)
