@@ -17,19 +17,39 @@ from mllm_srec.data.demo_truth import Floats, TasteModel
 from mllm_srec.data.demo_words import ATTRIBUTES, VALUES
 from mllm_srec.data.settings import DemoSettings
 
-MODEL = TasteModel.from_settings(DemoSettings())
 DAYS_BETWEEN_LIKES = 9  # 1 / share of liked items, a few likes being held out
 LEVEL_PROBABILITY = (0.53, 0.68, 0.83, 0.96)  # what a level word is taken to mean
-LIKED_RATING = MODEL.rating_table()[:, 3:].sum(axis=1)  # (32,): P(like | pattern of liked attributes)
 BITS = (np.arange(32)[:, None] >> np.arange(4, -1, -1)) & 1  # (32, 5)
-_IF_LIKED = (BITS * LIKED_RATING[:, None]).sum(axis=0) / LIKED_RATING.sum()  # (5,): P(attribute liked | item liked)
 _TOLERANCE = 0.02
-LIKES = {name: MODEL.likes(name) for name in ATTRIBUTES}  # (states, values)
-_DRIFT = {name: MODEL.transition(name, DAYS_BETWEEN_LIKES) for name in ATTRIBUTES}  # (states, states)
+DRIFT = DemoSettings().drift
+_MODEL = TasteModel.from_settings(DemoSettings())
+LIKES = {name: _MODEL.likes(name) for name in ATTRIBUTES}  # (states, values)
+_DRIFT = {name: _MODEL.transition(name, DAYS_BETWEEN_LIKES) for name in ATTRIBUTES}  # (states, states)
 
 Belief = tuple[float, ...]
 Item = Mapping[str, str]
 Beliefs = dict[str, Belief]
+
+
+class _Law:
+    """How likes follow from tastes, at one strength of noise; the shop's own unless `use_noise` says otherwise."""
+
+    def __init__(self, noise: float) -> None:
+        table = TasteModel.from_settings(DemoSettings(noise=noise)).rating_table()
+        self.liked_rating = table[:, 3:].sum(axis=1)  # (32,): P(like | pattern of liked attributes)
+        self.liked_patterns = np.cumsum(self.liked_rating / self.liked_rating.sum())  # (32,)
+        weighted = (BITS * self.liked_rating[:, None]).sum(axis=0)
+        self.if_liked = weighted / self.liked_rating.sum()  # (5,): P(attribute liked | item liked)
+
+
+law = _Law(DemoSettings().noise)
+
+
+def use_noise(noise: float) -> None:
+    """Read, and draw, users of this noise from now on; for pretraining, whose rounds differ in it."""
+    global law
+    law = _Law(noise)
+    _updated.cache_clear()
 
 
 def ignorance() -> Beliefs:
@@ -57,7 +77,7 @@ def probability(beliefs: Beliefs, item: Item) -> float:
         _liked(name, beliefs[name])[VALUES[name].index(item[name])] if name in item else 0.5 for name in ATTRIBUTES
     ]
     pattern = np.where(BITS == 1, liked, 1 - np.array(liked)).prod(axis=1)  # (32,)
-    return float(pattern @ LIKED_RATING)
+    return float(pattern @ law.liked_rating)
 
 
 def levels(beliefs: Beliefs) -> dict[str, str]:
@@ -76,7 +96,7 @@ def comparison(beliefs: Beliefs, item: Item) -> str:
 def _updated(name: str, belief: Belief, values: tuple[str | None, ...]) -> Belief:
     """One attribute's belief after likes of these values (None: unsaid; time passes all the same)."""
     state = np.array(belief)
-    liked = _IF_LIKED[ATTRIBUTES.index(name)]
+    liked = law.if_liked[ATTRIBUTES.index(name)]
     for value in values:
         state = state @ _DRIFT[name]
         if value is not None:

@@ -21,7 +21,6 @@ from mllm_srec.prompts.templates import ANSWERS, NO_HISTORY, NO_PICTURE, PromptS
 
 COMPARE_PROMPT = "Compare the item with the preference."
 PREFERENCE_WINDOW = 3
-_LIKED_PATTERNS = np.cumsum(reader.LIKED_RATING / reader.LIKED_RATING.sum())  # (32,)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def draw_likes(n: int, rng: Rng) -> tuple[list[dict[str, str]], Callable[[], dic
     state = {name: int(rng.integers(len(VALUES[name]))) for name in ATTRIBUTES}
 
     def liked() -> dict[str, str]:
-        bits = reader.BITS[np.searchsorted(_LIKED_PATTERNS, rng.random())]
+        bits = reader.BITS[np.searchsorted(reader.law.liked_patterns, rng.random())]
         item = {}
         for name, bit in zip(ATTRIBUTES, bits, strict=True):
             fitting = np.flatnonzero(reader.LIKES[name][state[name]] == bool(bit))
@@ -73,7 +72,7 @@ def draw_likes(n: int, rng: Rng) -> tuple[list[dict[str, str]], Callable[[], dic
     items = []
     for _ in range(n):
         for name in ATTRIBUTES:
-            moves = rng.binomial(int(rng.geometric(1 / reader.DAYS_BETWEEN_LIKES)), reader.MODEL.drift)
+            moves = rng.binomial(int(rng.geometric(1 / reader.DAYS_BETWEEN_LIKES)), reader.DRIFT)
             state[name] = (state[name] + (1 - 2 * int(rng.integers(2))) * moves) % len(VALUES[name])
         items.append(liked())
     return items, liked

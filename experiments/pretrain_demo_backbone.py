@@ -1,9 +1,12 @@
-"""Pretrain the demo backbone: a small Qwen2-VL that speaks the demo shop's language. CPU, about an hour on two cores.
+"""Pretrain the demo backbone: a small Qwen2-VL that speaks the demo shop's language. CPU, two hours on two cores.
 
-    python experiments/pretrain_demo_backbone.py --output mllm_srec/demo_backbone
+    python experiments/pretrain_demo_backbone.py --round 1 --output /tmp/round1
+    python experiments/pretrain_demo_backbone.py --round 2 --init /tmp/round1 --output mllm_srec/demo_backbone
 
 Items, users and pictures are generated anew from `--seed`; no demo shop is read (`demo_tasks`). Short tasks come first:
-seeing, fusing and comparing, then refining preferences, then the question. `--resume` continues from the last state.
+seeing, fusing and comparing, then refining preferences, then the question. The second round begins with the weights of
+the first, a fresh optimiser and the noise of today's shop, and gives most of its tokens to the two slow skills.
+`--resume` continues a round from its last state.
 """
 
 from __future__ import annotations
@@ -15,16 +18,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import demo_reader
 import demo_tasks
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mllm_srec.data.demo_drawing import draw_item
 from mllm_srec.data.demo_words import IMAGE_ATTRIBUTES, VALUES
+from mllm_srec.data.settings import DemoSettings
 from mllm_srec.models.backbone import Backbone, BackboneSettings, prepare_backbone
 from mllm_srec.models.backbone_files import RANDOM_MARK, BackboneInfo
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model, build_tokenizer
@@ -34,6 +41,8 @@ from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.prompts.geometry import Grid
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
 from mllm_srec.types import IGNORE_INDEX, PackedBatch
+
+FloatArray = npt.NDArray[np.float64]
 
 SHAPE = RandomBackboneSettings(
     hidden_size=192, n_layers=4, n_heads=6, mlp_ratio=2, vision_width=96, vision_depth=3, vocab_size=2048
@@ -68,6 +77,49 @@ PHASES: tuple[tuple[int, dict[str, float]], ...] = (  # from this step on: share
         },
     ),
 )
+LAST_PHASE: tuple[tuple[int, dict[str, float]], ...] = (
+    (
+        0,
+        {
+            "image": 0.05,
+            "caption": 0.02,
+            "item": 0.03,
+            "look up": 0.04,
+            "compare": 0.06,
+            "refine": 0.36,
+            "condense": 0.06,
+            "question": 0.30,
+            "four turns": 0.08,
+        },
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Course:
+    """One round of training.
+
+    Attributes:
+        noise: `DemoSettings.noise` of the users.
+        steps: Optimiser steps.
+        lr: Highest learning rate.
+        cooldown: Last steps, over which the rate falls to nothing.
+        stream: Random stream of the samples.
+        phases: From which step on the tasks have which shares of the tokens.
+    """
+
+    noise: float
+    steps: int
+    lr: float
+    cooldown: int
+    stream: int
+    phases: tuple[tuple[int, dict[str, float]], ...]
+
+
+COURSES = {
+    1: Course(noise=0.03, steps=5000, lr=1.5e-3, cooldown=1000, stream=4, phases=PHASES),
+    2: Course(noise=DemoSettings().noise, steps=4000, lr=1.2e-3, cooldown=3900, stream=5, phases=LAST_PHASE),
+}
 
 
 class Pictures:
@@ -187,14 +239,14 @@ def losses(
     return text, question, (logits.argmax(-1) == expected).float().sum()
 
 
-def shares_at(step: int) -> dict[str, float]:
+def shares_at(course: Course, step: int) -> dict[str, float]:
     """Shares of the tasks in this step."""
-    return [shares for start, shares in PHASES if start <= step][-1]
+    return [shares for start, shares in course.phases if start <= step][-1]
 
 
-def learning_rate(step: int, n_steps: int, peak: float) -> float:
-    """Up over 100 steps, level, and down to nothing over the last 1,000: a longer run begins as a shorter one does."""
-    return peak * min(1.0, (step + 1) / 100, (n_steps - step) / 1000)
+def learning_rate(course: Course, step: int) -> float:
+    """Up over 100 steps, level, and down to nothing over the last ones."""
+    return course.lr * min(1.0, (step + 1) / 100, (course.steps - step) / course.cooldown)
 
 
 def measure(backbone: Backbone, tasks: Tasks, seed: int) -> dict[str, float]:
@@ -217,57 +269,76 @@ def measure(backbone: Backbone, tasks: Tasks, seed: int) -> dict[str, float]:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """The whole run."""
+    """One whole round."""
     torch.manual_seed(arguments.seed)
-    start = time.time()
-    rng = np.random.default_rng(np.random.SeedSequence([arguments.seed, 2]))
+    start, course = time.time(), COURSES[arguments.round]
+    demo_reader.use_noise(course.noise)
     state = arguments.output / "state.pt"
-    resumed = arguments.resume and state.exists()
-    if resumed:
-        tokenizer = load_tokenizer(str(arguments.output))
-    else:
-        tokenizer = build_tokenizer(demo_tasks.corpus(rng), SHAPE.vocab_size)
+    saved = torch.load(state, weights_only=True) if arguments.resume and state.exists() else None
+    net, tokenizer = begin(arguments, saved)
     encoder = PromptEncoder(tokenizer)
-    net = build_model(tokenizer, SHAPE)
-    delattr(net.config, RANDOM_MARK)
     settings = BackboneSettings("demo", finetune="full", quantization="none", dtype="float32")
     backbone = prepare_backbone(net, BackboneInfo("demo", "Qwen2VLForConditionalGeneration", "", False), settings)
     tasks = Tasks(encoder, Pictures(arguments.pictures, arguments.seed))
-    optimizer = torch.optim.AdamW(backbone.parameters(), lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    first = 0
-    if resumed:
-        saved = torch.load(state, weights_only=True)
-        net.load_state_dict(saved["net"])
+    optimizer = torch.optim.AdamW(backbone.parameters(), lr=course.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    if saved:
         optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
     n_parameters = sum(p.numel() for p in net.parameters())
     print(f"{n_parameters:,} parameters, {len(tokenizer)} tokens, set up in {time.time() - start:.0f} s", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for step in range(first, arguments.steps):
-        rng = np.random.default_rng(np.random.SeedSequence([arguments.seed, 4, step]))
+    for step in range(saved["step"] if saved else 0, course.steps):
+        rng = np.random.default_rng(np.random.SeedSequence([arguments.seed, course.stream, step]))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
-        drawn = tasks.draw(shares_at(step), arguments.tokens, rng)
-        n_asked = sum(not math.isnan(p) for row in drawn.probabilities for p in row)
-        n_text = sum(len(t.answer_ids) for group in drawn.groups for t in group.targets) - n_asked
-        total = np.zeros(3)
-        for batch, soft, _ in tasks.batches(drawn, arguments.tokens // 2):
-            text, asked, right = losses(backbone, batch, soft, encoder)
-            (text / max(1, n_text) + asked / max(1, n_asked)).backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                total += [float(text) / max(1, n_text), float(asked) / max(1, n_asked), float(right) / max(1, n_text)]
-        torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            group["lr"] = learning_rate(course, step)
+        drawn = tasks.draw(shares_at(course, step), arguments.tokens, rng)
+        total = train_step(backbone, optimizer, tasks, drawn, arguments.tokens // 2)
         if step % 25 == 0:
             seconds = time.time() - start
             print(f"{step} {seconds:.0f}s text {total[0]:.3f} acc {total[2]:.3f} question {total[1]:.3f}", flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
+        if (step + 1) % 250 == 0 or step + 1 == course.steps:
             torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state)
             skills = measure(backbone, tasks, arguments.seed)
             print(step + 1, {name: round(value, 3) for name, value in skills.items()}, flush=True)
-            facts = {"steps": step + 1, "tokens": arguments.tokens, "lr": arguments.lr, "seed": arguments.seed}
+            facts = {"round": arguments.round, "steps": step + 1, "tokens": arguments.tokens, "seed": arguments.seed}
             save(net, tokenizer, arguments.output, {**facts, **skills})
+
+
+def begin(
+    arguments: argparse.Namespace, saved: dict[str, Any] | None
+) -> tuple[Qwen2VLForConditionalGeneration, PreTrainedTokenizerBase]:
+    """Model and tokenizer: of the saved state, of the round before, or new ones."""
+    if saved:
+        tokenizer = load_tokenizer(str(arguments.output))
+    elif arguments.init:
+        tokenizer = load_tokenizer(str(arguments.init))
+    else:
+        rng = np.random.default_rng(np.random.SeedSequence([arguments.seed, 2]))
+        tokenizer = build_tokenizer(demo_tasks.corpus(rng), SHAPE.vocab_size)
+    net = build_model(tokenizer, SHAPE)
+    delattr(net.config, RANDOM_MARK)
+    if saved:
+        net.load_state_dict(saved["net"])
+    elif arguments.init:
+        net.load_state_dict(Qwen2VLForConditionalGeneration.from_pretrained(str(arguments.init)).state_dict())
+    return net, tokenizer
+
+
+def train_step(
+    backbone: Backbone, optimizer: torch.optim.Optimizer, tasks: Tasks, drawn: Round, n_tokens: int
+) -> FloatArray:
+    """One optimiser step; text loss, question loss and text accuracy `(3,)`, means over the round."""
+    n_asked = sum(not math.isnan(p) for row in drawn.probabilities for p in row)
+    n_text = sum(len(t.answer_ids) for group in drawn.groups for t in group.targets) - n_asked
+    total = np.zeros(3)
+    for batch, soft, _ in tasks.batches(drawn, n_tokens):
+        text, asked, right = losses(backbone, batch, soft, tasks.encoder)
+        (text / max(1, n_text) + asked / max(1, n_asked)).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            total += [float(text) / max(1, n_text), float(asked) / max(1, n_asked), float(right) / max(1, n_text)]
+    torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total
 
 
 def save(net: Qwen2VLForConditionalGeneration, tokenizer: object, folder: Path, facts: dict[str, float]) -> None:
@@ -282,9 +353,9 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="Folder to write the model to.")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--round", type=int, required=True, choices=sorted(COURSES))
+    parser.add_argument("--init", type=Path, help="Folder of the round before; needed by round 2.")
     parser.add_argument("--tokens", type=int, default=4000, help="Tokens of a step.")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--pictures", type=int, default=40, help="Pictures drawn of each of the 144 looks.")
     parser.add_argument("--seed", type=int, default=20_000_003, help="Of everything; demo shops use other streams.")
     parser.add_argument("--resume", action="store_true", help="Go on from the state in --output.")

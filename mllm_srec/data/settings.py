@@ -72,9 +72,9 @@ class DemoSettings:
     n_interactions: int = 32
     seed: int = 0
     drift: float = 0.003
-    noise: float = 0.03
+    noise: float = 0.01
     like_share: float = 0.125
-    disliked_share: float = 0.25
+    disliked_share: float = 0.2
     image_share: float = 0.5
     image_size: int = 56
     clutter: float = 0.5
