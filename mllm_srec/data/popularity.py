@@ -1,0 +1,36 @@
+"""How often each item was liked: the reference that every ranking is compared with, and the plainest retriever."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.interactions import is_liked
+from mllm_srec.types import DataError
+
+
+def item_popularity(interactions: pl.DataFrame, items: pl.DataFrame) -> np.ndarray:
+    """Number of likes of each item in the train split; held-out likes and dislikes do not count.
+
+    Args:
+        interactions: Columns `item_id`, `rating` and `split`, in any order.
+        items: Column `item_id`; `(N,)` rows, each id once.
+
+    Returns:
+        `(N,)` int64 in the order of `items`, 0 where an item has no such like.
+
+    Raises:
+        DataError: An item was liked that `items` does not hold, or occurs in it twice.
+    """
+    likes = interactions.filter((pl.col("split") == "train") & is_liked()).group_by("item_id").len("likes")
+    catalogue = items.select("item_id")
+    unknown = likes.join(catalogue, on="item_id", how="anti").sort("item_id")
+    n_double = catalogue.height - catalogue["item_id"].n_unique()
+    if unknown.height or n_double:
+        example = f", for example {unknown.item(0, 'item_id')!r}" if unknown.height else ""
+        raise DataError(
+            f"item_popularity: {unknown.height} liked items are not among the {catalogue.height} items{example}, and "
+            f"{n_double} ids occur twice; pass interactions and items of the same prepared data set"
+        )
+    counted = catalogue.join(likes, on="item_id", how="left", maintain_order="left")
+    return counted["likes"].fill_null(0).cast(pl.Int64).to_numpy().copy()  # (N,)
