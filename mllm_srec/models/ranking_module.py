@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
 import lightning.pytorch as pl
 import torch
@@ -17,19 +16,12 @@ PAIRS = 0
 """Place of the loader of labelled pairs; the next one serves candidate lists."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What a model says of the candidates of a batch.
+class Scored(TypedDict):
+    """What a model says of the candidates of a batch."""
 
-    Attributes:
-        scores: Float32 `(B, C)`, higher is better; arbitrary where masked.
-        logits: Float32 `(B, C, 2)` of Yes and No; None for a model that states no probability.
-        mass: `(B, C)`, share of the vocabulary's probability on Yes and No; None where it was not asked for.
-    """
-
-    scores: torch.Tensor
-    logits: torch.Tensor | None = None
-    mass: torch.Tensor | None = None
+    scores: torch.Tensor  # (B, C) float32, higher is better; arbitrary where masked
+    logits: NotRequired[torch.Tensor]  # (B, C, 2) float32 of Yes and No, of a model that states probabilities
+    mass: NotRequired[torch.Tensor]  # (B, C) share of the vocabulary's probability on Yes and No, where asked for
 
 
 class RankingModule(pl.LightningModule):
@@ -46,9 +38,7 @@ class RankingModule(pl.LightningModule):
 
     def __init__(self, probabilities: bool = False) -> None:
         super().__init__()
-        self.stage_metrics = torch.nn.ModuleDict(
-            {stage: EvaluationMetrics(probabilities) for stage in ("val", "test")}
-        )
+        self.stage_metrics = torch.nn.ModuleDict({stage: EvaluationMetrics(probabilities) for stage in ("val", "test")})
         self.results: dict[str, float] = {}  # Lightning would round to float32
 
     def score_candidates(self, batch: CandidateBatch) -> torch.Tensor:
@@ -64,9 +54,9 @@ class RankingModule(pl.LightningModule):
 
         Args:
             batch: At least one group.
-            with_mass: Ask for `Scored.mass` too, which costs a product with the whole vocabulary.
+            with_mass: Ask for `mass` too, which costs a product with the whole vocabulary.
         """
-        return Scored(self.score_candidates(batch))
+        return {"scores": self.score_candidates(batch)}
 
     def metrics_of(self, stage: Stage) -> EvaluationMetrics:
         """The metrics of a stage, to which a continued evaluation adds what was scored before."""
@@ -95,10 +85,11 @@ class RankingModule(pl.LightningModule):
         found = self.scored(batch, with_mass=pairs)
         mask, relevance = batch["candidate_mask"], batch["relevance"]
         if pairs:
-            logits = None if found.logits is None else found.logits[..., 0] - found.logits[..., 1]  # (B, C)
-            metrics.add_pairs(found.scores, relevance, batch["kind"], mask, logits, found.mass)
+            pair = found.get("logits")  # (B, C, 2)
+            logits = None if pair is None else pair[..., 0] - pair[..., 1]  # (B, C)
+            metrics.add_pairs(found["scores"], relevance, batch["kind"], mask, logits, found.get("mass"))
         else:
-            metrics.add_lists(found.scores, relevance, mask, batch["n_missed"])
+            metrics.add_lists(found["scores"], relevance, mask, batch["n_missed"])
         return found
 
     def on_validation_epoch_end(self) -> None:

@@ -138,17 +138,19 @@ class MLLMRecommender(RankingModule):
 
     def score_candidates(self, batch: CandidateBatch) -> torch.Tensor:
         """Float32 score of every candidate `(B, C)` of a `PackedBatch`."""
-        return self.scored(batch).scores
+        return self.scored(batch)["scores"]
 
     def scored(self, batch: CandidateBatch, with_mass: bool = False) -> Scored:
         """Scores and yes-no logits of a `PackedBatch`, and the mass on both answers where it is asked for."""
         hidden = self._answers(cast(PackedBatch, batch))  # (B, C, D)
         head = self.loaded.lm_head
         logits = yes_no_logits(hidden, head, self.yes_id, self.no_id)  # (B, C, 2)
-        mass = yes_no_mass(logits, log_normalizer(hidden, head)) if with_mass else None  # (B, C)
-        if self.score_kind == "literal":
-            return Scored(literal_score(hidden, head, self.yes_id, self.no_id), logits, mass)
-        return Scored(score(logits), logits, mass)
+        literal = self.score_kind == "literal"
+        scores = literal_score(hidden, head, self.yes_id, self.no_id) if literal else score(logits)  # (B, C)
+        found: Scored = {"scores": scores, "logits": logits}
+        if with_mass:
+            found["mass"] = yes_no_mass(logits, log_normalizer(hidden, head))  # (B, C)
+        return found
 
     def _answers(self, batch: PackedBatch) -> torch.Tensor:
         """Hidden states that predict the first response token `(B, C, D)`."""

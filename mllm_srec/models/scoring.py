@@ -66,7 +66,8 @@ def log_normalizer(hidden: torch.Tensor, lm_head: torch.Tensor) -> torch.Tensor:
     """
     head = lm_head.float()  # (V, D)
     with torch.autocast(hidden.device.type, enabled=False):
-        rows = [(states.float() @ head.T).logsumexp(dim=-1) for states in hidden.flatten(0, -2).split(ROWS_AT_ONCE)]
+        parts = torch.split(hidden.flatten(0, -2), ROWS_AT_ONCE)
+        rows = [(states.float() @ head.T).logsumexp(dim=-1) for states in parts]
     return torch.cat(rows).view(hidden.shape[:-1])  # (B, C)
 
 
