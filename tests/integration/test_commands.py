@@ -110,7 +110,8 @@ def test_from_raw_files_to_predictions(settings, tmp_path, monkeypatch, capsys):
     assert {path.name for path in A.iterdir() if not path.name.startswith(".")} == {
         "adapter", "checkpoints", "config.yaml", "logs", "metrics.json", "predictions",
     }  # fmt: skip
-    assert sorted(path.name for path in (A / "predictions").iterdir()) == ["test.parquet", "test_pairs.parquet"]
+    written = sorted(path.name for path in (A / "predictions").iterdir() if not path.name.startswith("."))
+    assert written == ["test.parquet", "test_pairs.parquet", "test_users.parquet"]
     assert sorted(path.name for path in (A / "logs").iterdir()) == ["1-fit", "2-test", "3-predict"]
     assert (A / "adapter/adapter_config.json").exists()
 
