@@ -56,13 +56,16 @@ class PredictionWriter(pl.Callback):
         )
         if trainer.is_global_zero:
             self._clear_other_parts()
-        self.before = {name: self._stored(name) for name in self.examples} if self.identity else {}
+        # All agree on what is there: a process that outlived the kill of the others may still be writing.
+        found = [path.name for path in self.parts.glob("*.parquet")] if trainer.is_global_zero else []
+        self._known, self._attempt = trainer.strategy.broadcast((sorted(found), time.time_ns()))
+        self.before = {name: self._stored(name) for name in self.examples}
         done = {name: set(rows["group_id"].unique()) for name, rows in self.before.items()}
         datamodule.done = (done.get("pairs", set()), done.get("lists", set()))
         if trainer.is_global_zero and any(done.values()):
             told = ", ".join(f"{len(done[name])} of {len(self.examples[name])} {name}" for name in done)
             print(f"continuing an evaluation that was broken off: {told} are scored already", flush=True)
-        self._stamp, self._n_written = f"{trainer.global_rank}-{time.time_ns()}", 0
+        self._rank, self._n_written = trainer.global_rank, 0
 
     def _clear_other_parts(self) -> None:
         """Take the folder, and remove parts that nobody will continue."""
@@ -79,8 +82,9 @@ class PredictionWriter(pl.Callback):
         self.parts.mkdir(exist_ok=True)
 
     def _stored(self, name: str) -> polars.DataFrame:
-        """Rows of the groups that are to be scored now, from whole files of all processes."""
-        paths = sorted(self.parts.glob(f"{name}-*.parquet"))
+        """Rows of the groups that are to be scored, of all processes: those found before, and those of this attempt."""
+        known = [self.parts / part for part in self._known if part.startswith(f"{name}-")]
+        paths = known + sorted(self.parts.glob(f"{name}-{self._attempt}-*.parquet"))
         if not paths:
             return polars.DataFrame(schema=SCHEMA | {"relevance": polars.Int64})
         wanted = polars.DataFrame({"group_id": self.examples[name].group_id})
@@ -137,7 +141,7 @@ class PredictionWriter(pl.Callback):
         rows = batch_rows(found, batch)
         if name == "lists" and self._keeps_top:
             rows = top_rows(rows)
-        write_whole(rows, self.parts / f"{name}-{self._stamp}-{self._n_written:06}.parquet")
+        write_whole(rows, self.parts / f"{name}-{self._attempt}-{self._rank}-{self._n_written:06}.parquet")
         self._n_written += 1
 
     # --- behind the loop ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 from collections import Counter
 
 import lightning.pytorch as lightning
@@ -245,6 +246,22 @@ def test_a_broken_evaluation_continues(tested, counting, make_datamodule, tmp_pa
     assert len(asked) >= n_kept
     assert ("continuing an evaluation that was broken off" in capsys.readouterr().out) == (at > 0)
     assert not list(folder.glob(".test-*"))
+
+
+def test_a_process_that_outlived_the_kill_is_not_counted(counting, tested, make_datamodule, tmp_path):
+    """It goes on to write what the next attempt scores itself."""
+    folder = tmp_path / "predictions"
+    broken_off(counting, make_datamodule(), folder, 4)
+    part = sorted(folder.glob(".test-*/*.parquet"))[0]
+
+    class Haunted(PredictionWriter):
+        def _write_part(self, name, found, batch):
+            super()._write_part(name, found, batch)
+            shutil.copy(part, part.with_name(part.name.replace("-0-00", "-1-00")))
+
+    counting.metrics_of("test").reset()
+    trainer(tmp_path, Haunted(folder, "a")).test(counting, make_datamodule(), verbose=False)
+    assert pl.read_parquet(folder / "test.parquet").equals(pl.read_parquet(tested[0] / "test.parquet"))
 
 
 def test_parts_of_another_evaluation_are_not_taken(counting, make_datamodule, tmp_path):
