@@ -17,6 +17,7 @@ COMMANDS = {
     "validate": ("trainer", "Measure a checkpoint on the validation split."),
     "test": ("trainer", "Measure a checkpoint on the test split; writes predictions/ and metrics.json."),
     "predict": ("trainer", "Score the candidate lists of the test split without measuring."),
+    "rank": ("rank", "Rank items for a person, new items included, or for all users."),
     "run": ("run", "Every missing stage in order: prepare, summarize, fit, test."),
 }
 """Command -> (module of `cli/`, what it does)."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.interactions import KEY, in_time_order, is_liked
 from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.prompts.summaries import one_line
@@ -40,15 +39,15 @@ class ContextTexts:
     """Finds the body of every context.
 
     Args:
-        data: The prepared data set.
+        interactions: Rows of `interactions.parquet`, of all users that are asked about.
         texts: Stored summaries; None leaves contexts with their items.
     """
 
-    def __init__(self, data: PreparedDataset, texts: SummaryTexts | None) -> None:
+    def __init__(self, interactions: pl.DataFrame, texts: SummaryTexts | None) -> None:
         self.texts = texts
         self._likes: dict[tuple[Split, ...], dict[str, Likes]] = {}
         if texts is not None:
-            self._likes = {visible: _likes_by_user(data.interactions, visible) for visible in set(VISIBLE.values())}
+            self._likes = {visible: _likes_by_user(interactions, visible) for visible in set(VISIBLE.values())}
 
     def body(self, group: Mapping[str, Any]) -> ContextBody:
         """The body of one context.

@@ -72,6 +72,11 @@ class PreparedDataset:
         return self._read("users") if (self.folder / "users.parquet").exists() else None
 
     @cached_property
+    def profiles(self) -> dict[str, str]:
+        """user_id -> profile, of users that have one."""
+        return {} if self.users is None else dict(self.users.select("user_id", "profile").iter_rows())
+
+    @cached_property
     def interactions(self) -> pl.DataFrame:
         """Interactions with their split, sorted by user and key."""
         return self._read("interactions")

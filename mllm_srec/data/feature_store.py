@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 import torch
 
 from mllm_srec.types import ConfigError
+
+
+class PictureFeatures(Protocol):
+    """Whatever knows the tower's output of pictures."""
+
+    def features(self, pictures: Sequence[str]) -> torch.Tensor:
+        """Features `(sum of picture tokens, D)` of the pictures one after another."""
+        ...
 
 
 class FeatureStore:
@@ -39,6 +48,9 @@ class FeatureStore:
         numpy_type = np.int16 if self._dtype == torch.bfloat16 else np.float32
         shape = (n_rows, self.n_dims)
         self._features = np.memmap(path, dtype=numpy_type, mode="r", shape=shape) if n_rows else np.empty(shape)
+
+    def __contains__(self, picture: object) -> bool:
+        return picture in self._spans
 
     def features(self, pictures: Sequence[str]) -> torch.Tensor:
         """Features `(sum of picture tokens, D)` of the pictures one after another."""

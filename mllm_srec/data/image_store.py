@@ -68,6 +68,7 @@ class ImageStore:
         self._keys: dict[str, str] = dict(pl.read_parquet(folder / "items.parquet").iter_rows())
         pixels = folder / "pixels.bin"
         self._pixels = np.memmap(pixels, dtype=np.uint8, mode="r") if pixels.stat().st_size else np.empty(0, np.uint8)
+        self._added: dict[str, np.ndarray] = {}  # pictures that are not in the file
 
     @property
     def pictures(self) -> list[str]:
@@ -78,9 +79,28 @@ class ImageStore:
         """Key of the item's picture, None where it has none; equal pictures share a key."""
         return self._keys.get(item_id)
 
+    def add(self, item_id: str, path: Path) -> str:
+        """Hold one more picture in memory, of an item that the data set does not know; the files stay as they are.
+
+        Args:
+            item_id: The item, from now on known to `picture_of`.
+            path: A picture that `data.pictures.check_picture` took.
+
+        Returns:
+            The picture's key, that of the stored picture where its content is the same.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        key, pixels = _read_resized(path, self.processor)
+        if key not in self._rows:
+            self._added[key] = pixels  # (height, width, 3)
+        self._keys[item_id] = key
+        return key
+
     def grid(self, picture: str) -> Grid:
         """Patches of the picture in time, height and width."""
-        _, height, width = self._rows[picture]
+        height, width = self._added[picture].shape[:2] if picture in self._added else self._rows[picture][1:]
         return 1, height // self.processor.patch_size, width // self.processor.patch_size
 
     def n_tokens(self, picture: str) -> int:
@@ -89,6 +109,8 @@ class ImageStore:
 
     def pixels(self, picture: str) -> np.ndarray:
         """The resized picture, uint8 `(height, width, 3)`."""
+        if picture in self._added:
+            return self._added[picture]
         offset, height, width = self._rows[picture]
         return np.asarray(self._pixels[offset : offset + height * width * 3]).reshape(height, width, 3)
 

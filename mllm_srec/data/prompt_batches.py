@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mllm_srec.data.examples import GroupExamples
-from mllm_srec.data.feature_store import FeatureStore
+from mllm_srec.data.feature_store import PictureFeatures
 from mllm_srec.data.image_store import ImageStore
 from mllm_srec.data.prompt_store import PromptStore
 from mllm_srec.prompts.encoding import PromptEncoder
@@ -25,7 +25,7 @@ class PromptStores:
 
     prompts: PromptStore
     images: ImageStore | None
-    features: FeatureStore | None
+    features: PictureFeatures | None
     encoder: PromptEncoder
 
 

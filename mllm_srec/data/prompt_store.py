@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,13 @@ class PromptStore:
             kind: Index into `types.KINDS`.
             middle: What `middle` returned for the context.
         """
-        row: dict[str, Any] = self._targets[item_index]
-        grid: Grid | None = (row["grid"][0], row["grid"][1], row["grid"][2]) if row["picture"] else None
-        ids = [*row["before_ids"], *middle, *row["input_ids"]]
-        return PromptTarget(ids, answer_ids, grid, row["picture"], item_index, relevance, kind)
+        return replace(
+            prompt_target(self._targets[item_index], middle),
+            answer_ids=answer_ids,
+            item_index=item_index,
+            relevance=relevance,
+            kind=kind,
+        )
 
     def context_lengths(self) -> pl.Series:
         """Tokens of every context's prefix."""
@@ -89,6 +92,17 @@ class PromptStore:
     def target_lengths(self) -> pl.Series:
         """Tokens of every target, pictures included, without the context's middle part."""
         return _lengths(self._targets, "before_ids") + _lengths(self._targets, "input_ids")
+
+
+def prompt_target(row: Mapping[str, Any], middle: Sequence[int]) -> PromptTarget:
+    """The prompt of a target that is to be scored.
+
+    Args:
+        row: A row of `targets`.
+        middle: What the context adds to each of its targets.
+    """
+    grid: Grid | None = (row["grid"][0], row["grid"][1], row["grid"][2]) if row["picture"] else None
+    return PromptTarget([*row["before_ids"], *middle, *row["input_ids"]], (), grid, row["picture"])
 
 
 def build_prompt_store(

@@ -72,6 +72,25 @@ class _Pictures(Dataset[str]):
         return self.keys[index]
 
 
+def frozen(settings: BackboneSettings) -> BackboneSettings:
+    """The backbone for its tower's sake: untrained; the tower is never quantised, the rest takes less memory so."""
+    name, revision, dtype = settings.name, settings.revision, settings.dtype
+    return BackboneSettings(name, revision, "none", dtype=dtype, quantization=settings.quantization)
+
+
+def feature_folder(images: ImageStore, settings: BackboneSettings) -> Path:
+    """Folder of the feature store of these pictures and this tower, whether or not it is there.
+
+    Args:
+        images: Pictures of the data set.
+        settings: The backbone, see `frozen`.
+    """
+    info = describe_backbone(settings.name, settings.revision)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    content = f"{info.fingerprint} {images.folder.name} {settings.dtype} {device}"
+    return images.folder.parents[1] / "features" / text_hash(content)[:12]
+
+
 def extract_features(images: ImageStore, settings: BackboneSettings, batch_size: int = 16) -> Path:
     """Folder of the finished feature store; extracts what is missing.
 
@@ -80,10 +99,7 @@ def extract_features(images: ImageStore, settings: BackboneSettings, batch_size:
         settings: The backbone whose tower is run; must not be trained.
         batch_size: Pictures per step.
     """
-    info = describe_backbone(settings.name, settings.revision)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    content = f"{info.fingerprint} {images.folder.name} {settings.dtype} {device}"
-    folder = images.folder.parents[1] / "features" / text_hash(content)[:12]
+    folder = feature_folder(images, settings)
     if (folder / "meta.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ class Summarizer:
     def _run_part(self, part: Part) -> None:
         with SummaryStore(self.plan.folder(part), rank=self.trainer.global_rank) as store:
             self._writer.store = store
-            loop = _Loop(self.plan.plan(part), self.plan, self.trainer, store)
+            loop = SummaryLoop(self.plan.plan(part), self.plan, self.trainer, store)
             table = self._preferences(loop) if part == "preference" else self._items(loop)
             self.trainer.strategy.barrier("summaries written")
             if self.trainer.is_global_zero:
@@ -114,12 +114,12 @@ class Summarizer:
                     check_quality(self.plan, STAGE_OF[part], table)
             self.trainer.strategy.barrier("view written")
 
-    def _items(self, loop: _Loop) -> Any:
+    def _items(self, loop: SummaryLoop) -> Any:
         prompts = self.inputs.item_prompts(loop.plan)
         loop.write(prompts.values())
         return item_view(list(prompts), [prompt.key for prompt in prompts.values()], loop.store)
 
-    def _preferences(self, loop: _Loop) -> Any:
+    def _preferences(self, loop: SummaryLoop) -> Any:
         """All chains advance in lock-step, so that a batch holds the same step of many users."""
         settings = self.plan.settings
         refined = settings.variant == "full"
@@ -145,8 +145,15 @@ def _waves(rows: Sequence[tuple[Chain, ChainStep]], refined: bool) -> list[list[
     return [[row for row in rows if row[1].index == index] for index in range(n_waves)]
 
 
-class _Loop:
-    """One part's prediction loop: a model that is loaded when the first missing summary asks for it."""
+class SummaryLoop:
+    """One part's prediction loop: a model that is loaded when the first missing summary asks for it.
+
+    Args:
+        plan: Model and prompt of the part.
+        whole: The plan that it belongs to.
+        trainer: Made by `summary_trainer`; its writer must know the store.
+        store: Where summaries are and go.
+    """
 
     def __init__(self, plan: PartPlan, whole: SummaryPlan, trainer: pl.Trainer, store: SummaryStore) -> None:
         self.plan, self.trainer, self.store = plan, trainer, store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 
@@ -23,6 +24,9 @@ from mllm_srec.summaries.chains import Chain, ChainStep
 from mllm_srec.summaries.views import read_view
 from mllm_srec.types import ConfigError
 
+Row = Mapping[str, Any]
+"""Fields of the items table."""
+
 
 class SummaryInputs:
     """Puts prompts together; tables of earlier stages are read when first needed.
@@ -33,6 +37,13 @@ class SummaryInputs:
 
     def __init__(self, plan: SummaryPlan) -> None:
         self.plan, self.settings = plan, plan.settings
+        self._texts: dict[Part, dict[str, str]] = {}
+        self._unfused: dict[str, str] = {}
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        """item_id -> fields of the items table; further items may be added."""
+        return {row["item_id"]: row for row in self.plan.data.items.iter_rows(named=True)}
 
     # --- what earlier stages wrote ---------------------------------------------------------------------------------
 
@@ -50,17 +61,19 @@ class SummaryInputs:
             )
         return table
 
-    def texts(self, part: Part) -> Mapping[str, str]:
-        """item_id -> text of a part; none where pictures are not used."""
+    def texts(self, part: Part) -> dict[str, str]:
+        """item_id -> text of a part, read once; none where pictures are not used."""
         if part not in self.plan.parts:
             return {}
-        return dict(self.table(part).select("item_id", "text").iter_rows())
+        if part not in self._texts:
+            self._texts[part] = dict(self.table(part).select("item_id", "text").iter_rows())
+        return self._texts[part]
 
-    @cached_property
-    def _image_texts(self) -> Mapping[str, str]:
-        return self.texts("image")
+    def learn(self, part: Part, texts: Mapping[str, str]) -> None:
+        """Know texts of a part about items that the data set does not hold: what comes after it reads them."""
+        self.texts(part).update(texts)
 
-    @cached_property
+    @property
     def _seen_in_history(self) -> Mapping[str, str]:
         """What history lines of variants without item summaries say of a picture."""
         return self.texts("caption" if self.settings.variant == "base" else "image")
@@ -69,32 +82,35 @@ class SummaryInputs:
 
     def item_prompts(self, plan: PartPlan) -> dict[str, SummaryPrompt]:
         """Prompts of a part that writes of items: of those with a picture, or of all."""
+        found = {row["item_id"]: self.item_prompt(plan, row) for row in self.plan.data.items.iter_rows(named=True)}
+        return {item_id: prompt for item_id, prompt in found.items() if prompt is not None}
+
+    def item_prompt(self, plan: PartPlan, row: Row) -> SummaryPrompt | None:
+        """Prompt about one item; None where the part is about pictures and the item has none.
+
+        Args:
+            plan: A part that writes of items.
+            row: Fields of the items table; the item's picture is that of `plan.images`.
+        """
+        item_id = row["item_id"]
         if STAGE_OF[plan.part] == "image":
-            return self._picture_prompts(plan)
-        titles = self.titles(plan)
-        prompts = {}
-        for item_id in self.plan.data.items["item_id"]:
-            text = None if self.settings.modality == "image" else titles[item_id]
-            messages = item_messages(plan.prompt, self._image_texts.get(item_id), text)
-            prompts[item_id] = SummaryPrompt(plan.record_key(messages, None), tuple(messages), about=f"item {item_id}")
-        return prompts
+            return self._picture_prompt(plan, item_id)
+        text = None if self.settings.modality == "image" else self._title(plan, row)
+        messages = item_messages(plan.prompt, self.texts("image").get(item_id), text)
+        return SummaryPrompt(plan.record_key(messages, None), tuple(messages), about=f"item {item_id}")
 
-    def _picture_prompts(self, plan: PartPlan) -> dict[str, SummaryPrompt]:
-        images, prompts = self.plan.images, {}
+    def _picture_prompt(self, plan: PartPlan, item_id: str) -> SummaryPrompt | None:
+        images = self.plan.images
+        if images is None or (picture := images.picture_of(item_id)) is None:
+            return None
         messages = image_messages(plan.prompt)
-        for item_id in self.plan.data.items["item_id"]:
-            if images is not None and (picture := images.picture_of(item_id)) is not None:
-                key = plan.record_key(messages, self.plan.picture_key(item_id))
-                prompts[item_id] = SummaryPrompt(key, tuple(messages), picture, f"item {item_id}")
-        return prompts
+        key = plan.record_key(messages, self.plan.picture_key(item_id))
+        return SummaryPrompt(key, tuple(messages), picture, f"item {item_id}")
 
-    def titles(self, plan: PartPlan) -> dict[str, str]:
-        """item_id -> title, with the fields that `data.prompt` asks for, cut at `max_item_tokens`."""
-        texts = {}
-        for row in self.plan.data.items.iter_rows(named=True):
-            item = ItemText(row["title"], row["brand"] or "", row["categories"] or (), row["description"])
-            texts[row["item_id"]] = plan.chat.cut(item_text(item, self.plan.prompt), self.plan.prompt.max_item_tokens)
-        return texts
+    def _title(self, plan: PartPlan, row: Row) -> str:
+        """Title, with the fields that `data.prompt` asks for, cut at `max_item_tokens`."""
+        item = ItemText(row["title"], row["brand"] or "", row["categories"] or (), row["description"])
+        return plan.chat.cut(item_text(item, self.plan.prompt), self.plan.prompt.max_item_tokens)
 
     def preference_prompt(self, plan: PartPlan, chain: Chain, step: ChainStep, previous: str | None) -> SummaryPrompt:
         """Prompt of one step of a chain.
@@ -105,7 +121,7 @@ class SummaryInputs:
             step: Which of them.
             previous: What the step before wrote, where steps refine each other.
         """
-        shown = [self._lines[item_id] for item_id in chain.items[step.start : step.end]]
+        shown = [self._line(item_id) for item_id in chain.items[step.start : step.end]]
         if self.settings.use_reviews:
             own = chain.reviews[step.start : step.end]
             cut = [plan.chat.cut(review, self.plan.prompt.max_item_tokens) for review in own]
@@ -114,18 +130,19 @@ class SummaryInputs:
         about = f"items {step.start}-{step.end - 1} of user {chain.user_id}"
         return SummaryPrompt(plan.record_key(messages, None), tuple(messages), about=about)
 
-    @cached_property
-    def _lines(self) -> Mapping[str, str]:
-        """item_id -> line in a preference prompt, by variant and modality."""
+    def _line(self, item_id: str) -> str:
+        """An item's line in a preference prompt, by variant and modality."""
         if self.settings.variant in ("svi", "full"):
-            return self.texts("item")
-        return self._unfused_lines(self.plan.plan("preference"))
+            return self.texts("item")[item_id]
+        if item_id not in self._unfused:
+            self._unfused[item_id] = self._unfused_line(self.rows[item_id])
+        return self._unfused[item_id]
 
-    def _unfused_lines(self, plan: PartPlan) -> dict[str, str]:
+    def _unfused_line(self, row: Row) -> str:
         """Title and what was seen, side by side; one of them where the modality asks for it."""
-        titles, seen = self.titles(plan), self._seen_in_history
+        title, seen = self._title(self.plan.plan("preference"), row), self._seen_in_history.get(row["item_id"], "")
         if self.settings.modality == "text":
-            return titles
+            return title
         if self.settings.modality == "image":
-            return {item_id: one_line(seen.get(item_id, "")) or NO_PICTURE for item_id in titles}
-        return {item_id: captioned_line(title, seen.get(item_id, "")) for item_id, title in titles.items()}
+            return one_line(seen) or NO_PICTURE
+        return captioned_line(title, seen)

@@ -9,13 +9,17 @@ from mllm_srec.prompts.chain import ChainPrompts
 from mllm_srec.prompts.summary_templates import IMAGE_PROMPT
 
 
-def summary_texts(plan: SummaryPlan) -> SummaryTexts:
+def summary_texts(plan: SummaryPlan, inputs: SummaryInputs | None = None) -> SummaryTexts:
     """All texts of a plan.
+
+    Args:
+        plan: What was written.
+        inputs: Whose texts of items these shall be, so that what it learns later is known here too; None reads them.
 
     Raises:
         ConfigError: A stage was not run for these settings, data and models; names the command that does.
     """
-    inputs = SummaryInputs(plan)
+    inputs = inputs or SummaryInputs(plan)
     states: dict[tuple[str, Visible], list[PreferenceState]] = {}
     table = inputs.table("preference").sort("user_id", "visible", "step")
     for user_id, visible, timestamp, order, text in table.select(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from mllm_srec.reports.texts import shown_text
 
 MAX_SHOWN = 200
 """Letters of an example; the table of summaries has all of them."""
@@ -40,16 +41,7 @@ def print_quality(stage: str, quality: Mapping[str, int | float | None], example
     console.print(table)
     for name, texts in examples.items():
         for text in texts:
-            console.print(Text(f"{name}: {_shown(text)}"))
-
-
-def _shown(text: str) -> str:
-    """A text on one line, without control characters and half letters, cut at `MAX_SHOWN`."""
-    spaced = " ".join(text.split())
-    clean = "".join(letter for letter in spaced if unicodedata.category(letter)[0] != "C").strip()
-    if not clean:
-        return "(nothing to see)"
-    return clean if len(clean) <= MAX_SHOWN else f"{clean[:MAX_SHOWN]}..."
+            console.print(Text(f"{name}: {shown_text(text, MAX_SHOWN)}"))
 
 
 def _cell(value: int | float | None) -> str:

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mllm_srec.reports.texts import wide_console
 from mllm_srec.types import EVAL_TOP_K
 
 SHOWN = [
@@ -38,7 +39,7 @@ def print_prepared(folder: Path, rows: Sequence[tuple[str, str, str]], done_befo
     table.add_column("number", justify="right")
     for row in rows:
         table.add_row(*row)
-    _console().print(table)
+    wide_console().print(table)
 
 
 def print_prompts(report: Mapping[str, int]) -> None:
@@ -92,7 +93,7 @@ def print_results(
         value = metrics.get(f"{stage}/{name}")
         if _number(value) is not None:
             table.add_row(name, _cell(value), *(_cell(values.get(name)) for values in references.values()))
-    console = _console()
+    console = wide_console()
     console.print(table)
     n_users, n_pairs = (metrics.get(f"{stage}/{name}") for name in ("n_users", "n_pairs"))
     counted = f"measured on the lists of {n_users} users and on {n_pairs} labelled targets"
@@ -112,11 +113,6 @@ def probability_notes(metrics: Mapping[str, Any], stage: str) -> list[str]:
         f"probability of a like: {mean:.3f} on average where {liked:.3f} are liked, calibration error {error:.3f}, "
         f"temperature 1 where {best}{left}"
     ]
-
-
-def _console() -> Console:
-    """A console that breaks no line of a file or pipe."""
-    return Console(soft_wrap=True) if Console().is_terminal else Console(width=200, soft_wrap=True)
 
 
 def _number(value: Any) -> float | None:

@@ -106,6 +106,11 @@ def read_view(folder: Path, name: str) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path.exists() else None
 
 
+def whole_letters(text: str) -> str:
+    """A stored text as views give it: half a character (a lone surrogate) is no Unicode, and Parquet holds no other."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _summary_columns(keys: Sequence[str], store: SummaryStore) -> dict[str, list[str] | list[int]]:
     """Values of `SUMMARY_SCHEMA`, in the order of `keys`."""
     missing = [key for key in keys if key not in store]
@@ -116,8 +121,7 @@ def _summary_columns(keys: Sequence[str], store: SummaryStore) -> dict[str, list
         )
     summaries: list[Summary] = [store[key] for key in keys]
     return {
-        # Parquet holds Unicode only, which half of a character (a lone surrogate) is not
-        "text": [summary.text.encode("utf-8", "replace").decode("utf-8") for summary in summaries],
+        "text": [whole_letters(summary.text) for summary in summaries],
         "finish_reason": [summary.finish_reason for summary in summaries],
         "n_tokens": [summary.n_tokens for summary in summaries],
         "key": list(keys),

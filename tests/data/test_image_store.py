@@ -10,6 +10,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from mllm_srec.data.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.types import DataError
+from tests.conftest import write_picture
 
 MODES = {
     "rgb.png": "RGB",
@@ -121,3 +122,24 @@ def test_transparency_becomes_white_and_16_bits_are_scaled(folder, tiny_backbone
     store = build_image_store(folder, processor, items_of({"clear": "clear.png", "deep": "deep.png"}))
     assert np.unique(store.pixels(store.picture_of("clear"))).tolist() == [255]
     assert np.unique(store.pixels(store.picture_of("deep"))).tolist() == [30000 // 257]
+
+
+def test_a_picture_can_be_added_in_memory(shop, tiny_backbone, tmp_path):
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings(max_pixels=4 * 784))
+    store = build_image_store(shop.folder, processor, shop.items)
+    files = {path: path.read_bytes() for path in store.folder.iterdir()}
+    known = shop.folder / shop.items.row(by_predicate=pl.col("item_id") == "i00", named=True)["image"]
+    assert store.add("again", known) == store.picture_of("again") == store.picture_of("i00")
+    key = store.add("new", write_picture(tmp_path / "new.png", 120, 60, seed=71))
+    alone = tmp_path / "alone"
+    (alone / "images").mkdir(parents=True)
+    (alone / "images/new.png").write_bytes((tmp_path / "new.png").read_bytes())
+    other = build_image_store(alone, processor, pl.DataFrame({"item_id": ["new"], "image": ["images/new.png"]}))
+    assert other.pictures == [key]
+    assert store.grid(key) == other.grid(key)
+    assert store.n_tokens(key) == other.n_tokens(key)
+    assert np.array_equal(store.pixels(key), other.pixels(key))
+    both, grids = store.pixel_values([key, store.picture_of("i00")])
+    assert grids.tolist() == [list(store.grid(key)), list(store.grid(store.picture_of("i00")))]
+    assert both[: len(other.pixel_values([key])[0])].equal(other.pixel_values([key])[0])
+    assert {path: path.read_bytes() for path in store.folder.iterdir()} == files

@@ -259,7 +259,7 @@ def test_lines_are_counted_from_the_state_and_not_from_the_list(prepare, encoder
 def test_a_preference_made_of_what_is_held_out_is_refused(shop, encoder, split):
     texts = summaries(shop)
     seeing = {(user, "train"): texts.preference[user, "train_val"] for user in shop.interactions["user_id"].unique()}
-    contexts = ContextTexts(shop, replace(texts, preference=texts.preference | seeing))
+    contexts = ContextTexts(shop.interactions, replace(texts, preference=texts.preference | seeing))
     refused = 0
     for group in shop.groups.filter(shop.groups["split"] == split).iter_rows(named=True):
         state = contexts.texts.state_before(group["user_id"], split, group["timestamp"], group["order"])
@@ -274,7 +274,7 @@ def test_a_preference_made_of_what_is_held_out_is_refused(shop, encoder, split):
 def test_a_history_of_other_tables_is_refused(shop):
     group = next(group for group in shop.groups.iter_rows(named=True) if group["history"])
     with pytest.raises(DataError, match=r"history of group \d+ is not what user 'u\d\d' liked before it in train"):
-        ContextTexts(shop, summaries(shop)).body({**group, "history": [*group["history"][:-1], "i99"]})
+        ContextTexts(shop.interactions, summaries(shop)).body({**group, "history": [*group["history"][:-1], "i99"]})
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------

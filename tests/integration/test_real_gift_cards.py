@@ -70,6 +70,13 @@ def test_from_raw_files_to_metrics(shared_data, real_vocabulary, tmp_path, capsy
     assert "began with random weights" in capsys.readouterr().out
 
     data = tmp_path / "data/gift_cards"
+    user = pl.read_parquet(data / "groups.parquet").filter(pl.col("purpose") == "rank")["user_id"][0]
+    ranking = ["rank", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--max_items", "30", "--user", user]
+    assert main([*ranking, "--new_item", '{"title": "Gift card for a tea house"}']) == 0
+    out = capsys.readouterr().out
+    assert "the most popular items, at most 30 of" in out
+    assert out.startswith(f"user {user}: ")
+
     samples = pl.read_parquet(data / "samples.parquet").filter(pl.col("split") == "test")
     candidates = pl.read_parquet(data / "candidates.parquet").filter(
         (pl.col("split") == "test") & (pl.col("position") <= 20)

@@ -524,7 +524,7 @@ def echo(monkeypatch):
             if prompt.key not in loop.store:
                 loop.store.append([Summary(prompt.key, " ".join(dict.fromkeys(said)), "stop", 1)])
 
-    monkeypatch.setattr(summarize._Loop, "write", answer)
+    monkeypatch.setattr(summarize.SummaryLoop, "write", answer)
     return found
 
 

@@ -231,7 +231,7 @@ def ask(make_plan, pair, tmp_path, monkeypatch):
                 loop.store.append([Summary(prompt.key, f" {part}\ntext {len(asked[part])}", "stop", 3)])
                 asked[part].append(spoken(prompt))
 
-    monkeypatch.setattr(summarize._Loop, "write", write)
+    monkeypatch.setattr(summarize.SummaryLoop, "write", write)
     strategy = SimpleNamespace(barrier=lambda name: None, launcher=None)
     trainer = SimpleNamespace(
         callbacks=[summarize.SummaryWriter()], global_rank=0, world_size=1, is_global_zero=True, strategy=strategy

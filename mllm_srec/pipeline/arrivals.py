@@ -1,0 +1,112 @@
+"""Summaries of what arrives after `summarize`: new items and new histories, by the same prompts and models.
+
+Texts go into the data set's own store under the hash of their inputs: what was written once, for whatever reason, is
+never written again, and an item that the data set holds already finds its own texts there. The tables of the stages,
+which name all items and users of the data set, stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from mllm_srec.data.summary_texts import PreferenceState
+from mllm_srec.pipeline.summarize import SummaryLoop, SummaryWriter, summary_trainer
+from mllm_srec.pipeline.summary_inputs import Row, SummaryInputs
+from mllm_srec.pipeline.summary_plan import Part, SummaryPlan
+from mllm_srec.prompts.summaries import SummaryPrompt
+from mllm_srec.summaries.chains import Chain, ChainStep, build_chains
+from mllm_srec.summaries.store import SummaryStore
+from mllm_srec.summaries.views import whole_letters
+
+
+class SummaryArrivals:
+    """Writes summaries one by one; a model is loaded when it is first needed, and kept for the next arrival.
+
+    Args:
+        plan: Prompts, models and decoding of the run.
+        inputs: Texts of the data set's items; learns those of new ones.
+        accelerator: Of a Trainer: `auto`, `cpu`, `gpu`.
+    """
+
+    def __init__(self, plan: SummaryPlan, inputs: SummaryInputs, accelerator: str = "auto") -> None:
+        self.plan, self.inputs, self.accelerator = plan, inputs, accelerator
+        self._loops: dict[Part, tuple[SummaryLoop, SummaryWriter]] = {}
+        self._stores: dict[Part, SummaryStore] = {}
+
+    def add_items(self, rows: Sequence[Row]) -> None:
+        """Write image and item summaries of new items, and let `inputs` know them.
+
+        Args:
+            rows: Fields of the items table; their pictures are in `plan.images` already.
+
+        Raises:
+            ConfigError: The store of summaries cannot be written.
+        """
+        self.inputs.rows.update({row["item_id"]: row for row in rows})
+        for part in self.plan.parts:
+            if part != "preference":  # each part reads the texts of those before it
+                asked = {row["item_id"]: self.inputs.item_prompt(self.plan.plan(part), row) for row in rows}
+                prompts = {item_id: prompt for item_id, prompt in asked.items() if prompt is not None}
+                texts = self._write(part, prompts)
+                self.inputs.learn(part, {item_id: whole_letters(text) for item_id, text in texts.items()})
+
+    def preferences(self, interactions: pl.DataFrame) -> list[PreferenceState]:
+        """The preference chain of one user whose interactions are no part of the data set.
+
+        Args:
+            interactions: Columns of `interactions.parquet`, all of one user; their items are known to `inputs`.
+
+        Returns:
+            States in time order, as for a user of the data set: one for each full window. Where windows do not refine
+            each other, the last one that has words, which is the only one that is ever read.
+        """
+        settings = self.plan.settings
+        states: list[PreferenceState] = []
+        for chain in build_chains(interactions):
+            if chain.visible == "train_val":
+                steps = chain.steps(settings.window, settings.step, settings.variant == "full")
+                states += self._refined(chain, steps) if settings.variant == "full" else self._latest(chain, steps)
+        return states
+
+    def release(self) -> None:
+        """Let go of the models that were loaded."""
+        self._loops.clear()
+
+    def _refined(self, chain: Chain, steps: Sequence[ChainStep]) -> list[PreferenceState]:
+        states, previous = [], None
+        for step in steps:
+            previous = self._preference(chain, step, previous)
+            states.append(PreferenceState(*step.key, whole_letters(previous)))
+        return states
+
+    def _latest(self, chain: Chain, steps: Sequence[ChainStep]) -> list[PreferenceState]:
+        for step in reversed(steps):
+            text = self._preference(chain, step, None)
+            if text.strip():
+                return [PreferenceState(*step.key, whole_letters(text))]
+        return []
+
+    def _preference(self, chain: Chain, step: ChainStep, previous: str | None) -> str:
+        prompt = self.inputs.preference_prompt(self.plan.plan("preference"), chain, step, previous)
+        return self._write("preference", {"": prompt})[""]
+
+    def _write(self, part: Part, prompts: Mapping[str, SummaryPrompt]) -> dict[str, str]:
+        """Texts of the prompts, those that are not stored yet written now."""
+        if part not in self._stores:
+            self._stores[part] = SummaryStore(self.plan.folder(part))
+        store = self._stores[part]
+        if any(prompt.key not in store for prompt in prompts.values()):
+            with store:  # another process may be writing: wait, and see what it wrote
+                loop, writer = self._loop(part, store)
+                writer.store = store
+                loop.write(prompts.values())
+        return {name: store[prompt.key].text for name, prompt in prompts.items()}
+
+    def _loop(self, part: Part, store: SummaryStore) -> tuple[SummaryLoop, SummaryWriter]:
+        if part not in self._loops:
+            trainer = summary_trainer(accelerator=self.accelerator, devices=1, enable_progress_bar=False)
+            writers = [callback for callback in trainer.callbacks if isinstance(callback, SummaryWriter)]  # type: ignore[attr-defined]
+            self._loops[part] = SummaryLoop(self.plan.plan(part), self.plan, trainer, store), writers[0]
+        return self._loops[part]

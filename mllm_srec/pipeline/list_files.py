@@ -1,0 +1,131 @@
+"""Ranked lists of many users as one Parquet file, written so that a killed command continues when it is run again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from mllm_srec.data.progress import LateProgress
+from mllm_srec.pipeline.new_items import NewItem
+from mllm_srec.pipeline.ranker import LIST_SCHEMA, Ranker
+from mllm_srec.summaries.store import content_key
+from mllm_srec.types import ConfigError
+
+USERS_PER_PART = 50
+"""Lists that a kill may lose."""
+
+
+def check_output(path: Path) -> None:
+    """Look whether a file can be written there, before hours are spent on its content.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.{os.getpid()}")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if path.is_dir():
+        raise ConfigError(f"output={str(path)!r} is a folder; give the name of a file, such as lists.parquet")
+
+
+def write_lists(
+    ranker: Ranker, path: Path, user_ids: Sequence[str], new_items: Sequence[NewItem], top_k: int | None
+) -> pl.DataFrame:
+    """Rank for every user and write columns of `LIST_SCHEMA`, users in the given order, whole or not at all.
+
+    Finished parts lie beside the file, under the hash of everything that decides them, until it is written.
+
+    Args:
+        ranker: Knows the run.
+        path: The file.
+        user_ids: For whom.
+        new_items: Ranked beside the items of the data set.
+        top_k: Longest list; None for all items.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: The file cannot be written, or another process is writing it.
+    """
+    check_output(path)
+    parts = path.with_name(f".{path.name}.{_key(ranker, user_ids, new_items, top_k)}.parts")
+    try:
+        parts.mkdir(exist_ok=True)
+        with FileLock(parts / ".lock", timeout=0):
+            table = pl.concat([pl.DataFrame(schema=LIST_SCHEMA), *_parts(ranker, parts, user_ids, new_items, top_k)])
+            _write(table, path)
+    except Timeout as error:
+        raise ConfigError(f"another process is writing {path}; wait for it, or choose another output") from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    for left in path.parent.glob(f".{path.name}.*.parts"):  # of earlier settings too
+        shutil.rmtree(left, ignore_errors=True)
+    return table
+
+
+def _parts(
+    ranker: Ranker, folder: Path, user_ids: Sequence[str], new_items: Sequence[NewItem], top_k: int | None
+) -> list[pl.DataFrame]:
+    """The lists, part by part, those of an earlier command read back."""
+    found = []
+    with LateProgress("ranking", len(user_ids)) as progress:
+        for begin in range(0, len(user_ids), USERS_PER_PART):
+            part = folder / f"{begin:09d}.parquet"
+            if not part.exists():
+                chunk = user_ids[begin : begin + USERS_PER_PART]
+                lists = [ranked.table for ranked in ranker.rank_all(chunk, new_items, top_k)]
+                _write(pl.concat(lists), part)
+            found.append(pl.read_parquet(part))
+            progress.update(min(begin + USERS_PER_PART, len(user_ids)))
+    return found
+
+
+def _write(table: pl.DataFrame, path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        table.write_parquet(file)
+        file.flush()
+        os.fsync(file.fileno())  # else a power loss could leave an empty file under the final name
+    partial.replace(path)
+
+
+def _key(ranker: Ranker, user_ids: Sequence[str], new_items: Sequence[NewItem], top_k: int | None) -> str:
+    """Hash of everything that decides the lists."""
+    data, chooser, texts = ranker.run.datamodule, ranker.chooser, ranker.run.datamodule.summaries
+    retriever = Path(chooser.retriever)
+    parts: dict[str, Any] = {
+        "weights": _file_hash(ranker.checkpoint),
+        "prompts": data.stores.prompts.folder.name,
+        "summaries": texts.identity if texts else None,
+        "data": data.data.content_hash,
+        "score": ranker.run.model.score_kind,
+        "candidates": [chooser.max_items, chooser.retriever, _file_hash(retriever if retriever.is_file() else None)],
+        "new": [[*map(str, asdict(item).values()), _file_hash(item.image)] for item in new_items],
+        "users": list(user_ids),
+        "top_k": top_k,
+    }
+    return content_key(**parts)[:16]
+
+
+def _file_hash(path: Path | str | None) -> str | None:
+    if path is None:
+        return None
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"output={str(path)!r} cannot be written ({error.strerror}); name a file in a folder of yours")

@@ -1,0 +1,109 @@
+"""Which items are ranked for a person: the whole catalogue while it is small, else what a retriever found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.popularity import item_popularity
+from mllm_srec.types import ConfigError, DataError
+
+POPULARITY = "popularity"
+
+Retriever = Callable[[str], Sequence[str] | None]
+"""user_id -> item ids, the best first; None where it has no list for the user."""
+
+
+class CandidateChooser:
+    """Chooses the items.
+
+    Args:
+        data: The prepared data set.
+        max_items: A catalogue of more items than this is not ranked as a whole.
+        retriever: Used then: `popularity`, or a Parquet file with columns `user_id`, `item_id`, `rank` (from 1).
+
+    Raises:
+        ConfigError: `max_items` is below 1, or the retriever is neither.
+        DataError: The retriever's lists do not fit the data set.
+    """
+
+    def __init__(self, data: PreparedDataset, max_items: int = 1000, retriever: str = POPULARITY) -> None:
+        if max_items < 1:
+            raise ConfigError(f"max_items={max_items}; give the longest list to be ranked, at least 1")
+        self.data, self.max_items, self.retriever = data, max_items, retriever
+        self._retrieve = whole_catalogue(data) if self.whole else load_retriever(retriever, data)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all items are ranked."""
+        return self.data.items.height <= self.max_items
+
+    @property
+    def source(self) -> str:
+        """Where the items come from, in words."""
+        if self.whole:
+            return f"the whole catalogue of {self.data.items.height:,} items"
+        found = "the most popular items" if self.retriever == POPULARITY else f"what {self.retriever} retrieved"
+        return f"{found}, at most {self.max_items:,} of {self.data.items.height:,}"
+
+    def covers(self, user_id: str) -> bool:
+        """Whether there is a list for the user."""
+        return self._retrieve(user_id) is not None
+
+    def choose(self, user_id: str, seen: Collection[str]) -> list[str]:
+        """Item ids to be ranked for a person, without those they have met.
+
+        Raises:
+            DataError: The retriever has no list for the person.
+        """
+        found = self._retrieve(user_id)
+        if found is None:
+            raise DataError(
+                f"the retriever {self.retriever!r} has no list for user {user_id!r}; use retriever={POPULARITY!r}, or "
+                "name the items to be ranked"
+            )
+        return list(islice((item_id for item_id in found if item_id not in seen), self.max_items))
+
+
+def whole_catalogue(data: PreparedDataset) -> Retriever:
+    """Finds every item."""
+    item_ids = data.items["item_id"].to_list()
+    return lambda user_id: item_ids
+
+
+def load_retriever(name: str, data: PreparedDataset) -> Retriever:
+    """A retriever by its name: `popularity`, or a Parquet file of ranked items.
+
+    Raises:
+        ConfigError: It is neither.
+        DataError: The file names an item that the data set does not hold.
+    """
+    if name == POPULARITY:
+        popularity = item_popularity(data.interactions, data.items)  # (N,)
+        ordered = data.items["item_id"].gather(np.argsort(-popularity, kind="stable")).to_list()
+        return lambda user_id: ordered
+    return _read_lists(Path(name), data).get
+
+
+def _read_lists(path: Path, data: PreparedDataset) -> dict[str, list[str]]:
+    columns = ("user_id", "item_id", "rank")
+    try:
+        table = pl.read_parquet(path, columns=list(columns))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ConfigError(
+            f"retriever={str(path)!r} is neither {POPULARITY!r} nor a Parquet file with columns {', '.join(columns)} "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    unknown = table.join(data.items, on="item_id", how="anti")
+    if unknown.height:
+        raise DataError(
+            f"retriever={str(path)!r}: {unknown.height} of {table.height} rows name items that the data set "
+            f"{data.folder} does not hold, for example {unknown.item(0, 'item_id')!r}; retrieve from the same data set"
+        )
+    lists = table.sort("user_id", "rank", "item_id").group_by("user_id", maintain_order=True).agg("item_id")
+    return {user_id: list(dict.fromkeys(items)) for user_id, items in lists.iter_rows()}

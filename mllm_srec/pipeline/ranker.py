@@ -1,0 +1,257 @@
+"""Recommendations from Python: a run folder, people and items, new ones of either included.
+
+ranker = Ranker.open("runs/demo/first")
+mug = NewItem("red mug", image="mug.png")
+print(ranker.rank("u0007", new_items=[mug]).table)
+print(ranker.rank(History(["i0003", mug]), items=["i0001", "i0002"]).table)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.pipeline.checkpoints import read_checkpoint
+from mllm_srec.pipeline.loaded_run import LoadedRun, load_run, read_settings
+from mllm_srec.pipeline.new_items import NewItem
+from mllm_srec.pipeline.people import History, Person, check_user, people_now
+from mllm_srec.pipeline.rank_candidates import POPULARITY, CandidateChooser
+from mllm_srec.pipeline.rank_prompts import RankPrompts
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.scorer import Scorer
+from mllm_srec.types import ConfigError, DataError
+
+LIST_SCHEMA: dict[str, pl.DataType] = {
+    "user_id": pl.String(),
+    "rank": pl.Int64(),  # from 1
+    "item_id": pl.String(),
+    "title": pl.String(),
+    "score": pl.Float32(),  # by `model.score`
+    "probability": pl.Float32(),  # of a like, in [0, 1]
+    "held_out": pl.Boolean(),  # a like of the test split: an answer that neither training nor context showed
+    "new": pl.Boolean(),  # an item that the data set does not hold
+}
+"""Columns of a ranked list; equal scores stand in the order in which the items were asked about."""
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """Items for one person, the best first.
+
+    Attributes:
+        person: Who, with history, preference and the items since.
+        table: Columns of `LIST_SCHEMA`, `top_k` rows at most.
+        source: Which items were ranked, in words.
+        n_ranked: How many.
+        n_dropped: The oldest history lines for which the prompt had no room.
+    """
+
+    person: Person
+    table: pl.DataFrame
+    source: str
+    n_ranked: int
+    n_dropped: int
+
+
+class Ranker:
+    """Ranks items for people with the model of a run.
+
+    A user of the data set is seen as of now: all their interactions of the splits train and val are visible, their
+    preference is that after the last whole window of them, and what they met is not recommended. Prompts are, token for
+    token, those of the prompt store. New items get summaries and picture features when they arrive, by the run's own
+    models and settings; a history of one's own gets its preference. The first question loads the model.
+
+    Args:
+        run: Settings and data.
+        checkpoint: The fine-tuned weights; None only for `model.finetune: none`.
+        max_items: A catalogue of more items is not ranked as a whole, but what `retriever` finds in it.
+        retriever: `popularity`, or a Parquet file with columns `user_id`, `item_id` and `rank`.
+        device: Where to compute; None is a GPU where there is one and the run did not ask for the CPU.
+
+    Raises:
+        ConfigError: The checkpoint is missing or no checkpoint, or the retriever is unknown.
+    """
+
+    def __init__(
+        self,
+        run: LoadedRun,
+        checkpoint: Path | str | None,
+        *,
+        max_items: int = 1000,
+        retriever: str = POPULARITY,
+        device: str | None = None,
+    ) -> None:
+        if checkpoint is None and run.model.settings.finetune != "none":
+            raise ConfigError(
+                f"model.finetune={run.model.settings.finetune!r} needs fine-tuned weights; give a run's checkpoint "
+                "(--ckpt_path), or set model.finetune to none to rank with the untrained backbone"
+            )
+        self.run, self.data, self._device = run, run.datamodule.data, device
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._weights = None if checkpoint is None else read_checkpoint(checkpoint)
+        self.chooser = CandidateChooser(self.data, max_items, retriever)
+        self.prompts = RankPrompts(run.datamodule, run.arrivals)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        checkpoint: Path | str | None = None,
+        *,
+        data_root: Path | str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Open a finished run.
+
+        Args:
+            folder: Its folder.
+            checkpoint: One of its checkpoints; None is the best one.
+            data_root: Replaces `data.root` of its settings, which may be relative to another folder.
+            options: Further arguments of the class.
+
+        Raises:
+            ConfigError: The folder holds no run, or its data set or summaries are not where its settings say.
+        """
+        run = load_run(read_settings(folder, data_root))
+        best = RunFolder(Path(folder)).best
+        if checkpoint is None and (run.model.settings.finetune != "none" or best.exists()):
+            checkpoint = best
+        return cls(run, checkpoint, **options)
+
+    # --- what is known ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        """All users of the data set, in the order of the alphabet."""
+        return sorted(self.data.interactions["user_id"].unique().to_list())
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model with its weights, loaded when first asked for."""
+        return Scorer(self.run, self._weights, self._device)
+
+    def add(self, items: Sequence[NewItem]) -> list[str]:
+        """Ids of new items; their summaries and tokens are made now.
+
+        Raises:
+            DataError: A picture cannot be used, or an id is taken.
+        """
+        return self.prompts.add(items)
+
+    def person(self, who: str | History) -> Person:
+        """What is known of a user now, or of somebody with a history of their own.
+
+        Raises:
+            DataError: There is no such user, or an item of the history is unknown.
+        """
+        if isinstance(who, History):
+            return self._newcomer(who)
+        check_user(who, self.user_ids)
+        return self._people([who])[0]
+
+    def _people(self, user_ids: Sequence[str]) -> list[Person]:
+        return people_now(self.data.interactions, user_ids, self._texts, self._max_history)
+
+    def _newcomer(self, history: History) -> Person:
+        """A person whose preference, where prompts hold one, is written now."""
+        item_ids = self._ids(history.items)
+        if len(set(item_ids)) < len(item_ids):
+            raise DataError(f"items={item_ids} of a history: an item occurs twice; keep its earliest place")
+        table, texts = history.interactions(item_ids), self._texts
+        if texts is not None and self.run.arrivals is not None:
+            states = self.run.arrivals.preferences(table)
+            texts = SummaryTexts(**{**vars(texts), "preference": {(history.user_id, "train_val"): states}})
+        return people_now(table, [history.user_id], texts, self._max_history)[0]
+
+    @property
+    def _texts(self) -> SummaryTexts | None:
+        return self.run.datamodule.summaries
+
+    @property
+    def _max_history(self) -> int:
+        return int(self.data.manifest["prepare"]["max_history"])
+
+    # --- lists -----------------------------------------------------------------------------------------------------
+
+    def rank(
+        self,
+        who: str | History,
+        items: Sequence[str | NewItem] | None = None,
+        *,
+        new_items: Sequence[NewItem] = (),
+        top_k: int | None = 10,
+    ) -> RankedList:
+        """Items for one person.
+
+        Args:
+            who: Id of a user, or a history.
+            items: What to rank, as it is; None ranks what `max_items` and `retriever` say, without what was met.
+            new_items: Ranked beside that.
+            top_k: Length of the list; None keeps all that was ranked.
+
+        Raises:
+            DataError: An unknown user or item, or a picture that cannot be used.
+            ConfigError: `top_k` is below 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise ConfigError(f"top_k={top_k}; give the length of a list, at least 1, or None for all")
+        person = self.person(who)  # before anything is made or loaded: what is unknown is told at once
+        return self._ranked(who, person, items, self.add(new_items), top_k)
+
+    def rank_all(
+        self, user_ids: Sequence[str], new_items: Sequence[NewItem] = (), top_k: int | None = 10
+    ) -> Iterator[RankedList]:
+        """Lists of many users, one after the other; see `rank`."""
+        added = self.add(new_items)
+        for person in self._people(user_ids):
+            yield self._ranked(person.user_id, person, None, added, top_k)
+
+    def _ranked(
+        self,
+        who: str | History,
+        person: Person,
+        items: Sequence[str | NewItem] | None,
+        added: Sequence[str],
+        top_k: int | None,
+    ) -> RankedList:
+        named = self.chooser.choose(person.user_id, person.seen) if items is None else self._ids(items)
+        item_ids = list(dict.fromkeys([*named, *(item_id for item_id in added if item_id not in person.seen)]))
+        profile = who.profile if isinstance(who, History) else self.data.profiles.get(who)
+        context = self.prompts.context(person, profile, item_ids)
+        targets = self.prompts.targets(item_ids, context.middle_ids)
+        scores, probabilities = self.scorer.score(context.prefix_ids, targets)  # (N,) each
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        table = self._table(person, [item_ids[index] for index in best], scores[best], probabilities[best])
+        source = self.chooser.source if items is None else f"{len(items):,} named items"
+        return RankedList(person, table, source, len(item_ids), context.n_dropped)
+
+    def _ids(self, items: Sequence[str | NewItem]) -> list[str]:
+        """Ids of items of both kinds, each known from now on."""
+        new = [item for item in items if isinstance(item, NewItem)]
+        made = dict(zip(new, self.add(new), strict=True))
+        ids = [made[item] if isinstance(item, NewItem) else item for item in items]
+        for item_id in ids:
+            self.prompts.row(item_id)  # refuses what nobody knows
+        return ids
+
+    def _table(
+        self, person: Person, item_ids: Sequence[str], scores: np.ndarray, probabilities: np.ndarray
+    ) -> pl.DataFrame:
+        columns = {
+            "user_id": [person.user_id] * len(item_ids),
+            "rank": range(1, len(item_ids) + 1),
+            "item_id": list(item_ids),
+            "title": [self.prompts.row(item_id)["title"] for item_id in item_ids],
+            "score": scores,
+            "probability": probabilities,
+            "held_out": [item_id in person.held_out for item_id in item_ids],
+            "new": [item_id not in self.prompts.index for item_id in item_ids],
+        }
+        return pl.DataFrame(columns, schema=LIST_SCHEMA)

@@ -1,0 +1,85 @@
+"""Recommendations for the terminal: what is known of a person, and the items that were ranked for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from mllm_srec.reports.texts import shown_text, wide_console
+
+MAX_TITLE = 70
+MAX_ID = 40
+MAX_PREFERENCE = 2000
+MAX_HISTORY = 10
+"""Items of a history that are shown, the latest ones."""
+
+HELD_OUT = "* the user did like it: held out in the test split, so that neither training nor the history above says so"
+NEW = "+ a new item, which the data set does not hold"
+
+
+def print_person(
+    user_id: str,
+    history: Sequence[tuple[str, str]],
+    preference: str | None,
+    n_since: int,
+    n_dropped: int,
+) -> None:
+    """What the model is told of a person.
+
+    Args:
+        user_id: Who.
+        history: Ids and titles of liked items, oldest first.
+        preference: The stored preference; None where there is none.
+        n_since: The last so many items of the history came after the preference.
+        n_dropped: History lines for which the prompt had no room.
+    """
+    console = wide_console()
+    shown = history[-MAX_HISTORY:]
+    left_out = f", the latest {len(shown)}" if len(shown) < len(history) else ""
+    told = f"{len(history):,} liked items{left_out}, oldest first" if history else "no history"
+    console.print(Text(f"user {shown_text(user_id, MAX_ID)}: {told}", style="bold"))
+    first_since = len(shown) - n_since
+    for index, (item_id, title) in enumerate(shown):
+        mark = "since" if preference is not None and index >= first_since else ""
+        console.print(Text(f"  {mark:<6}{shown_text(item_id, MAX_ID):<14} {shown_text(title, MAX_TITLE)}"))
+    if preference is not None:
+        console.print(Text(f"preference, without the items marked since: {shown_text(preference, MAX_PREFERENCE)}"))
+    if n_dropped:
+        console.print(Text(f"{n_dropped:,} of the oldest items found no room in the prompt (data.max_length)"))
+
+
+def print_list(rows: Sequence[Mapping[str, Any]], source: str, n_ranked: int) -> None:
+    """The ranked items.
+
+    Args:
+        rows: Columns of a ranked list, the best first.
+        source: Which items were ranked, in words.
+        n_ranked: How many.
+    """
+    table = Table(
+        title=Text(f"the best {len(rows):,} of {n_ranked:,} ranked items ({source}; nothing that the user met before)"),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name, justify in (("rank", "right"), ("", "left"), ("item", "left"), ("title", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("probability", justify="right")
+    table.add_column("score", justify="right")
+    for row in rows:
+        texts = [Text(shown_text(row["item_id"], MAX_ID)), Text(shown_text(row["title"], MAX_TITLE))]
+        table.add_row(str(row["rank"]), _mark(row), *texts, f"{row['probability']:.4f}", f"{row['score']:.3f}")
+    console = wide_console()
+    console.print(table)
+    for note, column in ((HELD_OUT, "held_out"), (NEW, "new")):
+        if any(row[column] for row in rows):
+            console.print(Text(note))
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    return ("*" if row["held_out"] else "") + ("+" if row["new"] else "")

@@ -1,0 +1,86 @@
+"""What is told of a new item: checked where it comes in, cleaned as raw files are."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mllm_srec.pipeline.new_items import NewItem, read_new_items
+from mllm_srec.types import DataError
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "mug.png")
+    return tmp_path / "mug.png"
+
+
+def test_fields_of_the_items_table(picture):
+    item = NewItem(" A &amp; <b>B</b>\n mug", "Acme ", ["Home", "Home", "Mugs"], "Half \ud800 a letter", picture)
+    assert item.row("x", 10_000) == {
+        "item_id": "x", "title": "A & B mug", "brand": "Acme", "categories": ["Home", "Mugs"],
+        "description": "Half ? a letter", "price": None, "image": str(picture), "image_urls": [],
+    }  # fmt: skip
+    bare = NewItem("mug").row("y", 10_000)
+    assert (bare["brand"], bare["categories"], bare["description"], bare["image"]) == (None, [], "", None)
+
+
+def test_equal_items_are_one():
+    assert len({NewItem("a", categories=["b"]), NewItem("a", categories=("b",))}) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"title": 7}, r"title=7 of a new item is no text"),
+        ({"title": "a", "brand": ["b"]}, r"brand=\['b'\] of a new item is no text"),
+        ({"title": "a", "categories": "Mugs"}, r"categories='Mugs' of a new item; give a list"),
+        ({"title": "a", "categories": [1]}, r"categories=\[1\] of a new item"),
+        ({"title": "a", "image": 3}, r"image=3, item_id=None"),
+        ({"title": "a", "item_id": ""}, r"item_id='' of a new item names nothing"),
+        ({}, "neither title nor picture"),
+        ({"title": " <br> "}, "neither title nor picture"),
+    ],
+)
+def test_values_that_would_end_as_nonsense(fields, match):
+    with pytest.raises(DataError, match=match):
+        NewItem(**fields)
+
+
+def test_a_picture_is_checked_before_anything_is_made_of_it(picture):
+    with pytest.raises(DataError, match=r"cannot be used: more pixels than .* 40 x 30; give a file in .* jpg, .* bmp"):
+        NewItem("mug", image=picture).row("x", 1199)
+    assert NewItem(image=picture).row("x", 1200)["title"] == ""
+
+
+def test_the_command_line_takes_objects_and_files(tmp_path):
+    lines = [{"title": "a", "image": "pictures/a.png"}, {"title": "b", "brand": None, "categories": ["c"]}]
+    (tmp_path / "new.jsonl").write_text("\n\n".join(map(json.dumps, lines)) + "\n")
+    found = read_new_items(['{"title": "mug", "image": "mug.png", "item_id": "m"}', str(tmp_path / "new.jsonl")])
+    assert found == [
+        NewItem("mug", image="mug.png", item_id="m"),
+        NewItem("a", image=tmp_path / "pictures/a.png"),  # relative to the file
+        NewItem("b", categories=["c"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ('{"title": "a"', r"--new_item: '\{\"title\": \"a\"' is not valid JSON"),
+        ('{"titel": "a"}', r"the field 'titel' is not known; did you mean 'title'\?"),
+        ('{"x": "a"}', r"the field 'x' is not known; known are title, brand, categories"),
+        ('{"title": 3}', r"--new_item: title=3 of a new item is no text"),
+        ('{"title": "a", "categories": 3}', r"--new_item: .*3"),
+        ("nothing.jsonl", r"'nothing.jsonl' is no JSON object and no readable file"),
+    ],
+)
+def test_wrong_values(value, match):
+    with pytest.raises(DataError, match=match):
+        read_new_items([value])
+
+
+def test_a_wrong_line_of_a_file_is_named(tmp_path):
+    (tmp_path / "new.jsonl").write_text('{"title": "a"}\n[1]\n')
+    with pytest.raises(DataError, match=r"new.jsonl, line 2: '\[1\]' is no JSON object"):
+        read_new_items([str(tmp_path / "new.jsonl")])
