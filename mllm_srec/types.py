@@ -41,7 +41,18 @@ class ConfigError(MllmSrecError):
     """Settings that contradict each other, an earlier run, or what is on disk."""
 
 
-class PackedBatch(TypedDict):
+class CandidateBatch(TypedDict):
+    """What a batch of B groups says of their targets, whatever the model; B is 0 on a process that got no group."""
+
+    group_id: torch.Tensor  # (B,) int64
+    candidate_mask: torch.Tensor  # (B, C) bool, False where a group has fewer targets
+    relevance: torch.Tensor  # (B, C) int64, 1 liked, 0 not; 0 where masked
+    kind: torch.Tensor  # (B, C) int64 index into LIST_KINDS; -1 where masked
+    item_index: torch.Tensor  # (B, C) int64 row in items.parquet; -1 where masked
+    n_missed: torch.Tensor  # (B,) int64, relevant items that a retriever left out of the list
+
+
+class PackedBatch(CandidateBatch):
     """A batch of B groups laid out as R >= B packed rows (see `prompts.packing`).
 
     A row is `prefix | target 1 + answer 1 | target 2 + answer 2 | ...`; a long group may take several rows.
@@ -52,11 +63,6 @@ class PackedBatch(TypedDict):
     segment_ids: torch.Tensor  # (R, T) int64: -1 padding, 0 prefix, 1.. the targets
     labels: torch.Tensor  # (R, T) int64, IGNORE_INDEX but on response tokens
     answer_index: torch.Tensor  # (B, C, 2) int64: row and token whose output predicts the first response token
-    candidate_mask: torch.Tensor  # (B, C) bool, False where a group has fewer targets
-    relevance: torch.Tensor  # (B, C) int64, 1 liked, 0 not; 0 where masked
-    kind: torch.Tensor  # (B, C) int64 index into KINDS; -1 where masked
-    group_id: torch.Tensor  # (B,) int64
-    item_index: torch.Tensor  # (B, C) int64 row in items.parquet; -1 where masked
     pixel_values: NotRequired[torch.Tensor]  # (P, 1176) float32, pictures in order of their placeholders
     image_grid_thw: NotRequired[torch.Tensor]  # (n pictures, 3) int64, patches in time, height, width
     image_features: NotRequired[torch.Tensor]  # (sum of picture tokens, D), the frozen tower's output
@@ -79,3 +85,7 @@ class GenerationBatch(TypedDict):
 
 
 KINDS: tuple[Kind, ...] = ("liked", "disliked", "sampled")
+"""What a labelled target is."""
+
+LIST_KINDS = (*KINDS, "unrated")
+"""What a candidate of a list is; `unrated`: of the whole catalogue, and neither drawn nor rated by the user."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +28,7 @@ from mllm_srec.cli.schema import (
     prepare_settings,
     summary_settings,
 )
+from mllm_srec.data.hashing import file_hash, text_hash
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import describe_backbone
@@ -36,8 +37,9 @@ from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
 from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
 from mllm_srec.pipeline.features import extract_features
-from mllm_srec.pipeline.predictions import PredictionWriter
-from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, references, stage_metrics
+from mllm_srec.pipeline.predictions import PredictionWriter, write_whole
+from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metrics, references, stage_metrics
+from mllm_srec.pipeline.retrieval import retrieved_lists
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
 from mllm_srec.pipeline.summary_build import ensure_summaries
@@ -130,7 +132,6 @@ class ExperimentCLI(LightningCLI):
         """Make data module, model and Trainer, then the stores that need the backbone's files."""
         super().instantiate_classes()
         with folder_lock(self.datamodule.folder):
-            self._use_summaries()
             stores = self.datamodule.stores
             if self.datamodule.pictures.serve == "features" and stores.images is not None:
                 self.datamodule.use_features(extract_features(stores.images, _frozen(self.model.settings)))
@@ -149,6 +150,13 @@ class ExperimentCLI(LightningCLI):
         plan = SummaryPlan(data.data, settings, data.prompt, data.pictures, model.name, model.revision)
         data.use_summaries(ensure_summaries(plan, shlex.join([*PROGRAM.split(), "summarize", *self.typed])))
         self.summary_accuracy = summary_accuracy(plan)
+
+    def _use_retriever(self) -> None:
+        """Give the data module the lists that are reranked."""
+        data = self.datamodule
+        if data.evaluator == "rerank" and self.subcommand != "fit":
+            split = self._split()
+            data.retrieved[split] = retrieved_lists(data.retriever, data.data, split, data.n_retrieved)
 
     def _begin_run(self) -> None:
         """Make the run folder, and note the settings in it and in the logs."""
@@ -176,6 +184,9 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer with our loggers, checkpoints and prediction writer, unless the user chose loggers."""
+        with folder_lock(self.datamodule.folder):  # both decide the protocol, and with it the run folder
+            self._use_summaries()
+        self._use_retriever()
         if self.checkpoint is not None:  # before anything is written; the weights' names are compared when loaded
             settings = self.model.settings
             check_identity(
@@ -193,7 +204,7 @@ class ExperimentCLI(LightningCLI):
 
     def _callbacks(self, config: Any) -> list[Callback]:
         if self.subcommand != "fit":
-            return [] if self.dry else [PredictionWriter(self.run.predictions)]
+            return [] if self.dry else [PredictionWriter(self.run.predictions, self._identity())]
         if config.trainer.enable_checkpointing is False or self.dry:
             return [StartMessage()]
         folder = self.run.checkpoints
@@ -201,6 +212,16 @@ class ExperimentCLI(LightningCLI):
         # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
         last = RunCheckpoint(folder, "last")
         return [StartMessage(), *([best] if config.trainer.limit_val_batches != 0 else []), last]
+
+    def _identity(self) -> str:
+        """Hash of all that decides the scores: an evaluation of the same is continued where it was broken off."""
+        path, settings = self.config[self.subcommand].ckpt_path, self.model.settings
+        weights = file_hash(Path(path)) if path else None
+        backbone = describe_backbone(settings.name, settings.revision).fingerprint
+        content = self.datamodule.data.content_hash
+        return text_hash(
+            repr((sorted(self._protocol().items()), weights, backbone, replace(settings, name=""), content))
+        )
 
     def _separated(self, run: RunFolder) -> RunFolder:
         """Another folder, named after what differs, for other data or another protocol than the run folder's."""
@@ -255,6 +276,7 @@ class ExperimentCLI(LightningCLI):
         """Note what the scores were computed with, so that no other protocol takes their place."""
         if not self.dry and self.trainer.is_global_zero:
             self.run.merge_metrics("test", {}, self._protocol())
+            self._write_retrieved("test")
             print(f"scores: {self.run.predictions / 'test.parquet'}")
 
     def _finish(self, stage: Split, results: dict[str, float]) -> None:
@@ -262,6 +284,8 @@ class ExperimentCLI(LightningCLI):
             return
         metrics = stage_metrics(results, stage)
         metrics |= {f"{stage}/summaries/{name}": value for name, value in self.summary_accuracy.items()}
+        beside = references(self.datamodule, stage)
+        metrics |= reference_metrics(beside, stage)
         info = self.model.loaded.info
         about = {**self._protocol(), "random_backbone": info.random_weights, "backbone": info.name}
         if self.checkpoint is not None and self.subcommand != "fit":
@@ -269,18 +293,23 @@ class ExperimentCLI(LightningCLI):
         run = self.run.for_protocol(stage, about)
         run.create()
         run.merge_metrics(stage, metrics, about)
+        self._write_retrieved(stage)
         notes = [f"results, predictions and settings: {run.path}"]
         if info.random_weights:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
         drawn = f", {about['max_groups']} drawn groups of each kind" if about["max_groups"] else ""
         title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}{drawn}"
-        beside = references(self.datamodule, stage)
-        if len(beside) > 1:
+        if any(name.startswith("oracle") for name in beside):
             notes.insert(0, CEILINGS_NOTE)
         if self.summary_accuracy:
             shares = ", ".join(f"{name.replace('/', ' ')} {value:.4f}" for name, value in self.summary_accuracy.items())
             notes.insert(0, f"summaries against the truth: {shares} (of a preference, chance is 0.5)")
         print_results(title, metrics, stage, beside, notes)
+
+    def _write_retrieved(self, stage: Split) -> None:
+        """Keep the lists that were reranked beside the predictions."""
+        if stage in self.datamodule.retrieved:
+            write_whole(self.datamodule.retrieved[stage], self.run.predictions / f"{stage}_retrieved.parquet")
 
 
 def _frozen(settings: BackboneSettings) -> BackboneSettings:

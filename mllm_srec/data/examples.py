@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from mllm_srec.types import KINDS, Split
+from mllm_srec.types import KINDS, LIST_KINDS, Split
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class GroupExamples:
         offsets: `(G + 1,)`.
         item_index: `(N,)` row of the item in the items table.
         relevance: `(N,)` 1 liked, 0 not.
-        kind: `(N,)` index into `types.KINDS`.
+        kind: `(N,)` index into `types.LIST_KINDS`.
+        n_missed: `(G,)` relevant items that a retriever left out of the list.
     """
 
     group_id: np.ndarray
@@ -30,6 +32,7 @@ class GroupExamples:
     item_index: np.ndarray
     relevance: np.ndarray
     kind: np.ndarray
+    n_missed: np.ndarray
 
     def __len__(self) -> int:
         """Number of groups."""
@@ -44,8 +47,21 @@ class GroupExamples:
         """At most `limit` groups, drawn with the seed; their order stays. None takes all."""
         if limit is None or limit >= len(self):
             return self
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self), limit, replace=False))
-        rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in chosen])
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), limit, replace=False)))
+
+    def without(self, group_ids: Collection[int]) -> GroupExamples:
+        """All but these groups."""
+        return self.take(np.flatnonzero(~np.isin(self.group_id, list(group_ids)))) if group_ids else self
+
+    def only(self, group_ids: Collection[int]) -> GroupExamples:
+        """These groups, in their order here."""
+        return self.take(np.flatnonzero(np.isin(self.group_id, list(group_ids))))
+
+    def take(self, chosen: np.ndarray) -> GroupExamples:
+        """The groups at these places `(n,)`, whole, in this order."""
+        rows = np.concatenate(
+            [np.zeros(0, np.int64), *(np.arange(self.offsets[i], self.offsets[i + 1]) for i in chosen)]
+        )
         return GroupExamples(
             group_id=self.group_id[chosen],
             context=self.context[chosen],
@@ -53,6 +69,7 @@ class GroupExamples:
             item_index=self.item_index[rows],
             relevance=self.relevance[rows],
             kind=self.kind[rows],
+            n_missed=self.n_missed[chosen],
         )
 
 
@@ -87,7 +104,7 @@ def select_train_rows(
 
 def pair_examples(groups: pl.DataFrame, items: pl.DataFrame, samples: pl.DataFrame) -> GroupExamples:
     """Pair groups with the given rows of `samples.parquet`; groups that lost all their rows are left out."""
-    return _gather(groups, items, samples.sort("sample_id"))
+    return gather(groups, items, samples.sort("sample_id"))
 
 
 def rank_examples(
@@ -105,19 +122,30 @@ def rank_examples(
     rows = candidates.filter(pl.col("split") == split)
     if n_negatives is not None:
         rows = rows.filter(pl.col("position") <= n_negatives)
-    return _gather(groups, items, rows.sort("group_id", "position", "item_id"))
+    return gather(groups, items, rows.sort("group_id", "position", "item_id"))
 
 
-def _gather(groups: pl.DataFrame, items: pl.DataFrame, rows: pl.DataFrame) -> GroupExamples:
-    """Rows (group_id, item_id, label, kind) -> flat arrays in the order of first appearance of each group."""
+def gather(
+    groups: pl.DataFrame, items: pl.DataFrame, rows: pl.DataFrame, missed: pl.DataFrame | None = None
+) -> GroupExamples:
+    """Tables -> flat arrays, groups in the order of their first row.
+
+    Args:
+        groups: `groups.parquet`.
+        items: `items.parquet`.
+        rows: Targets: `group_id`, `item_id`, `label`, `kind`.
+        missed: Relevant items that are not among them, one row each with its `group_id`; None: there are none.
+    """
     contexts = groups.select("group_id").with_row_index("context")
     index = items.select("item_id").with_row_index("item_index")
-    kinds = pl.DataFrame({"kind": KINDS, "kind_index": range(len(KINDS))})
+    kinds = pl.DataFrame({"kind": LIST_KINDS, "kind_index": range(len(LIST_KINDS))})
     joined = rows.join(contexts, on="group_id", how="left", maintain_order="left")
     joined = joined.join(index, on="item_id", how="left", maintain_order="left")
     joined = joined.join(kinds, on="kind", how="left", maintain_order="left")
     order = joined.group_by("group_id", maintain_order=True).agg(pl.len(), pl.col("context").first())
     joined = order.select("group_id").join(joined, on="group_id", how="left", maintain_order="left_right")
+    counts = (rows.clear() if missed is None else missed).group_by("group_id").agg(n_missed=pl.len())
+    n_missed = order.join(counts, on="group_id", how="left", maintain_order="left")["n_missed"].fill_null(0)
     return GroupExamples(
         group_id=order["group_id"].to_numpy(),
         context=order["context"].to_numpy().astype(np.int64),
@@ -125,4 +153,5 @@ def _gather(groups: pl.DataFrame, items: pl.DataFrame, rows: pl.DataFrame) -> Gr
         item_index=joined["item_index"].to_numpy().astype(np.int64),
         relevance=joined["label"].to_numpy().astype(np.int64),
         kind=joined["kind_index"].to_numpy().astype(np.int64),
+        n_missed=n_missed.to_numpy().astype(np.int64),
     )

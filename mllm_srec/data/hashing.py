@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -48,3 +49,9 @@ def _add_column(digest: hashlib._Hash, column: pl.Series) -> None:
 def text_hash(text: str) -> str:
     """SHA-256 of a text: 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content: 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from mllm_srec.data.image_store import ImageStore
 from mllm_srec.data.prompt_store import PromptStore
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.geometry import Grid
-from mllm_srec.prompts.packing import PackingSettings, PromptGroup, pack
+from mllm_srec.prompts.packing import PackingSettings, PromptGroup, no_groups, pack
 from mllm_srec.types import PackedBatch
 
 
@@ -63,7 +63,7 @@ class PromptDataset(Dataset[PromptGroup]):
             answer_ids = self.stores.encoder.answer_ids[relevance] if self.train else []
             item, kind = int(rows.item_index[row]), int(rows.kind[row])
             targets.append(prompts.target(item, answer_ids, relevance, kind, middle))
-        return PromptGroup(int(rows.group_id[index]), prompts.prefix(context), targets)
+        return PromptGroup(int(rows.group_id[index]), prompts.prefix(context), targets, int(rows.n_missed[index]))
 
 
 @dataclass
@@ -74,7 +74,9 @@ class PromptCollator:
     packing: PackingSettings = field(default_factory=PackingSettings)
 
     def __call__(self, groups: Sequence[PromptGroup]) -> PackedBatch:
-        """Pack `groups` and look up their pictures."""
+        """Pack `groups` and look up their pictures; no groups give the batch of none."""
+        if not groups:
+            return no_groups()
         encoder = self.stores.encoder
         batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, self.packing)
         if pictures:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
+import lightning.pytorch as lightning
+import polars as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
@@ -18,6 +19,7 @@ from mllm_srec.data.feature_store import FeatureStore
 from mllm_srec.data.image_store import build_image_store, load_image_processor
 from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptStores
 from mllm_srec.data.prompt_store import build_prompt_store
+from mllm_srec.data.rank_lists import RankLists
 from mllm_srec.data.sampler import GroupBatchSampler, Position
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.summary_texts import SummaryTexts
@@ -26,8 +28,10 @@ from mllm_srec.prompts.packing import PackingSettings, PromptGroup
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError, Split
 
+Evaluator = Literal["sampled", "rerank", "full"]
 
-class PromptDataModule(pl.LightningDataModule):
+
+class PromptDataModule(lightning.LightningDataModule):
     """Serves train pairs, and for evaluation the pairs (AUC) and the candidate lists (HR, Recall, NDCG, MRR).
 
     Args:
@@ -41,9 +45,15 @@ class PromptDataModule(pl.LightningDataModule):
         max_length: Tokens of a prompt with its longest target; the oldest history gives way (borrowed: 512-1024).
         batch_size: Training groups (contexts) per device and step.
         eval_batch_size: Groups per device and step in evaluation.
+        eval_batch_tokens: Tokens per device and step in evaluation; a longer list is a step of its own.
         negatives: Negatives trained on: sampled ones (the article's 1:1), disliked items, or both.
         balance: `all`, or `cap` to no more negatives than positives.
+        evaluator: What `validate`, `test` and `predict` rank; `fit` always validates on sampled lists. `sampled`: the
+            positives and `n_negatives` drawn ones; `rerank`: the first `n_retrieved` items of `retriever`, positives
+            that it missed counting as missed; `full`: every item that the user does not know yet.
         n_negatives: m of `sampled@m`: candidates besides the positives in evaluation (borrowed: 20).
+        retriever: `popularity`, or the folder of a run on this data set that was evaluated with `full`.
+        n_retrieved: N of `rerank@N`.
         max_train_groups: Train on this many groups, drawn with the seed; null takes all.
         max_eval_groups: In `fit`, validate on this many groups of each kind, drawn with the seed; null takes all.
         max_test_groups: In `validate`, `test` and `predict`, the same; results name it, and null takes all.
@@ -66,9 +76,13 @@ class PromptDataModule(pl.LightningDataModule):
         max_length: int = 1024,
         batch_size: int = 8,
         eval_batch_size: int = 8,
+        eval_batch_tokens: int = 65_536,
         negatives: Literal["sampled", "explicit", "both"] = "sampled",
         balance: Literal["all", "cap"] = "all",
+        evaluator: Evaluator = "sampled",
         n_negatives: int = 20,
+        retriever: str = "popularity",
+        n_retrieved: int = 100,
         max_train_groups: int | None = None,
         max_eval_groups: int | None = None,
         max_test_groups: int | None = None,
@@ -80,12 +94,16 @@ class PromptDataModule(pl.LightningDataModule):
         self.root, self.name, self.backbone, self.revision = root, name, backbone, revision
         self.prompt, self.pictures, self.packing, self.max_length = prompt, pictures, packing, max_length
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.eval_batch_tokens = eval_batch_tokens
+        self.evaluator, self.retriever, self.n_retrieved = evaluator, retriever, n_retrieved
         self.num_workers, self.seed = num_workers, seed
         self.negatives, self.balance, self.n_negatives = negatives, balance, n_negatives
         self.max_train_groups, self.max_eval_groups = max_train_groups, max_eval_groups
         self.max_test_groups = max_test_groups
         self.features_folder: Path | None = None  # set by the pipeline, which computed them
         self.summaries: SummaryTexts | None = None  # likewise
+        self.retrieved: dict[Split, pl.DataFrame] = {}  # likewise, where lists are reranked
+        self.done: tuple[set[int], set[int]] = (set(), set())  # pair groups and lists that were scored before
         self._stores: PromptStores | None = None
         self._data: PreparedDataset | None = None
 
@@ -193,19 +211,38 @@ class PromptDataModule(pl.LightningDataModule):
         return pair_examples(self.data.groups, self.data.items, rows).draw(self.max_train_groups, self.seed)
 
     def eval_examples(self, split: Split) -> tuple[GroupExamples, GroupExamples]:
-        """Pair groups and candidate lists of `split`, as many as the running command takes."""
+        """Pair groups and candidate lists of `split`, as many as the running command takes.
+
+        Raises:
+            ConfigError: Fewer negatives are stored than asked for, or the retriever's lists do not fit.
+        """
+        limit = self.max_eval_groups if self.fitting else self.max_test_groups
         samples = self.data.samples.filter(self.data.samples["split"] == split)
+        pairs = pair_examples(self.data.groups, self.data.items, samples).draw(limit, self.seed)
         stored = self.data.manifest["candidates"]["n_negatives"]
         if self.n_negatives > stored:
             raise ConfigError(
                 f"data.n_negatives={self.n_negatives}, but the data set stores {stored} candidates per list "
                 "(candidates.n_negatives); ask for no more, or prepare with more under another data.name"
             )
-        pairs = pair_examples(self.data.groups, self.data.items, samples)
-        lists = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
-        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        limit = self.max_eval_groups if fitting else self.max_test_groups
-        return pairs.draw(limit, self.seed), lists.draw(limit, self.seed)
+        sampled = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
+        lists = sampled.draw(limit, self.seed)
+        if self.fitting or self.evaluator == "sampled":
+            return pairs, lists
+        chosen = RankLists(self.data, split, lists.group_id)  # the same lists, whatever is ranked in them
+        if self.evaluator == "full":
+            return pairs, chosen.full()
+        if split not in self.retrieved:
+            raise ConfigError(
+                f"data.evaluator='rerank' needs the retriever's lists of the {split} split; start through "
+                "`python -m mllm_srec`, which reads them, or set `retrieved` to what `pipeline.retrieval` returned"
+            )
+        return pairs, chosen.rerank(self.retrieved[split], self.n_retrieved)
+
+    @property
+    def fitting(self) -> bool:
+        """Whether the running command is `fit`, whose validation is on sampled lists and has a limit of its own."""
+        return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def train_dataloader(self) -> DataLoader[PromptGroup]:
         """Shuffled pair groups; a resumed run starts behind the last trained batch."""
@@ -221,21 +258,14 @@ class PromptDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[PromptGroup]:
         """Candidate lists of the test split."""
-        return self._eval_loaders(self.eval_examples("test")[1])[0]
+        return self._eval_loaders(*self.eval_examples("test"))[1]
 
     def _eval_loaders(self, *parts: GroupExamples) -> list[DataLoader[PromptGroup]]:
-        """One loader for each part; a process without any batch would leave the others waiting for ever.
-
-        Raises:
-            ConfigError: Some process would get no group of any part. All processes see it alike.
-        """
-        world_size, n_groups = self.trainer.world_size if self.trainer else 1, max(map(len, parts))
-        if 0 < n_groups < world_size:
-            raise ConfigError(
-                f"{n_groups} groups to evaluate on {world_size} processes: some would have none; "
-                f"set trainer.devices to {n_groups} or fewer, or evaluate more groups"
-            )
-        return [self._loader(examples, train=False) for examples in parts]
+        """Loaders of the pairs and of the lists, without what was scored before."""
+        done = (set(), set()) if self.fitting else self.done
+        return [
+            self._loader(examples.without(scored), train=False) for examples, scored in zip(parts, done, strict=True)
+        ]
 
     def _loader(self, examples: GroupExamples, train: bool) -> DataLoader[PromptGroup]:
         dataset = PromptDataset(examples, self.stores, train)
@@ -247,6 +277,7 @@ class PromptDataModule(pl.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
             position=self._train_position() if train else lambda: (0, 0),
+            max_tokens=None if train else self.eval_batch_tokens,
         )
         return DataLoader(
             dataset,

@@ -137,6 +137,7 @@ def build_prompt_store(
         "settings": asdict(settings),
         "tokenizer": encoder.fingerprint(),
         "max_length": max_length,
+        "room": "of the longest item, in lists",  # which items a list may hold is not known here
         "pictures": images.folder.name if images else None,
         "tables": data.content_hash,  # with each interaction: it is a pair group, and its item a sample
         "summaries": [texts.identity, texts.modality, asdict(texts.prompts)] if texts else None,

@@ -74,15 +74,19 @@ class PromptWriter:
         fitter = self.parts.fitter(dict(zip(self.data.items["item_id"], lines, strict=True)))
         contexts = ContextTexts(self.data.interactions, self.parts.texts)
         groups = self.data.groups.join(_longest_target(self.data, target_lengths), on="group_id", how="left")
+        longest = max(target_lengths, default=0)  # any item may be ranked in a list, whatever was drawn for it
+        groups = groups.with_columns(
+            longest=pl.when(pl.col("purpose") == "rank").then(longest).otherwise(pl.col("longest"))
+        )
         for group in track(groups.iter_rows(named=True), groups.height, "tokenising contexts"):
             profile = self.profiles.get(group["user_id"])
             yield self.parts.context(group, profile, contexts.body(group), fitter)
 
 
 def _longest_target(data: PreparedDataset, target_lengths: list[int]) -> pl.DataFrame:
-    """Tokens of the longest target of each group: `group_id`, `longest`."""
+    """Tokens of the longest target of each pair group: `group_id`, `longest`."""
     lengths = pl.DataFrame({"item_id": data.items["item_id"], "longest": target_lengths})
-    asked = pl.concat([data.samples.select("group_id", "item_id"), data.candidates.select("group_id", "item_id")])
+    asked = data.samples.select("group_id", "item_id")
     return asked.join(lengths, on="item_id").group_by("group_id").agg(pl.col("longest").max())
 
 

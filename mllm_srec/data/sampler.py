@@ -25,9 +25,11 @@ class GroupBatchSampler(Sampler[list[int]]):
         rank: This process.
         world_size: Number of processes.
         position: Where to start; asked anew at each pass over the sampler.
+        max_tokens: In evaluation, tokens of a batch; a longer group is a batch of its own. None: no limit.
 
-    When shuffling (training), every process gets the same number of batches: the last few are dealt again where the
-    number does not divide. When not (evaluation), every group appears exactly once in all, and a process may get none.
+    When shuffling (training), every process gets the same number of batches: batches are dealt again where the number
+    does not divide. When not (evaluation), every group appears exactly once in all, and a process without any gets one
+    batch of no group, so that it takes part in the loop that the others are in.
     """
 
     def __init__(
@@ -39,18 +41,20 @@ class GroupBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         position: Position = lambda: (0, 0),
+        max_tokens: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; give at least 1")
         self.lengths, self.batch_size, self.shuffle, self.seed = lengths, batch_size, shuffle, seed
         self.rank, self.world_size, self.position = rank, world_size, position
+        self.max_tokens = max_tokens
 
     def __len__(self) -> int:
         """Batches of this process in a whole epoch, whatever was already trained of it."""
         if self.shuffle:
             n_batches = -(-len(self.lengths) // self.batch_size)
             return -(-n_batches // self.world_size)
-        return -(-len(range(self.rank, len(self.lengths), self.world_size)) // self.batch_size)
+        return len(self._by_length())
 
     def __iter__(self) -> Iterator[list[int]]:
         """Batches of this process from the current position on."""
@@ -61,7 +65,16 @@ class GroupBatchSampler(Sampler[list[int]]):
 
     def _by_length(self) -> list[list[int]]:
         longest_first = np.argsort(-self.lengths, kind="stable")
-        return _chunks(longest_first[self.rank :: self.world_size], self.batch_size)
+        batches: list[list[int]] = [[]]
+        n_tokens = 0
+        for index in longest_first[self.rank :: self.world_size].tolist():
+            n_tokens += int(self.lengths[index])
+            full = len(batches[-1]) == self.batch_size or (self.max_tokens is not None and n_tokens > self.max_tokens)
+            if batches[-1] and full:
+                batches.append([])
+                n_tokens = int(self.lengths[index])
+            batches[-1].append(index)
+        return batches
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         random = np.random.default_rng([self.seed, epoch])
@@ -70,7 +83,7 @@ class GroupBatchSampler(Sampler[list[int]]):
             by_length = np.asarray(pool)[np.argsort(self.lengths[pool], kind="stable")]
             batches += _chunks(by_length, self.batch_size)
         order = random.permutation(len(batches))
-        order = np.concatenate([order, order[: -len(order) % self.world_size]])
+        order = np.resize(order, -(-len(order) // self.world_size) * self.world_size)  # repeats from the beginning
         return [batches[index] for index in order[self.rank :: self.world_size]]
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
+from mllm_srec.metrics.calibration import yes_no_mass
 from mllm_srec.models.backbone import (
     Backbone,
     BackboneSettings,
@@ -23,20 +22,22 @@ from mllm_srec.models.backbone import (
 )
 from mllm_srec.models.checkpoint import check_identity, check_keys, identity
 from mllm_srec.models.prefix_cache import answer_states
+from mllm_srec.models.ranking_module import RankingModule, Scored
 from mllm_srec.models.scoring import (
     ScoreKind,
     ScoringLayout,
     gather_answers,
     literal_score,
+    log_normalizer,
     response_loss,
     score,
     yes_no_logits,
 )
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
-from mllm_srec.types import ConfigError, PackedBatch
+from mllm_srec.types import CandidateBatch, ConfigError, PackedBatch
 
 
-class MLLMRecommender(pl.LightningModule):
+class MLLMRecommender(RankingModule):
     """MLLM-SRec's recommender (article, section on supervised fine-tuning).
 
     Args:
@@ -77,7 +78,7 @@ class MLLMRecommender(pl.LightningModule):
         warmup_steps: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(probabilities=True)
         if scoring_tokens is not None and scoring_tokens < 1:
             raise ConfigError(f"scoring_tokens={scoring_tokens}; give at least 1, or null for a default by device")
         # Not save_hyperparameters: hyper-parameters in a checkpoint would silently replace what the user typed.
@@ -94,9 +95,6 @@ class MLLMRecommender(pl.LightningModule):
         self.scoring, self.scoring_tokens = scoring, scoring_tokens
         self.score_kind, self.lr, self.weight_decay, self.warmup_steps = score, lr, weight_decay, warmup_steps
         self.backbone: Backbone | None = None
-        self.val_auc, self.val_ranking = PairAUC(), RankingMetrics()
-        self.test_auc, self.test_ranking = PairAUC(), RankingMetrics()
-        self.results: dict[str, float] = {}  # of the last validation or test, in double precision
         self.strict_loading = False  # checkpoints hold trained weights only; on_load_checkpoint compares the keys
 
     def configure_model(self) -> None:
@@ -138,17 +136,21 @@ class MLLMRecommender(pl.LightningModule):
         hidden = self._answers(batch)  # (B, C, D)
         return yes_no_logits(hidden, self.loaded.lm_head, self.yes_id, self.no_id)
 
-    def score_candidates(self, batch: PackedBatch) -> torch.Tensor:
-        """Float32 score of every candidate `(B, C)`: the one method that all models share (DESIGN.md 3.6)."""
-        return self._scores(batch)[0]
+    def score_candidates(self, batch: CandidateBatch) -> torch.Tensor:
+        """Float32 score of every candidate `(B, C)` of a `PackedBatch`."""
+        return self.scored(batch)["scores"]
 
-    def _scores(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self._answers(batch)  # (B, C, D)
+    def scored(self, batch: CandidateBatch, with_mass: bool = False) -> Scored:
+        """Scores and yes-no logits of a `PackedBatch`, and the mass on both answers where it is asked for."""
+        hidden = self._answers(cast(PackedBatch, batch))  # (B, C, D)
         head = self.loaded.lm_head
         logits = yes_no_logits(hidden, head, self.yes_id, self.no_id)  # (B, C, 2)
-        if self.score_kind == "literal":
-            return literal_score(hidden, head, self.yes_id, self.no_id), logits
-        return score(logits), logits
+        literal = self.score_kind == "literal"
+        scores = literal_score(hidden, head, self.yes_id, self.no_id) if literal else score(logits)  # (B, C)
+        found: Scored = {"scores": scores, "logits": logits}
+        if with_mass:
+            found["mass"] = yes_no_mass(logits, log_normalizer(hidden, head))  # (B, C)
+        return found
 
     def _answers(self, batch: PackedBatch) -> torch.Tensor:
         """Hidden states that predict the first response token `(B, C, D)`."""
@@ -168,47 +170,6 @@ class MLLMRecommender(pl.LightningModule):
         """Seed dropout by (seed, epoch, batch, rank): only so does a resumed run repeat an uninterrupted one."""
         sequence = np.random.SeedSequence([self.settings.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
-
-    def validation_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Pairs (loader 0) go to AUC, lists (loader 1) to the ranking metrics."""
-        self._evaluate(batch, dataloader_idx, self.val_auc, self.val_ranking)
-
-    def test_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, torch.Tensor]:
-        """As `validation_step`; returns scores and logits for the prediction writer."""
-        return self._evaluate(batch, dataloader_idx, self.test_auc, self.test_ranking)
-
-    def predict_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, torch.Tensor]:
-        """Scores and logits of lists."""
-        scores, logits = self._scores(batch)
-        return {"scores": scores, "logits": logits}
-
-    def _evaluate(
-        self, batch: PackedBatch, dataloader_idx: int, auc: PairAUC, ranking: RankingMetrics
-    ) -> dict[str, torch.Tensor]:
-        scores, logits = self._scores(batch)
-        mask, relevance = batch["candidate_mask"], batch["relevance"]
-        if dataloader_idx == 0:
-            auc.update(scores, relevance, batch["kind"], mask)
-        else:
-            ranking.update(scores, relevance, mask)
-        return {"scores": scores, "logits": logits}
-
-    def on_validation_epoch_end(self) -> None:
-        """Log `val/auc`, `val/hr@5` and the like."""
-        self._log_metrics("val", self.val_auc, self.val_ranking)
-
-    def on_test_epoch_end(self) -> None:
-        """Log `test/auc`, `test/hr@5` and the like."""
-        self._log_metrics("test", self.test_auc, self.test_ranking)
-
-    def _log_metrics(self, stage: str, auc: PairAUC, ranking: RankingMetrics) -> None:
-        values = {**auc.compute(), **ranking.compute()}
-        shown = {"auc", "ndcg@10"}
-        for name, value in values.items():  # equal on all processes already, so that each can watch them
-            self.results[f"{stage}/{name}"] = float(value)  # Lightning would round to float32
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name in shown)
-        auc.reset()
-        ranking.reset()
 
     # --- optimiser and checkpoints --------------------------------------------------------------------------------
 

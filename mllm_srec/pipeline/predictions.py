@@ -1,94 +1,190 @@
-"""Writes every scored row of a test as Parquet: each row once, whatever the number of processes."""
+"""Writes every scored row of an evaluation as Parquet: each once, whatever the processes, kills and restarts."""
 
 from __future__ import annotations
 
 import shutil
-from collections import defaultdict
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import polars
-import torch
+from filelock import FileLock, Timeout
 
+from mllm_srec.data.examples import GroupExamples
 from mllm_srec.data.prompt_datamodule import PromptDataModule
-from mllm_srec.types import KINDS, MllmSrecError, PackedBatch
+from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
+from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows, kept_lists, kept_pairs, top_rows
+from mllm_srec.pipeline.whole_tables import lists_table, pairs_table, user_table
+from mllm_srec.types import CandidateBatch, ConfigError, MllmSrecError
 
-FILES = ("test_pairs", "test")
-"""File by loader: pairs, lists."""
+SPLIT_OF: dict[str, Stage] = {"validate": "val", "test": "test", "predict": "test"}
+"""Which split a method of the Trainer scores; `fit` writes nothing."""
 
-COLUMNS = ("group_id", "user_id", "item_id", "label", "kind", "score", "yes_logit", "no_logit")
-
-SCORED = {
-    "group_id": polars.Int64,
-    "item_index": polars.Int64,
-    "score": polars.Float32,
-    "yes_logit": polars.Float32,
-    "no_logit": polars.Float32,
-}
-"""Columns of what a process collects."""
+NAMES = ("pairs", "lists")
+"""Parts by loader."""
 
 
 class PredictionWriter(pl.Callback):
-    """Collects scores of its process, and merges those of all processes when the test ends.
+    """Writes the rows of each batch as they come, and merges those of all processes when the evaluation ends.
+
+    An evaluation that was killed continues: what whole batches wrote is neither scored nor counted again.
 
     Args:
         folder: `predictions/` of the run folder.
+        identity: Hash of everything that decides the scores. Parts of an earlier evaluation are used only if it had
+            the same; None never uses any.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._parts: dict[str, list[polars.DataFrame]] = defaultdict(list)
+    def __init__(self, folder: Path, identity: str | None = None) -> None:
+        self.folder, self.identity = folder, identity
+        self._lock: FileLock | None = None
+
+    # --- before the loop ------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find what was scored before; the barrier behind all set-ups keeps faster processes from writing meanwhile."""
+        if stage not in SPLIT_OF:
+            raise MllmSrecError(f"PredictionWriter belongs to {', '.join(SPLIT_OF)}, not to {stage}")
+        self.split, self.method = SPLIT_OF[stage], stage
+        self.parts = self.folder / f".{stage}-{(self.identity or 'once')[:16]}"
+        datamodule = _datamodule(trainer)
+        self._keeps_top = datamodule.evaluator == "full"
+        pairs, lists = datamodule.eval_examples(self.split)
+        self.examples: dict[str, GroupExamples] = (
+            {"lists": lists} if stage == "predict" else dict(zip(NAMES, (pairs, lists), strict=True))
+        )
+        if trainer.is_global_zero:
+            self._clear_other_parts()
+        # All agree on what is there: a process that outlived the kill of the others may still be writing.
+        found = [path.name for path in self.parts.glob("*.parquet")] if trainer.is_global_zero else []
+        self._known, self._attempt = trainer.strategy.broadcast((sorted(found), time.time_ns()))
+        self.before = {name: self._stored(name) for name in self.examples}
+        done = {name: set(rows["group_id"].unique()) for name, rows in self.before.items()}
+        datamodule.done = (done.get("pairs", set()), done.get("lists", set()))
+        if trainer.is_global_zero and any(done.values()):
+            told = ", ".join(f"{len(done[name])} of {len(self.examples[name])} {name}" for name in done)
+            print(f"continuing an evaluation that was broken off: {told} are scored already", flush=True)
+        self._rank, self._n_written = trainer.global_rank, 0
+
+    def _clear_other_parts(self) -> None:
+        """Take the folder, and remove parts that nobody will continue."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"another process is evaluating into {self.folder}; wait for it, or stop it") from error
+        self._lock = lock
+        for other in self.folder.glob(f".{self.method}-*"):
+            if other != self.parts or self.identity is None:
+                shutil.rmtree(other, ignore_errors=True)
+        self.parts.mkdir(exist_ok=True)
+
+    def _stored(self, name: str) -> polars.DataFrame:
+        """Rows of the groups that are to be scored, of all processes: those found before, and those of this attempt."""
+        known = [self.parts / part for part in self._known if part.startswith(f"{name}-")]
+        paths = known + sorted(self.parts.glob(f"{name}-{self._attempt}-*.parquet"))
+        if not paths:
+            return polars.DataFrame(schema=SCHEMA | {"relevance": polars.Int64})
+        wanted = polars.DataFrame({"group_id": self.examples[name].group_id})
+        return polars.concat([polars.read_parquet(path) for path in paths]).join(wanted, on="group_id", how="semi")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count what was scored before, on one process."""
+        self._count_before(trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As `on_validation_start`."""
+        self._count_before(trainer, pl_module)
+
+    def _count_before(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or not isinstance(module, RankingModule):
+            return
+        metrics, device = module.metrics_of(self.split), module.device
+        for name, rows in self.before.items():
+            examples = self.examples[name].only(set(rows["group_id"]))
+            if not len(examples):
+                continue
+            if name == "lists":
+                metrics.add_lists(*(value.to(device) for value in kept_lists(examples, rows)))
+            else:
+                metrics.add_pairs(**{key: value.to(device) for key, value in kept_pairs(examples, rows).items()})
+
+    # --- in the loop ----------------------------------------------------------------------------------------------
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Write the rows of one batch."""
+        self._write_part(NAMES[dataloader_idx], outputs, batch)
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: PackedBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the rows of one batch."""
-        self._parts[FILES[dataloader_idx]].append(_rows(outputs, batch))
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """As `on_validation_batch_end`."""
+        self._write_part(NAMES[dataloader_idx], outputs, batch)
 
     def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: PackedBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the rows of one batch of lists."""
-        self._parts["test"].append(_rows(outputs, batch))
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """As `on_validation_batch_end`, of lists."""
+        self._write_part("lists", outputs, batch)
+
+    def _write_part(self, name: str, found: Scored | None, batch: CandidateBatch) -> None:
+        """One file a batch, there whole or not at all."""
+        if found is None:
+            return
+        rows = batch_rows(found, batch)
+        if name == "lists" and self._keeps_top:
+            rows = top_rows(rows)
+        write_whole(rows, self.parts / f"{name}-{self._attempt}-{self._rank}-{self._n_written:06}.parquet")
+        self._n_written += 1
+
+    # --- behind the loop ------------------------------------------------------------------------------------------
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge the parts of all processes."""
+        self._merge(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Merge both files."""
-        self._merge(trainer, FILES)
+        """As `on_validation_end`."""
+        self._merge(trainer)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Merge the file of lists."""
-        self._merge(trainer, ("test",))
+        """As `on_validation_end`."""
+        self._merge(trainer)
 
-    def _merge(self, trainer: pl.Trainer, names: tuple[str, ...]) -> None:
-        parts = self.folder / ".parts"
-        parts.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            path = parts / f"{name}-{trainer.global_rank}.parquet"
-            path.unlink(missing_ok=True)  # of an earlier, killed run
-            if self._parts[name]:
-                polars.concat(self._parts[name]).write_parquet(path)
-        self._parts.clear()
+    def _merge(self, trainer: pl.Trainer) -> None:
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            try:
-                _write({name: _merged(parts, name, trainer) for name in names}, self.folder)
-            finally:
-                shutil.rmtree(parts)
+            data = _datamodule(trainer).data
+            tables: dict[str, polars.DataFrame] = {}
+            if "pairs" in self.examples:
+                tables[f"{self.split}_pairs"] = pairs_table(self.examples["pairs"], self._stored("pairs"), data)
+            rows = self._stored("lists")
+            tables[self.split] = lists_table(self.examples["lists"], rows, data)
+            tables[f"{self.split}_users"] = user_table(self.examples["lists"], rows, data)
+            for name, table in tables.items():
+                write_whole(table, self.folder / f"{name}.parquet")
+            shutil.rmtree(self.parts)
         trainer.strategy.barrier()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the folder back."""
+        self._release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the folder back, with what whole batches wrote into it."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 def _datamodule(trainer: pl.Trainer) -> PromptDataModule:
@@ -98,77 +194,8 @@ def _datamodule(trainer: pl.Trainer) -> PromptDataModule:
     return datamodule
 
 
-def _rows(outputs: dict[str, torch.Tensor], batch: PackedBatch) -> polars.DataFrame:
-    """Unmasked candidates of a batch, one row each."""
-    mask = batch["candidate_mask"].cpu()  # (B, C)
-    group = batch["group_id"].cpu()[:, None].expand_as(mask)  # (B, C)
-    logits = outputs["logits"].float().cpu()  # (B, C, 2)
-    return polars.DataFrame(
-        {
-            "group_id": group[mask].numpy(),
-            "item_index": batch["item_index"].cpu()[mask].numpy(),
-            "score": outputs["scores"].float().cpu()[mask].numpy(),
-            "yes_logit": logits[..., 0][mask].numpy(),
-            "no_logit": logits[..., 1][mask].numpy(),
-        }
-    )
-
-
-def _merged(parts: Path, name: str, trainer: pl.Trainer) -> polars.DataFrame:
-    """Scores of all processes, checked and in order."""
-    paths = [parts / f"{name}-{rank}.parquet" for rank in range(trainer.world_size)]
-    scored = [polars.read_parquet(path) for path in paths if path.exists()]
-    return joined_scores(name, _datamodule(trainer), scored)
-
-
-def joined_scores(name: str, datamodule: PromptDataModule, parts: list[polars.DataFrame]) -> polars.DataFrame:
-    """Scores joined to the rows that were to be scored, in their order.
-
-    Args:
-        name: `test_pairs` or `test`.
-        datamodule: Knows the rows.
-        parts: Scored rows, in any order.
-
-    Raises:
-        MllmSrecError: A row is missing, unknown or double.
-    """
-    expected = expected_rows(datamodule, name)
-    items = datamodule.data.items.select("item_id").with_row_index("item_index")
-    empty = polars.DataFrame(schema=SCORED)
-    scored = polars.concat([empty, *parts]).join(
-        items.with_columns(polars.col("item_index").cast(polars.Int64)), on="item_index"
-    )
-    keys = ["group_id", "item_id"]
-    n_double = scored.height - scored.n_unique(keys)
-    n_missing = expected.join(scored, on=keys, how="anti").height
-    n_unknown = scored.join(expected, on=keys, how="anti").height
-    if n_double or n_missing or n_unknown:
-        raise MllmSrecError(
-            f"of {expected.height} rows to be scored for {name}, {n_missing} have no score; {n_double} scores are "
-            f"double and {n_unknown} belong to no row; nothing is written"
-        )
-    return expected.join(scored, on=keys, how="left", maintain_order="left", validate="1:1").select(COLUMNS)
-
-
-def _write(tables: dict[str, polars.DataFrame], folder: Path) -> None:
-    """Write every table, each whole or not at all."""
-    for name, table in tables.items():
-        partial = folder / f".{name}.partial"
-        table.write_parquet(partial)
-        partial.replace(folder / f"{name}.parquet")
-
-
-def expected_rows(datamodule: PromptDataModule, name: str) -> polars.DataFrame:
-    """Rows that were to be scored, with their labels: those of the pairs (`test_pairs`) or of the lists (`test`)."""
-    examples = datamodule.eval_examples("test")[FILES.index(name)]
-    groups = datamodule.data.groups.select("group_id", "user_id")
-    kinds = polars.Series(KINDS)
-    rows = polars.DataFrame(
-        {
-            "group_id": np.repeat(examples.group_id, np.diff(examples.offsets)),
-            "item_id": datamodule.data.items["item_id"][examples.item_index],
-            "label": polars.Series(examples.relevance, dtype=polars.Int8),
-            "kind": kinds[examples.kind],
-        }
-    )
-    return rows.join(groups, on="group_id", how="left", maintain_order="left")
+def write_whole(table: polars.DataFrame, path: Path) -> None:
+    """Write a file that is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    table.write_parquet(partial)
+    partial.replace(path)

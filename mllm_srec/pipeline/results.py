@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,16 @@ import torch
 
 from mllm_srec.data.examples import GroupExamples
 from mllm_srec.data.hashing import text_hash
+from mllm_srec.data.popularity import item_popularity
 from mllm_srec.data.prompt_datamodule import PromptDataModule
-from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
+from mllm_srec.data.rank_lists import lists_hash
+from mllm_srec.metrics.evaluation import EvaluationMetrics
+from mllm_srec.pipeline.scored_rows import padded, padding_mask
 from mllm_srec.types import Split
 
 CEILINGS = "ceilings.parquet"
+
+Scorer = Callable[[GroupExamples], np.ndarray | None]
 
 CEILINGS_NOTE = (
     "ceilings: the oracle knows each user's taste, the reader draws every conclusion that the visible history allows; "
@@ -36,13 +42,18 @@ def protocol(
         split: Split that is measured.
         score: Kind of score of the model.
         checkpoint: File name of the weights within the run; None for weights as loaded.
-        fitting: Measured by `fit`, which has a limit of groups of its own.
+        fitting: Measured by `fit`, which ranks sampled lists and has a limit of groups of its own.
     """
     max_groups = datamodule.max_eval_groups if fitting else datamodule.max_test_groups
+    evaluator = "sampled" if fitting else datamodule.evaluator
+    reranked = evaluator == "rerank"
+    labels = {"sampled": f"sampled@{datamodule.n_negatives}", "rerank": f"rerank@{datamodule.n_retrieved}"}
     return {
-        "evaluator": f"sampled@{datamodule.n_negatives}",
+        "evaluator": labels.get(evaluator, evaluator),
         "candidates_hash": datamodule.data.candidates_hash,
-        "m": datamodule.n_negatives,
+        "m": datamodule.n_negatives if evaluator == "sampled" else None,
+        "retriever": Path(datamodule.retriever).resolve().name if reranked else None,
+        "lists_hash": lists_hash(datamodule.eval_examples(split)[1]) if reranked else None,
         "max_groups": max_groups,
         "groups_seed": None if max_groups is None else datamodule.seed,
         "split": split,
@@ -61,41 +72,45 @@ def prompt_label(datamodule: PromptDataModule) -> str:
     return f"{datamodule.prompt.version}/{text_hash(settings)[:8]}"
 
 
-def measure(
-    pairs: GroupExamples, lists: GroupExamples, scores: Callable[[GroupExamples], np.ndarray]
-) -> dict[str, float]:
-    """Metrics of any scorer through the same code that measures models.
+def measure(pairs: GroupExamples, lists: GroupExamples, scores: Scorer) -> dict[str, float]:
+    """Metrics of any scorer through the same code that measures models; what it has no scores for is left out.
 
     Args:
         pairs: Pair groups.
         lists: Candidate lists.
-        scores: Gives one score per target `(N,)` of the examples it is asked about.
+        scores: Gives one score per target `(N,)` of the examples it is asked about, or None.
     """
     # Every process that asks has all the rows, so nothing is to be summed over processes.
-    auc, ranking = PairAUC(sync_on_compute=False), RankingMetrics(sync_on_compute=False)
-    relevance, kind, mask, padded = _padded(pairs, scores(pairs))
-    auc.update(padded, relevance, kind, mask)
-    relevance, _, mask, padded = _padded(lists, scores(lists))
-    ranking.update(padded, relevance, mask)
-    return _finite({**auc.compute(), **ranking.compute()})
-
-
-def _padded(examples: GroupExamples, scores: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """Relevance, kind, mask and scores `(B, C)` of all groups."""
-    sizes = torch.from_numpy(examples.offsets).diff()  # (B,)
-    width = int(sizes.max()) if len(sizes) else 1
-    mask = torch.arange(width) < sizes[:, None]  # (B, C)
-    relevance, kind = torch.zeros(mask.shape, dtype=torch.long), torch.full(mask.shape, -1)
-    relevance[mask], kind[mask] = torch.from_numpy(examples.relevance), torch.from_numpy(examples.kind)
-    padded = torch.zeros(mask.shape, dtype=torch.float64)
-    padded[mask] = torch.tensor(scores, dtype=torch.float64)
-    return relevance, kind, mask, padded
+    metrics = EvaluationMetrics(sync_on_compute=False)
+    values: dict[str, torch.Tensor] = {}
+    of_pairs, of_lists = scores(pairs), scores(lists)
+    if of_pairs is not None:
+        relevance, kind = padded(pairs, pairs.relevance), padded(pairs, pairs.kind, -1)
+        metrics.add_pairs(padded(pairs, of_pairs), relevance, kind, padding_mask(pairs))
+        values |= metrics.auc.compute()
+    if of_lists is not None:
+        n_missed = torch.from_numpy(lists.n_missed)
+        metrics.add_lists(padded(lists, of_lists), padded(lists, lists.relevance), padding_mask(lists), n_missed)
+        values |= metrics.ranking.compute()
+    return _finite(values)
 
 
 def references(datamodule: PromptDataModule, split: Split) -> dict[str, dict[str, float]]:
-    """Rows to print beside a result: chance, and on the test split of the demo shop its ceilings."""
+    """Rows to print beside a result.
+
+    Chance and popularity always; where lists are reranked, the retriever's own order and the best order of what it
+    found; on the test split of the demo shop its ceilings.
+    """
     pairs, lists = datamodule.eval_examples(split)
-    rows = {"chance": measure(pairs, lists, lambda examples: np.zeros(examples.n_targets))}
+    likes = item_popularity(datamodule.data.interactions, datamodule.data.items).astype(np.float64)
+    rows = {
+        "chance": measure(pairs, lists, lambda examples: np.zeros(examples.n_targets)),
+        "popularity": measure(pairs, lists, lambda examples: likes[examples.item_index]),
+    }
+    if datamodule.evaluator == "rerank" and not datamodule.fitting:
+        rows["retriever"] = measure(pairs, lists, lambda examples: None if examples is pairs else _order(examples))
+        best = measure(pairs, lists, lambda examples: None if examples is pairs else examples.relevance * 1.0)
+        rows["retriever, best order"] = best
     path = datamodule.folder / CEILINGS
     if split == "test" and path.exists():
         table = pl.read_parquet(path)
@@ -104,15 +119,21 @@ def references(datamodule: PromptDataModule, split: Split) -> dict[str, dict[str
     return rows
 
 
-def _ceiling(datamodule: PromptDataModule, table: pl.DataFrame, column: str) -> Callable[[GroupExamples], np.ndarray]:
-    """Scorer that looks up a column of the demo shop's known scores."""
+def _order(examples: GroupExamples) -> np.ndarray:
+    """Scores that keep every list in the order it has, `(N,)`."""
+    sizes = np.diff(examples.offsets)
+    return np.repeat(examples.offsets[:-1], sizes) - np.arange(examples.n_targets, dtype=np.float64)
+
+
+def _ceiling(datamodule: PromptDataModule, table: pl.DataFrame, column: str) -> Scorer:
+    """Scorer that looks up a column of the demo shop's known scores; None for targets that it was not computed for."""
     items = datamodule.data.items["item_id"]
 
-    def scores(examples: GroupExamples) -> np.ndarray:
+    def scores(examples: GroupExamples) -> np.ndarray | None:
         sizes = np.diff(examples.offsets)
         rows = pl.DataFrame({"group_id": np.repeat(examples.group_id, sizes), "item_id": items[examples.item_index]})
-        joined = rows.join(table, on=["group_id", "item_id"], how="left", maintain_order="left")
-        return joined[column].to_numpy()
+        joined = rows.join(table, on=["group_id", "item_id"], how="left", maintain_order="left")[column]
+        return None if joined.null_count() else joined.to_numpy()
 
     return scores
 
@@ -121,12 +142,21 @@ def _finite(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if not math.isnan(float(value))}
 
 
+def reference_metrics(rows: Mapping[str, Mapping[str, float]], stage: Split) -> dict[str, float]:
+    """Reference rows as flat keys of `metrics.json`, such as `test/reference/oracle_both/auc`."""
+    return {
+        f"{stage}/reference/{name.replace(', ', '_').replace(' ', '_')}/{metric}": value
+        for name, values in rows.items()
+        for metric, value in values.items()
+    }
+
+
 def stage_metrics(values: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Metrics of a stage as plain numbers; a value that is not defined (NaN) becomes None, which JSON can hold."""
+    """Metrics of a stage as plain numbers; what is not finite (NaN: undefined) becomes None, which JSON can hold."""
     plain: dict[str, Any] = {}
     for name, value in values.items():
         if name.startswith(f"{stage}/"):
             number = float(value)
             counted = name.split("/")[1].startswith("n_")
-            plain[name] = None if math.isnan(number) else int(number) if counted else number
+            plain[name] = None if not math.isfinite(number) else int(number) if counted else number
     return plain

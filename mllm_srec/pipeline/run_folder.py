@@ -17,6 +17,8 @@ PROTOCOL = (
     "evaluator",
     "candidates_hash",
     "m",
+    "retriever",
+    "lists_hash",
     "max_groups",
     "groups_seed",
     "split",
@@ -182,6 +184,11 @@ class RunFolder:
             return self
         if "evaluator" in differing:
             differing.pop("m", None)  # the evaluator's name says it
+        if "evaluator" in differing or "retriever" in differing:
+            differing.pop("lists_hash", None)  # they follow
+            retriever = differing.pop("retriever", (None, None))[1]
+            if retriever is not None:
+                differing["retriever"] = (None, retriever)
         label = "-".join(_label(key, now) for key, (_, now) in differing.items())
         return RunFolder(self.path.with_name(f"{self.path.name}--{label}"))
 

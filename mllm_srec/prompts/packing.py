@@ -28,7 +28,7 @@ class PromptTarget:
         picture: Key of the picture in the image or feature store.
         item_index: Row of the item in the items table.
         relevance: 1 liked, 0 not.
-        kind: Index into `types.KINDS`.
+        kind: Index into `types.LIST_KINDS`.
     """
 
     input_ids: Sequence[int]
@@ -42,11 +42,12 @@ class PromptTarget:
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """One context and its targets."""
+    """One context and its targets; `n_missed` relevant items of the group are not among them."""
 
     group_id: int
     prefix_ids: Sequence[int]
     targets: Sequence[PromptTarget] = field(default_factory=tuple)
+    n_missed: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,20 @@ def pack(
         "relevance": _per_target(groups, lambda target: target.relevance, 0),  # (B, C)
         "kind": _per_target(groups, lambda target: target.kind, -1),  # (B, C)
         "item_index": _per_target(groups, lambda target: target.item_index, -1),  # (B, C)
+        "n_missed": torch.tensor([group.n_missed for group in groups]),  # (B,)
     }
     return batch, [picture for row in rows for picture in row.pictures]
+
+
+def no_groups() -> PackedBatch:
+    """The batch of a process that got no group: every process runs each loop, so that none waits for ever."""
+    rows = torch.zeros(0, 0, dtype=torch.long)  # (R, T), and (B, C)
+    none = torch.zeros(0, dtype=torch.long)  # (B,)
+    return {
+        "input_ids": rows, "position_ids": rows.expand(3, 0, 0), "segment_ids": rows, "labels": rows,
+        "answer_index": rows.unsqueeze(-1).expand(0, 0, 2), "group_id": none, "candidate_mask": rows.bool(),
+        "relevance": rows, "kind": rows, "item_index": rows, "n_missed": none,
+    }  # fmt: skip
 
 
 def _per_target(groups: Sequence[PromptGroup], value: Callable[[PromptTarget], int], fill: int) -> torch.Tensor:

@@ -23,6 +23,13 @@ SHOWN = [
 """Metrics of the table, in order; `metrics.json` has more."""
 
 
+_HEADERS = {"popularity": "popular", "retriever, best order": "retriever, best"}
+"""Shorter names of reference columns."""
+
+_HIDDEN = ("oracle, text", "oracle, image")
+"""Reference columns that only `metrics.json` has: a terminal of 80 characters has no room for them."""
+
+
 def print_prepared(folder: Path, rows: Sequence[tuple[str, str, str]], done_before: bool) -> None:
     """What `prepare` kept, dropped and could not use."""
     verb = "was prepared already, with the same settings" if done_before else "is prepared"
@@ -76,11 +83,12 @@ def print_results(
         references: Name -> values by metric name without the stage: chance, popularity, ceilings.
         notes: Lines below the table.
     """
+    references = {name: values for name, values in references.items() if name not in _HIDDEN}
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     table.add_column("this run", justify="right", style="bold")
     for reference in references:
-        table.add_column(reference.replace(", ", "\n"), justify="right")
+        table.add_column(_HEADERS.get(reference, reference).replace(", ", "\n"), justify="right")
     for name in SHOWN:
         value = metrics.get(f"{stage}/{name}")
         if _number(value) is not None:
@@ -89,8 +97,22 @@ def print_results(
     console.print(table)
     n_users, n_pairs = (metrics.get(f"{stage}/{name}") for name in ("n_users", "n_pairs"))
     counted = f"measured on the lists of {n_users} users and on {n_pairs} labelled targets"
-    for note in (counted, *notes):
+    for note in (counted, *probability_notes(metrics, stage), *notes):
         console.print(note, style="yellow" if "random" in note else None, markup=False, highlight=False)
+
+
+def probability_notes(metrics: Mapping[str, Any], stage: str) -> list[str]:
+    """A line on whether the stated probabilities can be believed; none where a model states none."""
+    names = ("mean_probability", "share_liked", "ece", "yes_no_mass", "temperature")
+    mean, liked, error, mass, temperature = (_number(metrics.get(f"{stage}/{name}")) for name in names)
+    if mean is None or liked is None or error is None:
+        return []
+    best = "none is best" if temperature is None else f"{temperature:.2f} would be best"
+    left = "" if mass is None else f"; {mass:.4f} of the vocabulary's probability is on Yes and No"
+    return [
+        f"probability of a like: {mean:.3f} on average where {liked:.3f} are liked, calibration error {error:.3f}, "
+        f"temperature 1 where {best}{left}"
+    ]
 
 
 def _number(value: Any) -> float | None:

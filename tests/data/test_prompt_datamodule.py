@@ -108,15 +108,25 @@ def test_no_more_candidates_than_are_stored(make_datamodule):
         make_datamodule(n_negatives=5).eval_examples("test")
 
 
-@pytest.mark.parametrize(("world_size", "refused"), [(2, False), (3, True)])
-def test_more_processes_than_groups_are_refused_instead_of_waited_for(make_datamodule, world_size, refused):
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_process_without_groups_gets_a_batch_of_none(make_datamodule, rank):
     module = make_datamodule(max_test_groups=2)
-    module.trainer = SimpleNamespace(world_size=world_size, global_rank=0, state=SimpleNamespace(fn="test"))
-    if refused:
-        with pytest.raises(ConfigError, match="2 groups to evaluate on 3 processes"):
-            module.test_dataloader()
-    else:
-        assert [len(loader) for loader in module.test_dataloader()] == [1, 1]
+    module.trainer = SimpleNamespace(world_size=3, global_rank=rank, state=SimpleNamespace(fn="test"))
+    for loader in module.test_dataloader():
+        (batch,) = list(loader)
+        n_groups = 1 if rank < 2 else 0
+        assert {len(batch[key]) for key in ("group_id", "candidate_mask", "relevance", "n_missed")} == {n_groups}
+
+
+def test_what_was_scored_before_is_left_out(make_datamodule):
+    module = make_datamodule()
+    module.setup("test")
+    pairs, lists = module.eval_examples("test")
+    module.done = ({int(pairs.group_id[0])}, set(lists.group_id.tolist()))
+    served = [[int(group) for batch in loader for group in batch["group_id"]] for loader in module.test_dataloader()]
+    assert sorted(served[0]) == sorted(pairs.group_id.tolist()[1:])
+    assert served[1] == []
+    assert len(module.eval_examples("test")[1]) == len(lists)
 
 
 def summaries(shop, identity):

@@ -1,5 +1,7 @@
 """Batches of groups: each once an epoch, by (seed, epoch), on any number of processes, from any position."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,8 @@ def test_evaluation_shards_hold_every_group_once(world_size):
     assert [len(shard) for shard in shards] == [
         len(sampler(shuffle=False, rank=rank, world_size=world_size)) for rank in range(world_size)
     ]
-    assert (len(shards[-1]) == 0) == (world_size == 120)
+    assert all(shards), "a process without a batch would not take part in the loop that the others are in"
+    assert (shards[-1] == [[]]) == (world_size == 120)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
@@ -74,3 +77,23 @@ def test_batch_size_must_be_positive():
 
 def test_no_groups_no_batches():
     assert list(GroupBatchSampler(np.zeros(0, int), 4, shuffle=True)) == []
+
+
+@pytest.mark.parametrize("max_tokens", [1, 90, 10_000])
+def test_batches_of_evaluation_keep_a_budget_of_tokens(max_tokens):
+    made = GroupBatchSampler(LENGTHS, 7, shuffle=False, max_tokens=max_tokens)
+    batches = list(made)
+    assert sorted(flat(batches)) == list(range(len(LENGTHS)))
+    assert len(made) == len(batches)
+    for batch in batches:
+        assert len(batch) <= 7
+        assert len(batch) == 1 or LENGTHS[batch].sum() <= max_tokens
+    if max_tokens == 90:
+        following = [LENGTHS[a].sum() + LENGTHS[b[0]] for a, b in itertools.pairwise(batches) if len(a) < 7]
+        assert all(total > 90 for total in following), "a batch was closed too early"
+
+
+def test_fewer_batches_than_processes_train_on_each_process():
+    shards = [list(GroupBatchSampler(LENGTHS[:4], 2, shuffle=True, rank=rank, world_size=5)) for rank in range(5)]
+    assert [len(shard) for shard in shards] == [1] * 5
+    assert set(flat(flat(shards))) == set(range(4))

@@ -110,7 +110,8 @@ def test_from_raw_files_to_predictions(settings, tmp_path, monkeypatch, capsys):
     assert {path.name for path in A.iterdir() if not path.name.startswith(".")} == {
         "adapter", "checkpoints", "config.yaml", "logs", "metrics.json", "predictions",
     }  # fmt: skip
-    assert sorted(path.name for path in (A / "predictions").iterdir()) == ["test.parquet", "test_pairs.parquet"]
+    written = sorted(path.name for path in (A / "predictions").iterdir() if not path.name.startswith("."))
+    assert written == ["test.parquet", "test_pairs.parquet", "test_users.parquet"]
     assert sorted(path.name for path in (A / "logs").iterdir()) == ["1-fit", "2-test", "3-predict"]
     assert (A / "adapter/adapter_config.json").exists()
 
@@ -377,6 +378,17 @@ def test_the_demo_shop_is_prepared_by_fit(tmp_path, monkeypatch, capsys):
         assert accuracy == quality[f"{measure}_accuracy"] > 0.6
         assert f"{stage} {measure}_accuracy {accuracy:.4f}" in out.out
     assert (tmp_path / "runs/demo/d/adapter/adapter_model.safetensors").exists()
+    evaluators = {"sampled": "d", "full": "d--full", "rerank": "d--rerank@100-retriever-popularity"}
+    for evaluator in evaluators:  # the first once more: the same protocol keeps its folder
+        words = ["--ckpt_path", "runs/demo/d/checkpoints/best.ckpt", "--data.evaluator", evaluator]
+        assert main(["test", *arguments, *words]) == 0
+    assert sorted(path.name for path in Path("runs/demo").iterdir()) == sorted(evaluators.values())
+    full, reranked = (json.loads(Path(f"runs/demo/{evaluators[name]}/metrics.json").read_text()) for name in
+                      ("full", "rerank"))  # fmt: skip
+    assert reranked["test/ndcg@10"] == pytest.approx(full["test/ndcg@10"], abs=1e-9), "100 of 40 items: nothing missed"
+    assert full["test/reference/popularity/hr@10"] != full["test/reference/chance/hr@10"]
+    assert "test/reference/oracle_both/auc" in full
+    assert "test/reference/oracle_both/hr@10" not in full, "ceilings are known for sampled lists only"
 
 
 @pytest.mark.slow

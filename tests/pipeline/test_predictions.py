@@ -3,34 +3,45 @@
 import copy
 import json
 import math
+import shutil
+from collections import Counter
 
 import lightning.pytorch as lightning
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.predictions import FILES, PredictionWriter, expected_rows, joined_scores
-from mllm_srec.pipeline.results import stage_metrics
-from mllm_srec.types import MllmSrecError
+from mllm_srec.pipeline.predictions import PredictionWriter
+from mllm_srec.pipeline.results import protocol, references, stage_metrics
+from mllm_srec.pipeline.retrieval import retrieved_lists
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.whole_tables import pairs_table, target_table
+from mllm_srec.types import ConfigError, MllmSrecError
 
 SCHEMA = {
     "group_id": pl.Int64, "user_id": pl.String, "item_id": pl.String, "label": pl.Int8, "kind": pl.String,
     "score": pl.Float32, "yes_logit": pl.Float32, "no_logit": pl.Float32,
 }  # fmt: skip
 KEYS = ["group_id", "user_id", "item_id", "label", "kind"]
+FILES = ("test_pairs", "test")
 
 
 class TiedRecommender(MLLMRecommender):
     """Scores rounded, so that many are tied."""
 
-    def _scores(self, batch):
-        scores, logits = super()._scores(batch)
-        return (scores * 20).round() / 20, logits
+    def scored(self, batch, with_mass=False):
+        found = super().scored(batch, with_mass)
+        return {**found, "scores": (found["scores"] * 20).round() / 20}
+
+
+def visible(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def trainer(folder, *callbacks):
@@ -60,15 +71,16 @@ def tested(model, shop_root, tiny_backbone, tmp_path_factory):
 def test_every_row_once_in_the_agreed_columns(tested, shop):
     folder, _ = tested
     pairs, lists = (pl.read_parquet(folder / f"{name}.parquet") for name in FILES)
+    assert dict(pairs.schema) == {**SCHEMA, "yes_no_mass": pl.Float32}
+    assert dict(lists.schema) == SCHEMA
     for table in (pairs, lists):
-        assert dict(table.schema) == SCHEMA
         assert not any(table.null_count().row(0))
         assert table.n_unique(["group_id", "item_id"]) == table.height
     samples = shop.samples.filter(pl.col("split") == "test")
     candidates = shop.candidates.filter((pl.col("split") == "test") & (pl.col("position") <= 4))
     assert pairs.select(KEYS).sort(KEYS).rows() == samples.select(KEYS).sort(KEYS).rows()
     assert lists.select(KEYS).sort(KEYS).rows() == candidates.select(KEYS).sort(KEYS).rows()
-    assert sorted(path.name for path in folder.iterdir()) == ["test.parquet", "test_pairs.parquet"]
+    assert visible(folder) == ["test.parquet", "test_pairs.parquet", "test_users.parquet"]
 
 
 def test_the_score_is_the_difference_of_the_logits(tested):
@@ -108,9 +120,32 @@ def test_metrics_recomputed_from_the_files(tested):
         assert metrics[f"test/{name}@5"] == pytest.approx(value, abs=0.01), name
 
 
+def test_values_of_users_are_those_of_their_lists(tested, shop):
+    folder, metrics = tested
+    users, lists = (pl.read_parquet(folder / f"{name}.parquet") for name in ("test_users", "test"))
+    assert users["group_id"].to_list() == lists["group_id"].unique(maintain_order=True).to_list()
+    for row in users.iter_rows(named=True):
+        rows = lists.filter(pl.col("group_id") == row["group_id"])
+        assert row["user_id"] == rows["user_id"][0]
+        assert row["user_auc"] == pytest.approx(roc_auc_score(rows["label"], rows["score"]), abs=1e-12)
+    for name in [*(f"{name}@{k}" for name in ("hr", "ndcg_worst", "mrr") for k in (5, 20)), "user_auc"]:
+        assert users[name].mean() == pytest.approx(metrics[f"test/{name}"], abs=1e-9), name
+
+
+def test_calibration_from_the_files(tested):
+    folder, metrics = tested
+    pairs = pl.read_parquet(folder / "test_pairs.parquet")
+    logit = (pairs["yes_logit"] - pairs["no_logit"]).cast(pl.Float64)
+    probability = 1 / (1 + (-logit).exp())
+    assert metrics["test/mean_probability"] == pytest.approx(probability.mean(), abs=1e-6)
+    assert metrics["test/share_liked"] == pytest.approx(pairs["label"].mean(), abs=1e-12)
+    assert metrics["test/yes_no_mass"] == pytest.approx(pairs["yes_no_mass"].mean(), abs=1e-6)
+    assert 0 < pairs["yes_no_mass"].min() <= pairs["yes_no_mass"].max() < 0.1, "of a random net with many tokens"
+
+
 def test_predict_gives_the_lists_of_the_test(tested, model, make_datamodule, tmp_path):
     trainer(tmp_path, PredictionWriter(tmp_path / "again")).predict(model, make_datamodule(), return_predictions=False)
-    assert [path.name for path in (tmp_path / "again").iterdir()] == ["test.parquet"]
+    assert visible(tmp_path / "again") == ["test.parquet", "test_users.parquet"]
     assert pl.read_parquet(tmp_path / "again/test.parquet").equals(pl.read_parquet(tested[0] / "test.parquet"))
 
 
@@ -119,18 +154,19 @@ def test_predict_gives_the_lists_of_the_test(tested, model, make_datamodule, tmp
 
 @pytest.fixture
 def scored(make_datamodule):
-    """Data module and scores of all pairs, as processes collect them."""
+    """Data module, pair groups and scores of all pairs, as processes collect them."""
     module = make_datamodule()
-    items = module.data.items.select("item_id").with_row_index("item_index").cast({"item_index": pl.Int64})
-    rows = expected_rows(module, "test_pairs").join(items, on="item_id", maintain_order="left")
+    examples = module.eval_examples("test")[0]
+    rows = target_table(examples, module.data)
     numbers = pl.arange(rows.height, eager=True).cast(pl.Float32)
-    names = ("score", "yes_logit", "no_logit")
-    return module, rows.select("group_id", "item_index").with_columns(numbers.alias(name) for name in names)
+    names = ("score", "yes_logit", "no_logit", "yes_no_mass")
+    found = rows.select("group_id", "item_index", relevance="label").with_columns(numbers.alias(n) for n in names)
+    return module, examples, found
 
 
 def test_parts_in_any_order_make_the_whole(scored):
-    module, rows = scored
-    joined = joined_scores("test_pairs", module, [rows[7:].reverse(), rows[:0], rows[:7]])
+    module, examples, rows = scored
+    joined = pairs_table(examples, pl.concat([rows[7:].reverse(), rows[:0], rows[:7]]), module.data)
     assert joined["score"].to_list() == list(range(rows.height))
 
 
@@ -152,9 +188,91 @@ WRONG = {
 
 @pytest.mark.parametrize(("damage", "message"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_rows(scored, damage, message):
-    module, rows = scored
+    module, examples, rows = scored
     with pytest.raises(MllmSrecError, match=message):
-        joined_scores("test_pairs", module, [damage(rows)])
+        pairs_table(examples, damage(rows), module.data)
+
+
+class Broken(PredictionWriter):
+    """Dies before it writes batch `at` of the whole evaluation, as a killed process would."""
+
+    at = 3
+
+    def _write_part(self, name, found, batch):
+        if self._n_written == self.at:
+            raise KeyboardInterrupt
+        super()._write_part(name, found, batch)
+
+
+class Counting(TiedRecommender):
+    """Remembers whom it was asked about."""
+
+    def scored(self, batch, with_mass=False):
+        self.asked = [*getattr(self, "asked", []), *batch["group_id"].tolist()]
+        return super().scored(batch, with_mass)
+
+
+@pytest.fixture
+def counting(model):
+    copied = copy.copy(model)
+    copied.__class__ = Counting
+    copied.asked = []
+    return copied
+
+
+def broken_off(model, data, folder, at, identity="a"):
+    writer = Broken(folder, identity)
+    writer.at = at
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(folder.parent, writer).test(model, data, verbose=False)
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 6])
+def test_a_broken_evaluation_continues(tested, counting, make_datamodule, tmp_path, at, capsys):
+    """Nothing whole is scored again, and every number and file is that of an unbroken evaluation."""
+    folder = tmp_path / "predictions"
+    broken_off(counting, make_datamodule(), folder, at)
+    assert not visible(folder)
+    asked, counting.asked = counting.asked, []
+    counting.metrics_of("test").reset()
+    trainer(tmp_path, PredictionWriter(folder, "a")).test(counting, make_datamodule(), verbose=False)
+    for name in (*FILES, "test_users"):
+        assert pl.read_parquet(folder / f"{name}.parquet").equals(pl.read_parquet(tested[0] / f"{name}.parquet")), name
+    found = stage_metrics(counting.results, "test")
+    assert found == pytest.approx(tested[1], abs=1e-9)
+    n_groups = sum(map(len, make_datamodule().eval_examples("test")))
+    n_kept = n_groups - len(counting.asked)
+    assert (n_kept > 0) == (at > 0)
+    assert len(asked) >= n_kept
+    assert ("continuing an evaluation that was broken off" in capsys.readouterr().out) == (at > 0)
+    assert not list(folder.glob(".test-*"))
+
+
+def test_a_process_that_outlived_the_kill_is_not_counted(counting, tested, make_datamodule, tmp_path):
+    """It goes on to write what the next attempt scores itself."""
+    folder = tmp_path / "predictions"
+    broken_off(counting, make_datamodule(), folder, 4)
+    part = sorted(folder.glob(".test-*/*.parquet"))[0]
+
+    class Haunted(PredictionWriter):
+        def _write_part(self, name, found, batch):
+            super()._write_part(name, found, batch)
+            shutil.copy(part, part.with_name(part.name.replace("-0-00", "-1-00")))
+
+    counting.metrics_of("test").reset()
+    trainer(tmp_path, Haunted(folder, "a")).test(counting, make_datamodule(), verbose=False)
+    assert pl.read_parquet(folder / "test.parquet").equals(pl.read_parquet(tested[0] / "test.parquet"))
+
+
+def test_parts_of_another_evaluation_are_not_taken(counting, make_datamodule, tmp_path):
+    folder = tmp_path / "predictions"
+    broken_off(counting, make_datamodule(), folder, 4)
+    n_groups = sum(map(len, make_datamodule().eval_examples("test")))
+    for identity in ("b", None, None):
+        counting.asked = []
+        counting.metrics_of("test").reset()
+        trainer(tmp_path, PredictionWriter(folder, identity)).test(counting, make_datamodule(), verbose=False)
+        assert len(counting.asked) == n_groups
 
 
 def test_a_missing_batch_writes_nothing(model, make_datamodule, tmp_path):
@@ -169,21 +287,137 @@ def test_a_missing_batch_writes_nothing(model, make_datamodule, tmp_path):
 
     with pytest.raises(MllmSrecError, match=r"have no score.*nothing is written"):
         trainer(tmp_path, Forgetful(folder)).test(copy.copy(model), make_datamodule(), verbose=False)
-    assert [path.name for path in folder.iterdir()] == ["test.parquet"]
+    assert visible(folder) == ["test.parquet"]
     assert (folder / "test.parquet").read_text() == "earlier results"
 
 
-def test_parts_of_a_killed_run_with_more_processes_are_not_taken(model, make_datamodule, tmp_path):
-    parts = tmp_path / "predictions/.parts"
-    parts.mkdir(parents=True)
-    for name in ("test-0", "test-1", "test_pairs-7"):
-        (parts / f"{name}.parquet").write_text("left by a kill")
-    trainer(tmp_path, PredictionWriter(tmp_path / "predictions")).predict(
-        model, make_datamodule(), return_predictions=False
+def test_two_evaluations_at_once_are_refused(model, make_datamodule, tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another process is evaluating into"):
+        trainer(tmp_path, PredictionWriter(tmp_path)).test(model, make_datamodule(), verbose=False)
+
+
+# --- other evaluators ---------------------------------------------------------------------------------------------
+
+
+def evaluated(model, data, folder, split="test"):
+    """Tables of one evaluation, and its metrics."""
+    model = copy.copy(model)
+    run = trainer(folder, PredictionWriter(folder, "x"))
+    (run.test if split == "test" else run.validate)(model, data, verbose=False)
+    return {name: pl.read_parquet(folder / f"{name}.parquet") for name in (split, f"{split}_users")}, stage_metrics(
+        model.results, split
     )
-    table = pl.read_parquet(tmp_path / "predictions/test.parquet")
-    assert table["group_id"].n_unique() == 11
-    assert not parts.exists()
+
+
+def unknown_items(shop, user_id, splits):
+    """Items of the catalogue that the user has no interaction with in these splits, in plain Python."""
+    rows = shop.interactions.rows(named=True)
+    known = {row["item_id"] for row in rows if row["user_id"] == user_id and row["split"] in splits}
+    return set(shop.items["item_id"]) - known
+
+
+@pytest.mark.parametrize(("split", "visible_splits"), [("test", ("train", "val")), ("val", ("train",))])
+def test_full_ranks_everything_the_user_does_not_know(model, make_datamodule, shop, tmp_path, split, visible_splits):
+    tables, metrics = evaluated(model, make_datamodule(evaluator="full"), tmp_path, split)
+    table, users = tables[split], tables[f"{split}_users"]
+    held_out = {
+        row["group_id"]: row["item_id"] for row in shop.candidates.rows(named=True)
+        if row["split"] == split and row["label"] == 1
+    }  # fmt: skip
+    for rows in table.partition_by("group_id"):
+        expected = unknown_items(shop, rows["user_id"][0], visible_splits)
+        assert set(rows["item_id"]) == expected, "lists shorter than what is kept are kept whole"
+        assert rows.filter(pl.col("label") == 1)["item_id"].to_list() == [held_out[rows["group_id"][0]]]
+        assert rows["n_candidates"].to_list() == [len(expected)] * rows.height
+        scores = rows["score"].to_numpy()
+        assert rows["n_above"].to_list() == [(scores > score).sum() for score in scores]
+        assert rows["n_tied"].to_list() == [(scores == score).sum() for score in scores]
+        assert rows["rank"].to_list() == list(range(1, rows.height + 1))
+        assert (np.diff(scores) <= 0).all()
+    groups = table.partition_by("group_id", maintain_order=True)
+    expected = np.mean([ranking(rows, 5) for rows in groups], axis=0)
+    for name, value in zip(("hr", "recall", "ndcg", "mrr"), expected, strict=True):
+        assert metrics[f"{split}/{name}@5"] == pytest.approx(value, abs=0.01), name
+    assert metrics[f"{split}/user_auc"] == pytest.approx(
+        np.mean([roc_auc_score(rows["label"], rows["score"]) for rows in groups]), abs=1e-9
+    )
+    assert users["user_auc"].mean() == pytest.approx(metrics[f"{split}/user_auc"], abs=1e-9)
+    assert users["ndcg@10"].mean() == pytest.approx(metrics[f"{split}/ndcg@10"], abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 1000])
+def test_rerank_counts_what_the_retriever_missed(model, make_datamodule, shop, tmp_path, n):
+    data = make_datamodule(evaluator="rerank", n_retrieved=n)
+    data.retrieved["test"] = retrieved_lists("popularity", shop, "test", n)
+    tables, metrics = evaluated(model, data, tmp_path)
+    likes = Counter(
+        row["item_id"] for row in shop.interactions.rows(named=True) if row["split"] == "train" and row["rating"] >= 4
+    )
+    hits, missed = [], 0
+    for rows in tables["test"].partition_by("group_id", maintain_order=True):
+        found = rows.filter(pl.col("score").is_not_null())
+        known = unknown_items(shop, rows["user_id"][0], ("train", "val"))
+        counts = sorted((likes[item] for item in known), reverse=True)
+        assert sorted((likes[item] for item in found["item_id"]), reverse=True) == counts[:n]
+        assert set(found["item_id"]) <= known
+        behind = rows.filter(pl.col("score").is_null())
+        assert behind["label"].to_list() == [1] * behind.height
+        missed += behind.height
+        hits.append(ranking(found, 5)[0] if found["label"].sum() else 0.0)
+    assert (missed > 0) == (n == 3)
+    assert metrics["test/hr@5"] == pytest.approx(np.mean(hits), abs=0.01)
+    rows = references(data, "test")
+    assert rows["retriever, best order"]["recall@20"] == pytest.approx(1 - missed / len(hits))
+    assert rows["chance"]["hr@5"] <= rows["retriever, best order"]["hr@5"] == pytest.approx(1 - missed / len(hits))
+
+
+@pytest.mark.parametrize("evaluator", ["full", "rerank"])
+def test_other_evaluators_continue_too(model, make_datamodule, shop, tmp_path, evaluator):
+    def data():
+        module = make_datamodule(evaluator=evaluator, n_retrieved=3, eval_batch_size=2)
+        module.retrieved["test"] = retrieved_lists("popularity", shop, "test", 3)
+        return module
+
+    whole, metrics = evaluated(model, data(), tmp_path / "whole")
+    broken_off(copy.copy(model), data(), tmp_path / "broken", 9, "x")
+    copied = copy.copy(model)
+    copied.metrics_of("test").reset()
+    tables, again = evaluated(copied, data(), tmp_path / "broken")
+    assert again == pytest.approx(metrics, abs=1e-9)
+    assert all(tables[name].equals(whole[name]) for name in whole)
+
+
+def test_a_run_that_ranked_everything_is_a_retriever(model, make_datamodule, shop, tmp_path):
+    run = RunFolder(tmp_path / "retriever")
+    data = make_datamodule(evaluator="full")
+    tables, _ = evaluated(model, data, run.predictions)
+    run.merge_metrics("test", {}, protocol(data, "test", "logit", None))
+    lists = retrieved_lists(str(run.path), shop, "test", 4)
+    expected = tables["test"].filter(pl.col("rank") <= 4).select("group_id", "item_id", "rank")
+    assert lists.equals(expected)
+    with pytest.raises(ConfigError, match="evaluator None"):
+        retrieved_lists(str(run.path), shop, "val", 4)
+    metrics = json.loads(run.metrics.read_text())
+    run.metrics.write_text(json.dumps({**metrics, "test/candidates_hash": "77"}))
+    with pytest.raises(ConfigError, match=r"ranked lists with candidates_hash 77"):
+        retrieved_lists(str(run.path), shop, "test", 4)
+
+
+def test_lists_that_do_not_fit_are_refused(make_datamodule, shop):
+    data = make_datamodule(evaluator="rerank", n_retrieved=3)
+    with pytest.raises(ConfigError, match="needs the retriever's lists of the test split"):
+        data.eval_examples("test")
+    lists = retrieved_lists("popularity", shop, "test", 3)
+    group = lists["group_id"][0]
+    user = shop.groups.filter(pl.col("group_id") == group)["user_id"][0]
+    known = shop.interactions.filter((pl.col("user_id") == user) & (pl.col("split") == "train"))["item_id"][0]
+    wrong = pl.when(pl.col("group_id") == group).then(pl.lit(known)).otherwise("item_id")
+    data.retrieved["test"] = lists.with_columns(item_id=wrong)
+    with pytest.raises(ConfigError, match=r"3 retrieved items that the user knew.*2 items retrieved twice"):
+        data.eval_examples("test")
+    data.retrieved["test"] = lists.filter(pl.col("group_id") != group)
+    with pytest.raises(ConfigError, match="1 lists without any retrieved item"):
+        data.eval_examples("test")
 
 
 def test_undefined_metrics_become_null():

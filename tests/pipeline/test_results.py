@@ -60,7 +60,7 @@ def test_ceilings_equal_those_of_the_preparation(module, demo_root):
     """Scores in `ceilings.parquet`, through the metric code of models, against plain code beside the generator."""
     stored = json.loads((demo_root / "demo/ceilings.json").read_text())
     rows = references(module, "test")
-    assert list(rows) == ["chance", *(name.replace("_", ", ") for name in stored)]
+    assert list(rows) == ["chance", "popularity", *(name.replace("_", ", ") for name in stored)]
     assert {"oracle, both", "reader, both", "reader, text", "reader, image"} <= set(rows)
     compared = 0
     for name, values in stored.items():
@@ -73,11 +73,11 @@ def test_ceilings_equal_those_of_the_preparation(module, demo_root):
 
 
 def test_validation_has_no_ceilings(module):
-    assert list(references(module, "val")) == ["chance"]
+    assert list(references(module, "val")) == ["chance", "popularity"]
 
 
-def test_data_without_truth_have_chance_only(make_datamodule):
-    assert list(references(make_datamodule(), "test")) == ["chance"]
+def test_data_without_truth_have_no_ceilings(make_datamodule):
+    assert list(references(make_datamodule(), "test")) == ["chance", "popularity"]
 
 
 def test_a_perfect_and_an_upside_down_scorer(module):
@@ -106,7 +106,8 @@ def test_protocol(module):
     found = protocol(module, "test", "logit", "best.ckpt")
     assert found.pop("prompt").startswith(module.prompt.version + "/")
     assert found == {
-        "evaluator": "sampled@20", "candidates_hash": module.data.candidates_hash, "m": 20, "max_groups": None,
+        "evaluator": "sampled@20", "candidates_hash": module.data.candidates_hash, "m": 20, "retriever": None,
+        "lists_hash": None, "max_groups": None,
         "groups_seed": None, "split": "test", "ties": "expected", "score": "logit", "checkpoint": "best.ckpt",
     }  # fmt: skip
 

@@ -197,7 +197,8 @@ def test_a_typed_name_of_another_run_is_refused(run, tmp_path, monkeypatch):
 # --- results ------------------------------------------------------------------------------------------------------
 
 TEST = {
-    "evaluator": "sampled@20", "candidates_hash": "abcdef0123456789", "m": 20, "max_groups": None, "groups_seed": None,
+    "evaluator": "sampled@20", "candidates_hash": "abcdef0123456789", "m": 20, "retriever": None,
+    "lists_hash": None, "max_groups": None, "groups_seed": None,
     "split": "test", "ties": "expected", "score": "logit", "prompt": "v1/12", "checkpoint": "best.ckpt",
 }  # fmt: skip
 
@@ -212,6 +213,18 @@ def measured(run):
     run.merge_metrics("val", {"val/auc": 0.6}, {**TEST, "split": "val"})
     run.merge_metrics("test", {"test/auc": 0.7, "test/hr@5": None}, TEST)
     return run
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"evaluator": "full", "m": None}, "a--full"),
+        ({"evaluator": "rerank@50", "m": None, "retriever": "popularity", "lists_hash": "77"},
+         "a--rerank@50-retriever-popularity"),
+    ],
+)  # fmt: skip
+def test_another_evaluator_gets_a_folder_that_names_it(measured, change, name):
+    assert measured.for_protocol("test", {**TEST, **change}).path.name == name
 
 
 def test_results_of_stages_lie_beside_each_other(measured):

@@ -52,13 +52,23 @@ def test_notes_are_printed_as_they_are(capsys):
 
 
 def test_all_columns_fit_into_80_characters(capsys):
-    out = printed(capsys, references={"chance": {"auc": 0.5}, **CEILINGS})
+    out = printed(capsys, references={"chance": {"auc": 0.5}, "popularity": {"auc": 0.5}, **CEILINGS})
     table = [line for line in out.splitlines() if not line.startswith("measured")]
     assert max(len(line.rstrip()) for line in table) <= 80
-    assert rows(out)["auc"] == ["0.7500", "0.5000", *["0.9877"] * 6]
+    assert rows(out)["auc"] == ["0.7500", "0.5000", "0.5000", *["0.9877"] * 4]
     headers = [line.split() for line in out.splitlines()[1:5]]
-    assert ["oracle"] * 3 + ["reader"] * 3 in headers
-    assert ["this", "run", "chance", *["both", "text", "image"] * 2] in headers
+    assert ["oracle"] + ["reader"] * 3 in headers
+    assert ["this", "run", "chance", "popular", "both", "both", "text", "image"] in headers
+
+
+def test_whether_probabilities_can_be_believed(capsys):
+    stated = {"mean_probability": 0.61, "share_liked": 0.5, "ece": 0.1234, "yes_no_mass": 0.99912, "temperature": 1.5}
+    out = printed(capsys, metrics={**METRICS, **{f"test/{name}": value for name, value in stated.items()}})
+    assert (
+        "probability of a like: 0.610 on average where 0.500 are liked, calibration error 0.123, temperature 1 where "
+        "1.50 would be best; 0.9991 of the vocabulary's probability is on Yes and No"
+    ) in out
+    assert "probability" not in printed(capsys)
 
 
 @pytest.mark.parametrize(("done", "words"), [(False, "is prepared"), (True, "was prepared already, with the same")])

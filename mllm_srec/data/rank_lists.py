@@ -1,0 +1,143 @@
+"""Lists of candidates beyond the sampled ones: the whole catalogue, and what a retriever found in it.
+
+Both leave out what the context's user has interacted with in a split that it may see, liked or not (baselines.md 1.6),
+and hold a user's other interactions of the split itself as ordinary candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.examples import GroupExamples, gather
+from mllm_srec.data.hashing import table_hash
+from mllm_srec.types import VISIBLE, ConfigError, Split
+
+MAX_FULL_PAIRS = 20_000_000
+"""Most pairs of a list and an item that are written out; beyond it, no model that reads prompts comes to an end."""
+
+KEYS = ["group_id", "item_id"]
+
+
+@dataclass(frozen=True)
+class RankLists:
+    """Some candidate lists of a split.
+
+    Args:
+        data: The prepared data set.
+        split: `val` or `test`.
+        group_ids: `(G,)` of the lists, all of that split.
+    """
+
+    data: PreparedDataset
+    split: Split
+    group_ids: np.ndarray
+
+    def full(self) -> GroupExamples:
+        """All items that may be recommended: positives first, then the others by their place in the catalogue.
+
+        Raises:
+            ConfigError: Too many pairs to write them out.
+        """
+        n_pairs = len(self.group_ids) * self.data.items.height
+        if n_pairs > MAX_FULL_PAIRS:
+            raise ConfigError(
+                f"data.evaluator='full' would score {n_pairs:,} pairs of a list and an item, more than the "
+                f"{MAX_FULL_PAIRS:,} that are written out; set data.max_test_groups to "
+                f"{MAX_FULL_PAIRS // self.data.items.height} or fewer, or data.evaluator to rerank"
+            )
+        items = self.data.items.select("item_id")
+        pairs = self.lists.select("group_id").join(items, how="cross", maintain_order="left_right")
+        rows = self._labelled(pairs.join(self.excluded, on=KEYS, how="anti", maintain_order="left"))
+        rows = rows.sort("group_id", "label", descending=[False, True], maintain_order=True)
+        return gather(self.data.groups, self.data.items, rows)
+
+    def rerank(self, retrieved: pl.DataFrame, n: int) -> GroupExamples:
+        """The first `n` items of a retriever, in its order; positives that it missed are counted.
+
+        Args:
+            retrieved: `group_id`, `item_id` and `rank` from 1, for these lists and perhaps others.
+            n: N of `rerank@N`.
+
+        Raises:
+            ConfigError: A list has no retrieved items, or one that may not be recommended.
+        """
+        shown = retrieved.filter(pl.col("rank") <= n).join(self.lists, on="group_id", how="semi")
+        shown = shown.sort("group_id", "rank")
+        self._check(shown)
+        missed = self.positives.join(shown, on=KEYS, how="anti")
+        return gather(self.data.groups, self.data.items, self._labelled(shown.select(KEYS)), missed)
+
+    @cached_property
+    def lists(self) -> pl.DataFrame:
+        """`group_id` and `user_id`, sorted by `group_id`."""
+        rows = self.data.groups.filter(pl.col("group_id").is_in(self.group_ids.tolist()))
+        return rows.select("group_id", "user_id").sort("group_id")
+
+    @cached_property
+    def positives(self) -> pl.DataFrame:
+        """`group_id` and `item_id` of every relevant item."""
+        rows = self.data.candidates.filter((pl.col("split") == self.split) & (pl.col("label") == 1))
+        return rows.select(KEYS).join(self.lists, on="group_id", how="semi")
+
+    @cached_property
+    def excluded(self) -> pl.DataFrame:
+        """`group_id` and `item_id` of what may not be in each list.
+
+        That is the user's interactions of the visible splits, and where a list has one positive only
+        (`candidates.unit: instance`), their other held-out likes.
+        """
+        visible = self.data.interactions.filter(pl.col("split").is_in(VISIBLE[self.split]))
+        seen = self.lists.join(visible.select("user_id", "item_id"), on="user_id").select(KEYS)
+        all_positives = self.data.candidates.filter((pl.col("split") == self.split) & (pl.col("label") == 1))
+        held_out = self.lists.join(all_positives.select("user_id", "item_id").unique(), on="user_id")
+        others = held_out.join(self.positives, on=KEYS, how="anti").select(KEYS)
+        return pl.concat([seen, others]).unique()
+
+    def _labelled(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows with `label` and `kind`: positives of the list, items disliked in the split, all others."""
+        ratings = self.data.interactions.filter(pl.col("split") == self.split)
+        rated = ratings.select("user_id", "item_id", rated=pl.lit(True))
+        positives = self.positives.with_columns(positive=pl.lit(True))
+        found = (
+            rows.join(self.lists, on="group_id", how="left", maintain_order="left")
+            .join(rated, on=["user_id", "item_id"], how="left", maintain_order="left")
+            .join(positives, on=KEYS, how="left", maintain_order="left")
+        )
+        liked, disliked = pl.col("positive").fill_null(False), pl.col("rated").fill_null(False)
+        kind = pl.when(liked).then(pl.lit("liked")).when(disliked).then(pl.lit("disliked")).otherwise(pl.lit("unrated"))
+        return found.select(*KEYS, label=liked.cast(pl.Int8), kind=kind)
+
+    def _check(self, shown: pl.DataFrame) -> None:
+        catalogue = self.data.items.select("item_id")
+        problems = {
+            "lists without any retrieved item": self.lists.join(shown, on="group_id", how="anti").height,
+            "retrieved items that the user knew already": shown.join(self.excluded, on=KEYS, how="semi").height,
+            "retrieved items that are not in the catalogue": shown.join(catalogue, on="item_id", how="anti").height,
+            "items retrieved twice for a list": shown.height - shown.n_unique(KEYS),
+        }
+        if found := {what: number for what, number in problems.items() if number}:
+            told = "; ".join(f"{number} {what}" for what, number in found.items())
+            raise ConfigError(
+                f"the retriever's lists do not fit the {self.split} split: {told}. Take them from a run on this very "
+                "data set that was evaluated with data.evaluator=full, or set data.retriever to popularity"
+            )
+
+
+def lists_hash(examples: GroupExamples) -> str:
+    """SHA-256 of the lists themselves: groups, candidates, labels and what was missed, in their order."""
+    sizes = np.diff(examples.offsets)
+    return table_hash(
+        pl.DataFrame(
+            {
+                "group_id": np.repeat(examples.group_id, sizes),
+                "item_index": examples.item_index,
+                "relevance": examples.relevance,
+                "n_missed": np.repeat(examples.n_missed, sizes),
+            }
+        )
+    )

@@ -1,0 +1,88 @@
+"""Frozen lists of a retriever for `rerank@N`: of popularity, or of a finished run that ranked the whole catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.popularity import item_popularity
+from mllm_srec.data.rank_lists import KEYS, RankLists
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.types import ConfigError, Split
+
+POPULARITY = "popularity"
+TIES_SEED = 20_011
+"""Equally popular items stand in one random order, the same in every list: never in that of their ids."""
+
+
+def retrieved_lists(retriever: str, data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
+    """The first `n` items of a retriever for every list of a split.
+
+    Args:
+        retriever: `popularity`, or the folder of a run.
+        data: The data set that is ranked.
+        split: `val` or `test`.
+        n: Items per list, at least 1; fewer where fewer may be recommended.
+
+    Returns:
+        `group_id`, `item_id`, `rank` from 1.
+
+    Raises:
+        ConfigError: `n` is below 1, or the run has no lists of this data set that are long enough.
+    """
+    if n < 1:
+        raise ConfigError(f"data.n_retrieved={n}; give at least 1")
+    if retriever == POPULARITY:
+        return popular_lists(data, split, n)
+    return lists_of_run(RunFolder(Path(retriever)), data, split, n)
+
+
+def popular_lists(data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
+    """The items with most train likes that each list may hold; columns as in `retrieved_lists`."""
+    groups = data.groups.filter((pl.col("purpose") == "rank") & (pl.col("split") == split))
+    lists = RankLists(data, split, groups["group_id"].to_numpy())
+    excluded = lists.excluded
+    n_most = int(excluded.group_by("group_id").len()["len"].max() or 0)  # type: ignore[arg-type]
+    popular = _by_popularity(data).head(n + n_most)
+    rows = lists.lists.select("group_id").join(popular, how="cross", maintain_order="left_right")
+    allowed = rows.join(excluded, on=KEYS, how="anti", maintain_order="left")
+    ranked = allowed.with_columns(rank=pl.int_range(1, pl.len() + 1).over("group_id"))
+    return ranked.filter(pl.col("rank") <= n)
+
+
+def _by_popularity(data: PreparedDataset) -> pl.DataFrame:
+    """`item_id` of the catalogue, most likes first."""
+    likes = item_popularity(data.interactions, data.items)  # (N,)
+    shuffled = np.random.default_rng(TIES_SEED).permutation(len(likes))
+    return data.items.select("item_id")[shuffled[np.argsort(-likes[shuffled], kind="stable")]]
+
+
+def lists_of_run(run: RunFolder, data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
+    """What a run that was evaluated with `full` ranked first; columns as in `retrieved_lists`.
+
+    Raises:
+        ConfigError: It was not, it has another data set, or it kept fewer than `n` items of a list.
+    """
+    path, metrics = run.predictions / f"{split}.parquet", run.read_metrics()
+    advice = f"evaluate it with data.evaluator=full on the {split} split first, or set data.retriever to popularity"
+    if not path.is_file() or metrics.get(f"{split}/evaluator") != "full":
+        raise ConfigError(
+            f"data.retriever={str(run.path)!r} has no ranking of the whole catalogue: its {split} results are of "
+            f"evaluator {metrics.get(f'{split}/evaluator')!r}; {advice}"
+        )
+    theirs = metrics.get(f"{split}/candidates_hash")
+    if theirs != data.candidates_hash:
+        raise ConfigError(
+            f"data.retriever={str(run.path)!r} ranked lists with candidates_hash {theirs}, those of {data.folder} have "
+            f"{data.candidates_hash}: they are not the same users, histories or held-out items; {advice}"
+        )
+    rows = pl.read_parquet(path).filter(pl.col("rank") <= n).select(*KEYS, "rank", "n_candidates")
+    kept = rows.group_by("group_id").agg(pl.len(), pl.col("n_candidates").first())
+    short = kept.filter(pl.col("len") < pl.min_horizontal("n_candidates", n))
+    if short.height:
+        n_kept = int(short["len"].to_numpy().min())
+        raise ConfigError(f"data.n_retrieved={n}, but {path} keeps only the first {n_kept} of a list; ask for no more")
+    return rows.select(*KEYS, "rank").sort("group_id", "rank")

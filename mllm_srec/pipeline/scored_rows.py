@@ -1,0 +1,164 @@
+"""Scored candidates as rows: from batches, and back to lists for the metrics.
+
+Sampled and reranked lists are kept whole. Of the whole catalogue a list keeps its first 100 items and every positive,
+each with the numbers of candidates above it and tied with it: all that any metric needs, and not users x items.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import torch
+
+from mllm_srec.data.examples import GroupExamples
+from mllm_srec.models.ranking_module import Scored
+from mllm_srec.types import CandidateBatch, MllmSrecError
+
+SCHEMA: dict[str, type[pl.DataType]] = {
+    "group_id": pl.Int64,
+    "item_index": pl.Int64,
+    "score": pl.Float32,
+    "yes_logit": pl.Float32,
+    "no_logit": pl.Float32,
+    "yes_no_mass": pl.Float32,
+}
+"""What is kept of a target; null where the model does not say it."""
+
+PLACE: dict[str, type[pl.DataType]] = {
+    "rank": pl.Int64,
+    "n_above": pl.Int64,
+    "n_tied": pl.Int64,
+    "n_candidates": pl.Int64,
+}
+"""And where only a part of a list is kept: its place from 1 (ties in random order), candidates with a higher score,
+with the same score (itself among them), and in all."""
+
+KEPT_TOP = 100
+"""First items that are kept of a list of the whole catalogue."""
+
+Lists = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Scores, relevance and mask `(B, C)`, and number of missed positives `(B,)`."""
+
+
+def batch_rows(found: Scored, batch: CandidateBatch) -> pl.DataFrame:
+    """Unmasked candidates of a batch, one row each, with their `relevance`."""
+    mask = batch["candidate_mask"].cpu()  # (B, C)
+    group = batch["group_id"].cpu()[:, None].expand_as(mask)  # (B, C)
+
+    def column(values: torch.Tensor | None) -> np.ndarray | None:
+        return None if values is None else values.float().cpu()[mask].numpy()
+
+    pair = found.get("logits")  # (B, C, 2)
+    yes, no = (None, None) if pair is None else (pair[..., 0], pair[..., 1])  # (B, C) each
+    columns = {
+        "group_id": group[mask].numpy(),
+        "item_index": batch["item_index"].cpu()[mask].numpy(),
+        "score": column(found["scores"]),
+        "yes_logit": column(yes),
+        "no_logit": column(no),
+        "yes_no_mass": column(found.get("mass")),
+    }
+    length = int(mask.sum())
+    filled = {name: [None] * length if values is None else values for name, values in columns.items()}
+    relevance = pl.Series("relevance", batch["relevance"].cpu()[mask].numpy())
+    return pl.DataFrame(filled, schema=SCHEMA).with_columns(relevance)
+
+
+def top_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """The first `KEPT_TOP` rows of every list and its positives, with their places.
+
+    Args:
+        rows: Whole lists, from `batch_rows`.
+    """
+    placed = [_placed(part) for part in rows.partition_by("group_id", maintain_order=True)]
+    return pl.concat(placed) if placed else rows.with_columns(pl.lit(None, PLACE[name]).alias(name) for name in PLACE)
+
+
+def _placed(part: pl.DataFrame) -> pl.DataFrame:
+    """What is kept of one whole list."""
+    scores = part["score"].to_numpy()  # (C,)
+    ascending = np.sort(scores)
+    below = np.searchsorted(ascending, scores, side="left")  # (C,)
+    up_to = np.searchsorted(ascending, scores, side="right")  # (C,)
+    shuffled = np.random.default_rng(int(part["group_id"][0])).permutation(len(scores))
+    order = shuffled[np.argsort(-scores[shuffled], kind="stable")]
+    rank = np.empty(len(scores), dtype=np.int64)
+    rank[order] = np.arange(1, len(scores) + 1)
+    kept = part.with_columns(
+        rank=rank, n_above=len(scores) - up_to, n_tied=up_to - below, n_candidates=pl.lit(len(scores), pl.Int64)
+    )
+    return kept.filter((pl.col("rank") <= KEPT_TOP) | (pl.col("relevance") == 1)).sort("rank")
+
+
+def padded(examples: GroupExamples, values: np.ndarray, fill: float = 0.0) -> torch.Tensor:
+    """One value per target `(N,)` as `(B, C)`, padded with `fill`; keeps the kind of number."""
+    sizes = np.diff(examples.offsets)  # (B,)
+    width = int(sizes.max(initial=1))
+    filled = np.full((len(sizes), width), fill, dtype=values.dtype)
+    filled[np.arange(width) < sizes[:, None]] = values
+    return torch.from_numpy(filled)
+
+
+def padding_mask(examples: GroupExamples) -> torch.Tensor:
+    """True where `(B, C)` holds a target."""
+    return padded(examples, np.ones(examples.n_targets, dtype=np.bool_), False)
+
+
+def kept_lists(examples: GroupExamples, rows: pl.DataFrame) -> Lists:
+    """Stored rows as lists that have the same metrics as those that were scored.
+
+    Args:
+        examples: The lists, in the order of the result.
+        rows: Their stored rows; where these are parts of lists, with the columns of `PLACE`.
+    """
+    n_missed = torch.from_numpy(examples.n_missed)
+    if "rank" not in rows.columns:
+        stored = padded(examples, scores_of(examples, rows, "score"))
+        return stored, padded(examples, examples.relevance), padding_mask(examples), n_missed
+    sizes = np.diff(examples.offsets)
+    shape = (len(examples), int(sizes.max(initial=1)))
+    places = np.arange(shape[1])
+    scores, relevance = np.tile(-places.astype(np.float32), (shape[0], 1)), np.zeros(shape, dtype=np.int64)
+    positives = rows.filter(pl.col("relevance") == 1).group_by("group_id", "n_above", "n_tied").len("n_positives")
+    row_of = {int(group): row for row, group in enumerate(examples.group_id)}
+    for group_id, n_above, n_tied, n_positives in positives.iter_rows():
+        row = row_of[group_id]
+        scores[row, n_above : n_above + n_tied] = -n_above  # one block of ties, its positives first
+        relevance[row, n_above : n_above + n_positives] = 1
+    mask = torch.from_numpy(places < sizes[:, None])
+    return torch.from_numpy(scores), torch.from_numpy(relevance), mask, n_missed
+
+
+def kept_pairs(examples: GroupExamples, rows: pl.DataFrame) -> dict[str, torch.Tensor]:
+    """Stored rows of pair groups as the arguments of `EvaluationMetrics.add_pairs`.
+
+    Args:
+        examples: The groups.
+        rows: Their stored rows.
+    """
+    found = {
+        "scores": padded(examples, scores_of(examples, rows, "score")),
+        "relevance": padded(examples, examples.relevance),
+        "kind": padded(examples, examples.kind, -1),
+        "mask": padding_mask(examples),
+    }
+    if rows["yes_logit"].null_count() == 0:
+        yes, no = (padded(examples, scores_of(examples, rows, name)) for name in ("yes_logit", "no_logit"))
+        found["logits"] = yes - no
+    if rows["yes_no_mass"].null_count() == 0:
+        found["mass"] = padded(examples, scores_of(examples, rows, "yes_no_mass"))
+    return found
+
+
+def scores_of(examples: GroupExamples, rows: pl.DataFrame, column: str) -> np.ndarray:
+    """A column of stored rows in the order of the examples' targets, `(N,)`.
+
+    Raises:
+        MllmSrecError: A target has no row.
+    """
+    sizes = np.diff(examples.offsets)
+    wanted = pl.DataFrame({"group_id": np.repeat(examples.group_id, sizes), "item_index": examples.item_index})
+    joined = wanted.join(rows, on=["group_id", "item_index"], how="left", maintain_order="left")[column]
+    if joined.null_count():
+        raise MllmSrecError(f"{joined.null_count()} of {len(joined)} targets have no {column} among the stored rows")
+    return joined.to_numpy().copy()

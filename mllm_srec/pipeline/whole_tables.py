@@ -1,0 +1,141 @@
+"""Rows of all processes joined to what was to be scored: nothing missing, nothing twice, nothing unknown."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.examples import GroupExamples
+from mllm_srec.data.rank_lists import KEYS
+from mllm_srec.metrics.auc import user_auc
+from mllm_srec.metrics.evaluation import with_missed
+from mllm_srec.metrics.functional import ranking_metrics
+from mllm_srec.pipeline.scored_rows import KEPT_TOP, PLACE, kept_lists
+from mllm_srec.types import EVAL_TOP_K, LIST_KINDS, MllmSrecError
+
+COLUMNS = ("group_id", "user_id", "item_id", "label", "kind", "score")
+"""Columns of every table of predictions; logits, mass and places follow where there are any."""
+
+
+def pairs_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
+    """Scores of the labelled targets, in their order.
+
+    Args:
+        examples: The pair groups.
+        rows: Stored rows of all processes, in any order.
+        data: The data set.
+
+    Raises:
+        MllmSrecError: A row is missing, unknown or double.
+    """
+    return _joined("pairs", target_table(examples, data), rows)
+
+
+def lists_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
+    """Scores of the candidate lists; positives that a retriever missed stand behind their list, with a null score.
+
+    Args:
+        examples: The lists.
+        rows: Stored rows of all processes, in any order; where they are parts of lists, with their places.
+        data: The data set.
+
+    Raises:
+        MllmSrecError: A row is missing, unknown or double.
+    """
+    expected = target_table(examples, data)
+    if "rank" in rows.columns:
+        _check_places(expected, rows)
+        expected = expected.join(rows, on=["group_id", "item_index"], how="semi", maintain_order="left")
+        joined = _joined("lists", expected, rows)
+        return joined.sort("group_id", "rank")
+    joined = _joined("lists", expected, rows)
+    missed = _missed(examples, expected, data)
+    if not missed.height:
+        return joined
+    order = pl.DataFrame({"group_id": examples.group_id}).with_row_index("place")
+    both = pl.concat([joined, missed], how="diagonal")
+    return (
+        both.join(order, on="group_id", how="left", maintain_order="left")
+        .sort("place", maintain_order=True)
+        .drop("place")
+    )
+
+
+def user_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
+    """One row per list: `group_id`, `user_id`, every metric with expected and worst ties, `user_auc`; null: undefined.
+
+    Args:
+        examples: The lists.
+        rows: Their stored rows, see `kept_lists`.
+        data: Knows whose they are.
+    """
+    lists = with_missed(*kept_lists(examples, rows))
+    values = ranking_metrics(*lists, top_k=EVAL_TOP_K, policies=("expected", "worst"))
+    values["user_auc"] = user_auc(*lists)
+    table = pl.DataFrame({"group_id": examples.group_id}).join(
+        data.groups.select("group_id", "user_id"), on="group_id", how="left", maintain_order="left"
+    )
+    return table.with_columns(pl.Series(name, value.numpy()).fill_nan(None) for name, value in values.items())
+
+
+def target_table(examples: GroupExamples, data: PreparedDataset) -> pl.DataFrame:
+    """Every target of the examples: `group_id`, `user_id`, `item_id`, `item_index`, `label`, `kind`."""
+    rows = pl.DataFrame(
+        {
+            "group_id": np.repeat(examples.group_id, np.diff(examples.offsets)),
+            "item_id": data.items["item_id"][examples.item_index],
+            "item_index": examples.item_index,
+            "label": pl.Series(examples.relevance, dtype=pl.Int8),
+            "kind": pl.Series(LIST_KINDS)[examples.kind],
+        }
+    )
+    users = data.groups.select("group_id", "user_id")
+    return rows.join(users, on="group_id", how="left", maintain_order="left")
+
+
+def _joined(name: str, expected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Expected targets with their scores."""
+    keys = ["group_id", "item_index"]
+    n_double = rows.height - rows.n_unique(keys)
+    n_missing = expected.join(rows, on=keys, how="anti").height
+    n_unknown = rows.join(expected, on=keys, how="anti").height
+    if n_double or n_missing or n_unknown:
+        raise MllmSrecError(
+            f"of {expected.height} rows to be scored for {name}, {n_missing} have no score; {n_double} scores are "
+            f"double and {n_unknown} belong to no row; nothing is written"
+        )
+    joined = expected.join(rows, on=keys, how="left", maintain_order="left", validate="1:1")
+    optional = ("yes_logit", "no_logit", "yes_no_mass", *(column for column in PLACE if column in rows.columns))
+    stated = [column for column in optional if joined[column].null_count() < joined.height]
+    return joined.select(*COLUMNS, *stated)
+
+
+def _check_places(expected: pl.DataFrame, rows: pl.DataFrame) -> None:
+    """Of every list: all positives and the first rows, counted among all candidates."""
+    lists = expected.group_by("group_id").agg(n=pl.len(), n_positives=pl.col("label").sum())
+    kept = rows.group_by("group_id").agg(
+        pl.col("n_candidates").first(),
+        n_top=(pl.col("rank") <= KEPT_TOP).sum(),
+        n_found=(pl.col("relevance") == 1).sum(),
+    )
+    both = lists.join(kept, on="group_id", how="left")
+    whole = (
+        (pl.col("n_candidates") == pl.col("n"))
+        & (pl.col("n_found") == pl.col("n_positives"))
+        & (pl.col("n_top") == pl.min_horizontal("n", KEPT_TOP))
+    )
+    broken = both.filter(~whole.fill_null(False)).height
+    if broken:
+        raise MllmSrecError(f"of {lists.height} lists to be ranked, {broken} are not whole; nothing is written")
+
+
+def _missed(examples: GroupExamples, expected: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
+    """Positives of the lists that are no candidates, with a null score."""
+    short = examples.group_id[examples.n_missed > 0]
+    positives = data.candidates.filter((pl.col("label") == 1) & pl.col("group_id").is_in(short.tolist()))
+    missed = positives.join(expected, on=KEYS, how="anti", maintain_order="left")
+    return missed.select(
+        "group_id", "user_id", "item_id", pl.col("label").cast(pl.Int8), kind=pl.lit("liked"),
+        score=pl.lit(None, pl.Float32),
+    )  # fmt: skip
