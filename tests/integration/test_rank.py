@@ -23,6 +23,7 @@ def test_a_demo_run_with_a_chain_of_thought(tmp_path, monkeypatch, capsys, order
     arguments += ["--data.max_eval_groups=2", "--data.max_length=2048", "--data.pictures.serve=features"]
     arguments += ["--data.prompt.cot=true", f"--data.prompt.cot_order={order}"]
     arguments += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    arguments += ["--summaries.window=1", "--summaries.step=1"]  # a preference after every like
     arguments += [f"--summaries.{stage}.generation.max_new_tokens=4" for stage in STAGES]
     assert main(["fit", *arguments]) == 0
     assert main(["test", "--config", f"{RUN}/config.yaml", *CHECKPOINT]) == 0
@@ -36,11 +37,12 @@ def test_a_demo_run_with_a_chain_of_thought(tmp_path, monkeypatch, capsys, order
     assert both.filter(pl.col("label") == 1)["held_out"].all()
     capsys.readouterr()
     picture = write_picture(tmp_path / "mug.png", 60, 60, seed=9)
-    user = lists["user_id"][0]
+    ranker = Ranker.open(RUN)
+    user = next(user for user in ranker.user_ids if ranker.person(user).body.preference is not None)
     new = f'{{"title": "violet mug", "image": "{picture}"}}'
     assert main(["rank", *CHECKPOINT, "--user", user, "--new_item", new, "--top_k", "30"]) == 0
     out = capsys.readouterr().out
     assert "violet mug" in out
-    assert "preference" in out
-    ranked = Ranker.open(RUN).rank(user, new_items=[NewItem("violet mug", image=picture)], top_k=None)
+    assert "preference, without the items marked since: " in out
+    ranked = ranker.rank(user, new_items=[NewItem("violet mug", image=picture)], top_k=None)
     assert ranked.n_ranked == 1 + lists.filter(pl.col("user_id") == user).height
