@@ -18,6 +18,7 @@ COMMANDS = {
     "test": ("trainer", "Measure a checkpoint on the test split; writes predictions/ and metrics.json."),
     "predict": ("trainer", "Score the candidate lists of the test split without measuring."),
     "run": ("run", "Every missing stage in order: prepare, summarize, fit, test."),
+    "compare": ("compare", "Finished runs beside the first, user by user, with intervals and p-values."),
 }
 """Command -> (module of `cli/`, what it does)."""
 
@@ -30,6 +31,7 @@ commands:
 
 One YAML file serves every command, for instance configs/demo.yaml; dotted flags after it win, such as
   python -m mllm_srec fit --config configs/demo.yaml --trainer.max_epochs 2 --model.lr 1e-3
+but `compare` takes run folders: python -m mllm_srec compare RUN RUN [RUN ...]
 `python -m mllm_srec COMMAND --help` lists a command's settings with their defaults."""
 
 

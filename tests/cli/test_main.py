@@ -44,7 +44,9 @@ def test_an_unknown_command(command, expected, capsys):
     assert ", ".join(COMMANDS) in out.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["prepare", "--help"], ["run", "--help"], ["nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["prepare", "--help"], ["run", "--help"], ["compare", "--help"], ["nonsense"]]
+)
 def test_help_of_our_own_commands_loads_nothing_heavy(arguments):
     code = (
         "import sys; from mllm_srec.__main__ import main\n"
