@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 from mllm_srec.metrics.significance import paired_bootstrap
@@ -53,12 +54,27 @@ def test_two_runs_by_hand(finished_run):
 
 def test_rows_are_joined_by_their_group_and_not_by_their_place(finished_run):
     a, b = values(), values(gain=0.2, seed=1)
+    for of in (a, b):
+        of["hr@10"][[2, 9]] = math.nan  # what has no value is found by its group too
     order = np.random.default_rng(3).permutation(80)
     shuffled = finished_run(
         "s", {m: v[order] for m, v in b.items()}, users=[f"u{i}" for i in order], groups=order + 100
     )
     first = finished_run("a", a)
     assert compare(first, shuffled).rows == compare(first, finished_run("b", b)).rows
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan])
+def test_nothing_is_written_as_null_or_as_nan(finished_run, nothing):
+    """Parquet knows both, and a mean would be NaN with the second."""
+    runs = [finished_run(name, values(5, seed=i)) for i, name in enumerate("ab")]
+    for run in runs:
+        path = run / "predictions/test_users.parquet"
+        column = pl.Series([nothing, 0.0, 1.0, 0.0, 1.0], dtype=pl.Float64)
+        pl.read_parquet(path).with_columns(column.alias("user_auc")).write_parquet(path)
+    found = compare(*runs, metrics=("user_auc",))
+    assert dict(found.left_out) == {"user_auc": 1}
+    assert [row.mean for row in found.rows] == [0.5, 0.5]
 
 
 def test_seeds_are_averaged_within_each_user(finished_run):
