@@ -88,7 +88,9 @@ class PredictionWriter(pl.Callback):
         if not paths:
             return polars.DataFrame(schema=SCHEMA | {"relevance": polars.Int64})
         wanted = polars.DataFrame({"group_id": self.examples[name].group_id})
-        return polars.concat([polars.read_parquet(path) for path in paths]).join(wanted, on="group_id", how="semi")
+        return polars.concat([polars.read_parquet(path, glob=False) for path in paths]).join(
+            wanted, on="group_id", how="semi"
+        )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count what was scored before, on one process."""
