@@ -44,6 +44,7 @@ class PredictionWriter(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find what was scored before; the barrier behind all set-ups keeps faster processes from writing meanwhile."""
+        stage = getattr(stage, "value", stage)  # Lightning hands over an enumeration, which prints otherwise
         if stage not in SPLIT_OF:
             raise MllmSrecError(f"PredictionWriter belongs to {', '.join(SPLIT_OF)}, not to {stage}")
         self.split, self.method = SPLIT_OF[stage], stage
