@@ -42,7 +42,8 @@ class NewItem:
         for name in ("title", "brand", "description"):
             if not isinstance(value := getattr(self, name), str):
                 raise DataError(f"{name}={value!r} of a new item is no text; give one, or leave it out")
-        if isinstance(self.categories, str) or not all(isinstance(part, str) for part in self.categories):
+        is_list = isinstance(self.categories, list | tuple)
+        if not is_list or not all(isinstance(part, str) for part in self.categories):
             raise DataError(f"categories={self.categories!r} of a new item; give a list of texts, such as ['Kitchen']")
         object.__setattr__(self, "categories", tuple(self.categories))  # a list of a caller could change later
         if not isinstance(self.image, str | Path | None) or not isinstance(self.item_id, str | None):
@@ -122,7 +123,7 @@ def _parsed(text: str, place: str) -> NewItem:
             raise DataError(f"{place}: the field {name!r} is not known{hint}")
     try:
         return NewItem(**{name: value for name, value in content.items() if value is not None})
-    except (DataError, TypeError) as error:
+    except DataError as error:
         raise DataError(f"{place}: {error}") from error
 
 
