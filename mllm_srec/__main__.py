@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": ("trainer", "Score the candidate lists of the test split without measuring."),
     "rank": ("rank", "Rank items for a person, new items included, or for all users."),
     "run": ("run", "Every missing stage in order: prepare, summarize, fit, test."),
+    "compare": ("compare", "Finished runs beside the first, user by user, with intervals and p-values."),
 }
 """Command -> (module of `cli/`, what it does)."""
 
@@ -31,6 +32,7 @@ commands:
 
 One YAML file serves every command, for instance configs/demo.yaml; dotted flags after it win, such as
   python -m mllm_srec fit --config configs/demo.yaml --trainer.max_epochs 2 --model.lr 1e-3
+but `compare` takes run folders: python -m mllm_srec compare RUN RUN [RUN ...]
 `python -m mllm_srec COMMAND --help` lists a command's settings with their defaults."""
 
 

@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny Qwen2-VL folder, its encoder, and pictures; nothing is downloaded."""
 
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -147,3 +149,35 @@ def make_datamodule(shop_root: Path, tiny_backbone: Path):
         return PromptDataModule(str(shop_root), "shop", str(tiny_backbone), **values)
 
     return make
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path):
+    """Function that writes what `test` leaves of a run, and returns its folder; no model is needed."""
+
+    def write(name: str, values: dict, split: str = "test", users=None, groups=None, **protocol) -> Path:
+        n = len(next(iter(values.values())))
+        table = pd.DataFrame({
+            "group_id": np.arange(n) + 100 if groups is None else groups,
+            "user_id": [f"u{i}" for i in range(n)] if users is None else users,
+            **{metric: pd.Series(column, dtype="float64") for metric, column in values.items()},
+        })  # fmt: skip
+        stated = {"candidates_hash": "c0ffee", "evaluator": "sampled@20", "m": 20, "max_groups": None, "split": split}
+        stated |= {
+            "groups_seed": None,
+            "ties": "expected",
+            "score": "logit",
+            "prompt": "v1/0",
+            "checkpoint": "best.ckpt",
+        }
+        means = {m: None if table[m].isna().all() else float(np.float32(table[m].mean())) for m in values}
+        results = {
+            f"{split}/{key}": value for key, value in {**means, **stated, **protocol}.items() if value != "absent"
+        }
+        run = tmp_path / name
+        (run / "predictions").mkdir(parents=True)
+        table.to_parquet(run / "predictions" / f"{split}_users.parquet", index=False)
+        (run / "metrics.json").write_text(json.dumps(results))
+        return run
+
+    return write

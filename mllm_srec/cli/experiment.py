@@ -308,8 +308,11 @@ class ExperimentCLI(LightningCLI):
 
     def _write_retrieved(self, stage: Split) -> None:
         """Keep the lists that were reranked beside the predictions."""
-        if stage in self.datamodule.retrieved:
-            write_whole(self.datamodule.retrieved[stage], self.run.predictions / f"{stage}_retrieved.parquet")
+        data = self.datamodule
+        if stage in data.retrieved:
+            users = data.data.groups.select("group_id", "user_id")
+            lists = data.retrieved[stage].join(users, on="group_id", how="left", maintain_order="left")
+            write_whole(lists, self.run.predictions / f"{stage}_retrieved.parquet")
 
 
 def _frozen(settings: BackboneSettings) -> BackboneSettings:

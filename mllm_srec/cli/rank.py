@@ -71,7 +71,7 @@ def main(command: str, arguments: list[str]) -> None:
     if ranker.run.arrivals is not None:
         ranker.run.arrivals.release()  # the memory of those models is the recommender's from here on
     if flags["user"] is not None:
-        _print(ranker, ranker.rank(flags["user"], new_items=new_items, top_k=flags["top_k"]))
+        _print(ranker, ranker.rank(flags["user"], new_items=new_items, top_k=None), flags["top_k"])
     if flags["output"] is not None:
         users = ranker.user_ids if flags["user"] is None else [flags["user"]]
         _write(ranker, Path(flags["output"]), users, new_items, flags["top_k"])
@@ -126,13 +126,15 @@ def _check(flags: dict[str, Any]) -> None:
         check_output(Path(flags["output"]))
 
 
-def _print(ranker: Ranker, ranked: RankedList) -> None:
+def _print(ranker: Ranker, ranked: RankedList, top_k: int) -> None:
+    """What is known of a person, their best items, and the new ones wherever they stand."""
     from mllm_srec.reports.ranked import print_list, print_person
 
     person = ranked.person
     history = [(item_id, ranker.prompts.row(item_id)["title"]) for item_id in person.history]
     print_person(person.user_id, history, person.body.preference, len(person.body.items), ranked.n_dropped)
-    print_list(ranked.table.to_dicts(), ranked.source, ranked.n_ranked)
+    rows = [row for row in ranked.table.to_dicts() if row["rank"] <= top_k or row["new"]]
+    print_list(rows, ranked.source, ranked.n_ranked)
     _warn(ranker)
 
 

@@ -103,4 +103,4 @@ class PreparedDataset:
                 f"{path} is missing although the data set has a manifest; delete {self.folder} and prepare it again "
                 "with `python -m mllm_srec prepare --config ...`."
             )
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)

@@ -50,9 +50,9 @@ def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
     """
     if settings.source != "demo":
         raise ConfigError(f"ceilings need the truth of `prepare.source: demo`, got {settings.source!r}; leave them out")
-    tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("interactions", "groups")}
+    tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in ("interactions", "groups")}
     targets = pl.concat(
-        pl.read_parquet(folder / f"{name}.parquet")
+        pl.read_parquet(folder / f"{name}.parquet", glob=False)
         .filter(pl.col("split") == "test")
         .select(
             pl.lit(name).alias("table"),

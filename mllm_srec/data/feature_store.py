@@ -37,7 +37,7 @@ class FeatureStore:
             raise ConfigError(f"no finished feature store in {folder}; run `fit` with data.pictures.serve=features")
         meta = json.loads((folder / "meta.json").read_text())
         self.n_dims: int = meta["n_dims"]
-        index = pl.read_parquet(folder / "index.parquet")
+        index = pl.read_parquet(folder / "index.parquet", glob=False)
         self._spans: dict[str, tuple[int, int]] = {
             key: (offset, n) for key, offset, n in index.select("picture", "offset", "n_tokens").iter_rows()
         }

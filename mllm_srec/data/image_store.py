@@ -60,12 +60,12 @@ class ImageStore:
     def __init__(self, folder: Path, processor: Qwen2VLImageProcessorPil) -> None:
         self.folder = folder
         self.processor = processor
-        index = pl.read_parquet(folder / "index.parquet")
+        index = pl.read_parquet(folder / "index.parquet", glob=False)
         self._rows: dict[str, tuple[int, int, int]] = {
             key: (offset, height, width)
             for key, offset, height, width in index.select("picture", "offset", "height", "width").iter_rows()
         }
-        self._keys: dict[str, str] = dict(pl.read_parquet(folder / "items.parquet").iter_rows())
+        self._keys: dict[str, str] = dict(pl.read_parquet(folder / "items.parquet", glob=False).iter_rows())
         pixels = folder / "pixels.bin"
         self._pixels = np.memmap(pixels, dtype=np.uint8, mode="r") if pixels.stat().st_size else np.empty(0, np.uint8)
         self._added: dict[str, np.ndarray] = {}  # pictures that are not in the file

@@ -109,7 +109,7 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
         check_file(path, also=b"PAR1")
     try:
         names = check_columns(path, columns, pl.read_parquet_schema(path))
-        return pl.read_parquet(path, columns=names).with_row_index(ROW)
+        return pl.read_parquet(path, columns=names, glob=False).with_row_index(ROW)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}. Export it again.") from error
 

@@ -107,6 +107,7 @@ def ranking_metrics(
 
 def _hit_rate(blocks: TieBlocks, top_k: int) -> Tensor:
     """1 - P(no relevant candidate within `top_k`); only the best block that holds one matters."""
+    top_k = _cut_off(blocks, top_k)
     start, no_hit = _no_hit_yet(blocks, top_k)
     reached = (top_k - start).clamp(min=0)  # (B, 1) ranks of that block, and below it, within the cut-off
     return _where_defined(blocks, (1 - no_hit.gather(-1, reached)).squeeze(-1))
@@ -114,12 +115,14 @@ def _hit_rate(blocks: TieBlocks, top_k: int) -> Tensor:
 
 def _recall(blocks: TieBlocks, top_k: int) -> Tensor:
     """Each relevant candidate is a hit with probability (ranks of its block within the cut-off) / (ranks in all)."""
+    top_k = _cut_off(blocks, top_k)
     is_hit = _reached(blocks, top_k).double() / blocks.size.clamp(min=1)  # (B, R)
     return _where_defined(blocks, is_hit.sum(dim=-1) / blocks.n_relevant)
 
 
 def _ndcg(blocks: TieBlocks, top_k: int) -> Tensor:
     """Each relevant candidate gains the mean discount of its block, ranks beyond the cut-off gaining nothing."""
+    top_k = _cut_off(blocks, top_k)
     end = blocks.start + _reached(blocks, top_k)  # (B, R)
     ranks = torch.arange(1, top_k + 1, device=end.device, dtype=torch.float64)
     dcg_of_first = torch.cat([ranks.new_zeros(1), (1 / torch.log2(ranks + 1)).cumsum(0)])  # (K + 1,) DCG of n hits
@@ -130,6 +133,7 @@ def _ndcg(blocks: TieBlocks, top_k: int) -> Tensor:
 
 def _mrr(blocks: TieBlocks, top_k: int) -> Tensor:
     """Mean of 1 / rank over the ranks that the first relevant candidate may take, weighted by their probability."""
+    top_k = _cut_off(blocks, top_k)
     start, no_hit = _no_hit_yet(blocks, top_k)
     first_here = no_hit[:, :-1] - no_hit[:, 1:]  # (B, K) P(the first relevant one has rank start + j)
     rank = start + torch.arange(1, top_k + 1, device=start.device)  # (B, K)
@@ -146,7 +150,6 @@ _METRICS: dict[str, Callable[[TieBlocks, int], Tensor]] = {
 
 def _reached(blocks: TieBlocks, top_k: int) -> Tensor:
     """Number of ranks of each block that are at most `top_k`, int64 `(B, R)`."""
-    _check_top_k(top_k)
     return (top_k - blocks.start).clamp(min=0).minimum(blocks.size)
 
 
@@ -156,7 +159,6 @@ def _no_hit_yet(blocks: TieBlocks, top_k: int) -> tuple[Tensor, Tensor]:
     With p of t tied candidates relevant, that probability is C(t - p, j) / C(t, j), here as a running product of
     (t - p - i) / (t - i) so that nothing overflows. It stays 1 in a list where nothing relevant is ranked.
     """
-    _check_top_k(top_k)
     best = torch.where(blocks.found, blocks.start, torch.iinfo(torch.int64).max).argmin(dim=-1, keepdim=True)  # (B, 1)
     start, size, n_tied, found = (x.gather(-1, best) for x in (blocks.start, blocks.size, blocks.n_tied, blocks.found))
     i = torch.arange(top_k, device=start.device)  # (K,)
@@ -165,9 +167,15 @@ def _no_hit_yet(blocks: TieBlocks, top_k: int) -> tuple[Tensor, Tensor]:
     return start, torch.cat([miss.new_ones(len(miss), 1), miss.cumprod(dim=-1)], dim=-1)
 
 
-def _check_top_k(top_k: int) -> None:
-    if top_k < 1:
+def _cut_off(blocks: TieBlocks, top_k: int) -> int:
+    """`top_k`, or the length of the lists where that is shorter: ranks beyond it would cost memory and change nothing.
+
+    Raises:
+        ValueError: If `top_k` is below 1 or no whole number.
+    """
+    if not top_k >= 1 or top_k % 1 != 0:
         raise ValueError(f"top_k: got {top_k}; it must be a whole number of at least 1.")
+    return int(min(top_k, max(1, blocks.n_candidates)))
 
 
 def _where_defined(blocks: TieBlocks, values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mllm_srec.metrics.functional import auc, ranking_metrics, user_auc
 from mllm_srec.metrics.state import StableDtypeMetric
-from mllm_srec.metrics.ties import check_no_nan
+from mllm_srec.metrics.ties import check_bool_mask, check_no_nan
 
 PAIR_KINDS = ("liked", "disliked", "sampled")
 """What the numbers in `kind` mean; the same as `types.KINDS`."""
@@ -117,13 +117,16 @@ class PairAUC(StableDtypeMetric):
             mask: bool, same shape, False at padding; None: no padding.
 
         Raises:
-            ValueError: If shapes differ, an unmasked score is NaN, a kind is unknown, or `relevance` contradicts it.
+            ValueError: If shapes differ, `mask` is not bool, an unmasked score is NaN or too large for float32, a kind
+                is unknown, or `relevance` contradicts it.
         """
         mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
         shapes = [tuple(x.shape) for x in (scores, relevance, kind, mask)]
         if len(set(shapes)) > 1:
             raise ValueError(f"scores, relevance, kind, mask: got shapes {shapes}; all four must be the same.")
+        check_bool_mask(mask)
         check_no_nan(scores, mask)
+        _check_fits_float32(scores[mask])
         _check_kinds(relevance[mask], kind[mask])
         for index, name in enumerate(PAIR_KINDS):
             getattr(self, name).append(scores[mask & (kind == index)].detach().float())
@@ -151,9 +154,19 @@ def _auc_between(positives: Tensor, negatives: Tensor) -> Tensor:
     return auc(torch.cat([positives, negatives]), labels)
 
 
+def _check_fits_float32(scores: Tensor) -> None:
+    """Refuse numbers that would become infinite, and so be tied with each other, when they are kept."""
+    lost = scores.isfinite() & ~scores.float().isfinite()
+    if lost.any():
+        raise ValueError(
+            f"scores: got {scores[lost][0].item():g}, which float32 cannot hold; {int(lost.sum())} of {scores.numel()} "
+            "scores would be tied at infinity. Divide all scores by the same number, or give their logarithm."
+        )
+
+
 def _check_kinds(relevance: Tensor, kind: Tensor) -> None:
     """Refuse unknown kinds and labels that contradict their kind, which would turn a ranking upside down unseen."""
-    unknown = (kind < 0) | (kind >= len(PAIR_KINDS))
+    unknown = ~torch.isin(kind, torch.arange(len(PAIR_KINDS), device=kind.device))
     if unknown.any():
         raise ValueError(
             f"kind: got {kind[unknown][0].item()}; accepted are 0 to {len(PAIR_KINDS) - 1} for {', '.join(PAIR_KINDS)}."

@@ -28,6 +28,7 @@ class TieBlocks:
         size: int64 `(B, R)`, ranks in the block.
         n_tied: int64 `(B, R)`, relevant candidates that share the block, itself included.
         n_relevant: int64 `(B,)`, all relevant candidates, also those that are not ranked.
+        n_candidates: Length C of the lists, padding included: no rank is larger.
     """
 
     found: Tensor  # (B, R)
@@ -35,6 +36,7 @@ class TieBlocks:
     size: Tensor  # (B, R)
     n_tied: Tensor  # (B, R)
     n_relevant: Tensor  # (B,)
+    n_candidates: int
 
     def ordered(self, ties: Ties) -> TieBlocks:
         """These blocks with equal scores ordered as `ties` says; `worst` and `best` keep only relevant ones in a block.
@@ -75,6 +77,7 @@ def tie_blocks(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) ->
         size=torch.where(found, end - start, 0),
         n_tied=torch.where(found, hits_up_to - hits_above, 0),
         n_relevant=relevant.sum(dim=-1),
+        n_candidates=scores.shape[-1],
     )
 
 
@@ -102,7 +105,7 @@ def count_below(values: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two int64 tensors `(B, M)`.
     """
-    ordered = values.sort(dim=-1).values  # (B, N)
+    ordered = values.sort(dim=-1).values.contiguous()  # (B, N) a sort keeps the layout of a transposed view
     below = torch.searchsorted(ordered, queries, right=False)
     up_to = torch.searchsorted(ordered, queries, right=True)
     return below, up_to
@@ -121,8 +124,7 @@ def checked_lists(scores: Tensor, relevance: Tensor, mask: Tensor | None) -> tup
             f"scores, relevance, mask: got shapes {tuple(scores.shape)}, {tuple(relevance.shape)}, {tuple(mask.shape)};"
             " all three must be the same (lists, candidates). Pad shorter lists and mark the padding False in mask."
         )
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask: got dtype {mask.dtype}; it must be torch.bool, True where there is a candidate.")
+    check_bool_mask(mask)
     odd = mask & (relevance != 0) & (relevance != 1)
     if odd.any():
         raise ValueError(
@@ -130,6 +132,16 @@ def checked_lists(scores: Tensor, relevance: Tensor, mask: Tensor | None) -> tup
         )
     check_no_nan(scores, mask)
     return scores.double(), (relevance == 1) & mask, mask
+
+
+def check_bool_mask(mask: Tensor) -> None:
+    """Refuse a mask of numbers: as an index, 0 and 1 would be the first two places and not padding and candidate.
+
+    Raises:
+        ValueError: If `mask` is not bool.
+    """
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask: got dtype {mask.dtype}; it must be torch.bool, True where there is a candidate.")
 
 
 def check_no_nan(scores: Tensor, mask: Tensor) -> None:

@@ -20,7 +20,7 @@ from mllm_srec.models.prefix_attention import ATTENTION, KeysValues, Part, make_
 from mllm_srec.prompts.spans import PassGroup, Span, group_spans, plan_passes
 from mllm_srec.types import PackedBatch
 
-PASS_TOKENS = {"cpu": 2048, "cuda": 8192}
+PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
 """Default tokens of one pass by kind of device: what stays in a CPU's caches, what fills a GPU."""
 
 Caches = dict[int, dict[int, KeysValues]]

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 
 from mllm_srec.metrics.evaluation import EvaluationMetrics
-from mllm_srec.types import CandidateBatch
+from mllm_srec.types import CandidateBatch, DataError
 
 Stage = Literal["val", "test"]
 
@@ -75,14 +75,31 @@ class RankingModule(pl.LightningModule):
 
     def predict_step(self, batch: CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Scored | None:
         """Scores of lists; None for the batch of a process that got no group."""
-        return self.scored(batch) if len(batch["group_id"]) else None
+        return self._checked(batch, with_mass=False) if len(batch["group_id"]) else None
+
+    def _checked(self, batch: CandidateBatch, with_mass: bool) -> Scored:
+        """Scores that are numbers: an overflow would stand first in every list, or last, and pass as a rank.
+
+        Raises:
+            DataError: A score is infinite or NaN.
+        """
+        found = self.scored(batch, with_mass)
+        odd = batch["candidate_mask"] & ~found["scores"].isfinite()  # (B, C)
+        if odd.any():
+            group, item = (batch["group_id"][odd.any(dim=1)][0].item(), batch["item_index"][odd][0].item())
+            raise DataError(
+                f"{int(odd.sum())} of {int(batch['candidate_mask'].sum())} scores of a batch are infinite or NaN, the "
+                f"first of item number {item} in group {group}; look for an overflow: train with bf16-mixed or "
+                "32-true, a lower model.lr, or trainer.gradient_clip_val"
+            )
+        return found
 
     def _evaluate(self, stage: Stage, batch: CandidateBatch, dataloader_idx: int) -> Scored | None:
         """Scores of a batch, entered in the stage's metrics; no collective operation, since batches are uneven."""
         if not len(batch["group_id"]):  # of a process that got no group
             return None
         pairs, metrics = dataloader_idx == PAIRS, self.metrics_of(stage)
-        found = self.scored(batch, with_mass=pairs)
+        found = self._checked(batch, with_mass=pairs)
         mask, relevance = batch["candidate_mask"], batch["relevance"]
         if pairs:
             pair = found.get("logits")  # (B, C, 2)

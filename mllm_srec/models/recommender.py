@@ -52,7 +52,7 @@ class MLLMRecommender(RankingModule):
         scoring: How a list is computed, which changes its scores by rounding only: `packed` runs the rows of training,
             with a mask, and repeats the context where a list takes several rows; `cached` computes every token once and
             lets all candidates share the keys and values of their context.
-        scoring_tokens: Tokens of one forward pass of `cached`; fewer need less memory. Null is 2,048 on a CPU, whose
+        scoring_tokens: Tokens of one forward pass of `cached`; fewer need less memory. Null is 1,024 on a CPU, whose
             caches hold no more, and 8,192 on a GPU.
         score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities.
         lr: Learning rate of AdamW (borrowed; the article states none).

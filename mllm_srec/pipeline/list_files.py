@@ -88,7 +88,7 @@ def _parts(
                 chunk = user_ids[begin : begin + USERS_PER_PART]
                 lists = [ranked.table for ranked in ranker.rank_all(chunk, new_items, top_k)]
                 _write(pl.concat(lists), part)
-            found.append(pl.read_parquet(part))
+            found.append(pl.read_parquet(part, glob=False))
             progress.update(min(begin + USERS_PER_PART, len(user_ids)))
     return found
 

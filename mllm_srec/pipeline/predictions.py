@@ -44,6 +44,7 @@ class PredictionWriter(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find what was scored before; the barrier behind all set-ups keeps faster processes from writing meanwhile."""
+        stage = getattr(stage, "value", stage)  # Lightning hands over an enumeration, which prints otherwise
         if stage not in SPLIT_OF:
             raise MllmSrecError(f"PredictionWriter belongs to {', '.join(SPLIT_OF)}, not to {stage}")
         self.split, self.method = SPLIT_OF[stage], stage
@@ -88,7 +89,9 @@ class PredictionWriter(pl.Callback):
         if not paths:
             return polars.DataFrame(schema=SCHEMA | {"relevance": polars.Int64})
         wanted = polars.DataFrame({"group_id": self.examples[name].group_id})
-        return polars.concat([polars.read_parquet(path) for path in paths]).join(wanted, on="group_id", how="semi")
+        return polars.concat([polars.read_parquet(path, glob=False) for path in paths]).join(
+            wanted, on="group_id", how="semi"
+        )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count what was scored before, on one process."""

@@ -93,7 +93,7 @@ def load_retriever(name: str, data: PreparedDataset) -> Retriever:
 def _read_lists(path: Path, data: PreparedDataset) -> dict[str, list[str]]:
     columns = ("user_id", "item_id", "rank")
     try:
-        table = pl.read_parquet(path, columns=list(columns))
+        table = pl.read_parquet(path, columns=list(columns), glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigError(
             f"retriever={str(path)!r} is neither {POPULARITY!r} nor a Parquet file with columns {', '.join(columns)} "

@@ -113,7 +113,7 @@ def references(datamodule: PromptDataModule, split: Split) -> dict[str, dict[str
         rows["retriever, best order"] = best
     path = datamodule.folder / CEILINGS
     if split == "test" and path.exists():
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, glob=False)
         for name in [column for column in table.columns if column.startswith(("reader_", "oracle_"))]:
             rows[name.replace("_", ", ")] = measure(pairs, lists, _ceiling(datamodule, table, name))
     return rows

@@ -79,7 +79,7 @@ def lists_of_run(run: RunFolder, data: PreparedDataset, split: Split, n: int) ->
             f"data.retriever={str(run.path)!r} ranked lists with candidates_hash {theirs}, those of {data.folder} have "
             f"{data.candidates_hash}: they are not the same users, histories or held-out items; {advice}"
         )
-    rows = pl.read_parquet(path).filter(pl.col("rank") <= n).select(*KEYS, "rank", "n_candidates")
+    rows = pl.read_parquet(path, glob=False).filter(pl.col("rank") <= n).select(*KEYS, "rank", "n_candidates")
     kept = rows.group_by("group_id").agg(pl.len(), pl.col("n_candidates").first())
     short = kept.filter(pl.col("len") < pl.min_horizontal("n_candidates", n))
     if short.height:

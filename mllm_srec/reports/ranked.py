@@ -56,12 +56,15 @@ def print_list(rows: Sequence[Mapping[str, Any]], source: str, n_ranked: int) ->
     """The ranked items.
 
     Args:
-        rows: Columns of a ranked list, the best first.
+        rows: Columns of a ranked list, the best first; new items may follow from further below.
         source: Which items were ranked, in words.
         n_ranked: How many.
     """
+    n_best = sum(row["rank"] == place for place, row in enumerate(rows, start=1))
+    further = ", and the new ones" if n_best < len(rows) else ""
+    ranked = f"{n_ranked:,} ranked items ({source}; nothing that the user met before)"
     table = Table(
-        title=Text(f"the best {len(rows):,} of {n_ranked:,} ranked items ({source}; nothing that the user met before)"),
+        title=Text(f"the best {n_best:,} of {ranked}{further}"),
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,

@@ -103,7 +103,7 @@ def write_view(folder: Path, name: str, table: pl.DataFrame) -> None:
 def read_view(folder: Path, name: str) -> pl.DataFrame | None:
     """A view as it was written; None where there is none of this name."""
     path = folder / "views" / f"{name}.parquet"
-    return pl.read_parquet(path) if path.exists() else None
+    return pl.read_parquet(path, glob=False) if path.exists() else None
 
 
 def whole_letters(text: str) -> str:

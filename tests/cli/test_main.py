@@ -45,7 +45,8 @@ def test_an_unknown_command(command, expected, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["prepare", "--help"], ["rank", "--help"], ["run", "--help"], ["nonsense"]]
+    "arguments",
+    [["--help"], ["prepare", "--help"], ["rank", "--help"], ["run", "--help"], ["compare", "--help"], ["nonsense"]],
 )
 def test_help_of_our_own_commands_loads_nothing_heavy(arguments):
     code = (

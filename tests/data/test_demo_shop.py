@@ -55,16 +55,18 @@ def test_interactions_are_in_order_of_time_one_a_day_and_user(shop):
 
 
 def test_each_user_has_the_number_of_interactions_asked_for():
-    simulation = simulate(DemoSettings())
-    assert simulation.reported.sum(axis=1).tolist() == [32] * 300
+    n_reported = simulate(DemoSettings()).reported.sum(axis=1)
+    assert n_reported.max() == 32
+    assert (n_reported == 32).sum() >= 295  # a few users like fewer of the 300 items than four fifths of 32
+    assert n_reported.min() >= 28
     few = simulate(replace(SMALL, n_interactions=60)).reported.sum(axis=1)
     assert few.tolist() == [60] * 40  # the whole catalogue: every view is reported
 
 
 @pytest.mark.parametrize("changes", [{}, {"noise": 0.3}, {"image_share": 1.0}, {"like_share": 0.3}])
-def test_about_a_quarter_of_the_interactions_are_dislikes(changes):
+def test_about_a_fifth_of_the_interactions_are_dislikes(changes):
     simulation = simulate(DemoSettings(**changes))
-    assert (simulation.ratings[simulation.reported] >= 4).mean() == pytest.approx(0.75, abs=0.03)
+    assert (simulation.ratings[simulation.reported] >= 4).mean() == pytest.approx(0.80, abs=0.03)
 
 
 def test_the_same_settings_give_the_same_bytes_in_another_process(shop, tmp_path):

@@ -3,6 +3,7 @@
 import doctest
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -306,6 +307,34 @@ def test_a_nan_score_is_an_error_and_not_a_rank(metric):
 def test_a_cut_off_below_one_is_refused(metric):
     with pytest.raises(ValueError, match="top_k: got 0; it must be a whole number of at least 1"):
         metric(torch.zeros(1, 2), torch.tensor([[1, 0]]), top_k=0)
+
+
+@pytest.mark.parametrize("metric", METRICS.values())
+@pytest.mark.parametrize("top_k", [2.5, 0.5, math.nan, INF])
+def test_a_cut_off_between_two_ranks_is_refused(metric, top_k):
+    """Half a rank would be reached by half a candidate: recall and MRR would come out, and be wrong."""
+    with pytest.raises(ValueError, match=rf"top_k: got {top_k}; it must be a whole number of at least 1"):
+        metric(torch.tensor([[3.0, 2.0, 2.0]]), torch.tensor([[0, 1, 0]]), top_k=top_k)
+
+
+@pytest.mark.parametrize("top_k", [10**12, 2**70])
+def test_a_huge_cut_off_costs_no_more_than_the_list_is_long(top_k):
+    scores, relevance = [[1.0, 1.0, 0.0, -INF], [1.0, 2.0, 3.0, 4.0]], [[0, 1, 1, 1], [1, 0, 0, 0]]
+    tensors = torch.tensor(scores), torch.tensor(relevance)
+    huge = ranking_metrics(*tensors, top_k=(top_k,), policies=("expected", "worst", "best"))
+    whole = ranking_metrics(*tensors, top_k=(4,), policies=("expected", "worst", "best"))
+    assert [x.tolist() for x in huge.values()] == [x.tolist() for x in whole.values()]
+
+
+def test_views_of_any_layout_pass_without_a_warning():
+    generator = torch.Generator().manual_seed(2)
+    scores, relevance = torch.randn(7, 5, generator=generator), torch.eye(7)[:, :5]
+    copied = [x.T.contiguous() for x in (scores, relevance)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert user_auc(scores.T, relevance.T).tolist() == user_auc(*copied).tolist()
+        assert ndcg(scores.T, relevance.T).tolist() == ndcg(*copied).tolist()
+        assert ndcg(scores[:1].expand(5, 5), torch.eye(5)).shape == (5,)
 
 
 def test_wrong_arguments_are_refused():

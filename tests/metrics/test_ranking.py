@@ -194,6 +194,33 @@ def test_wrong_pairs_are_refused():
         PairAUC().update(scores, relevance, kind[:, :1])
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_a_mask_of_numbers_is_refused(dtype):
+    """A mask of 0 and 1 in int64 would pick the first two targets, again and again, and give a plausible AUC."""
+    scores, kind = torch.tensor([2.0, 1.0, 0.5, 3.0]), torch.tensor([0, 2, 0, 2])
+    mask = torch.tensor([1, 1, 0, 1])
+    for batch in ((scores, (kind == 0).long(), kind), tuple(x[None] for x in (scores, (kind == 0).long(), kind))):
+        with pytest.raises(ValueError, match=rf"mask: got dtype {dtype}; it must be torch.bool"):
+            PairAUC().update(*batch, mask.reshape(batch[0].shape).to(dtype))
+
+
+def test_a_kind_between_two_kinds_is_refused():
+    """It would be counted nowhere."""
+    scores, relevance, kind = torch.tensor([2.0, 1.0]), torch.tensor([1, 0]), torch.tensor([0.0, 1.5])
+    with pytest.raises(ValueError, match=r"kind: got 1.5; accepted are 0 to 2"):
+        PairAUC().update(scores, relevance, kind)
+
+
+def test_scores_that_float32_cannot_hold_are_refused():
+    """As infinities they would all be tied; what is infinite already is kept."""
+    wide = torch.tensor([1e300, 1e200], dtype=torch.float64)
+    relevance, kind = torch.tensor([1, 0]), torch.tensor([0, 2])
+    with pytest.raises(ValueError, match=r"scores: got 1e\+300, which float32 cannot hold"):
+        PairAUC().update(wide, relevance, kind)
+    assert result_of(PairAUC(), (torch.tensor([math.inf, -math.inf]), relevance, kind))["auc"] == 1.0
+    assert result_of(RankingMetrics(top_k=(1,)), (wide[None], relevance[None]))["hr_worst@1"] == 1.0
+
+
 # --- in use -------------------------------------------------------------------------------------------------------
 
 

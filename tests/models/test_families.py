@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: the same packed rows as Qwen2-VL, against its own plain forward pass."""
+"""Qwen2.5-VL: the same packed rows and cached scoring as Qwen2-VL, against its own plain forward pass."""
 
 import lightning.pytorch as pl
 import pytest
@@ -7,6 +7,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
+from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import gather_answers, response_loss, yes_no_logits
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
@@ -51,7 +52,7 @@ def qwen2_5_vl(tiny_backbone, tmp_path_factory):
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_packed_rows_equal_the_plain_forward_pass(qwen2_5_vl, quantization):
+def test_packed_rows_and_cached_scoring_equal_the_plain_forward_pass(qwen2_5_vl, quantization):
     backbone = load_backbone(BackboneSettings(str(qwen2_5_vl), quantization=quantization), torch.device("cpu")).eval()
     encoder = PromptEncoder(load_tokenizer(str(qwen2_5_vl)))
     grid = (1, 8, 12)
@@ -64,8 +65,10 @@ def test_packed_rows_equal_the_plain_forward_pass(qwen2_5_vl, quantization):
     batch, _ = pack([group], encoder.image_token_id, encoder.pad_token_id, PackingSettings())
     batch |= {"pixel_values": pixels, "image_grid_thw": torch.tensor([grid]), "image_index": torch.tensor([0, 0])}
     hidden = backbone(batch)
-    ours = yes_no_logits(gather_answers(hidden, batch["answer_index"]), backbone.lm_head, encoder.yes_id, encoder.no_id)
-    for target, found in zip(targets, ours[0], strict=True):
+    with torch.no_grad():
+        ways = torch.stack([gather_answers(hidden, batch["answer_index"])[0], answer_states(backbone, batch)[0]], dim=1)
+    ours = yes_no_logits(ways, backbone.lm_head, encoder.yes_id, encoder.no_id)  # (targets, packed and cached, 2)
+    for target, found in zip(targets, ours, strict=True):
         ids = torch.tensor([[*group.prefix_ids, *target.input_ids]])
         plain = backbone.net(
             input_ids=ids,
@@ -74,7 +77,7 @@ def test_packed_rows_equal_the_plain_forward_pass(qwen2_5_vl, quantization):
             image_grid_thw=torch.tensor([grid]),
             mm_token_type_ids=(ids == encoder.image_token_id).int(),
         ).logits[0, -1, [encoder.yes_id, encoder.no_id]]
-        torch.testing.assert_close(found, plain, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found, plain.expand(2, 2), atol=1e-5, rtol=0)
     response_loss(hidden, backbone.lm_head, batch)[0].backward()
     gradients = [p.grad for n, p in backbone.named_parameters() if "lora_B" in n]
     assert gradients

@@ -1,16 +1,22 @@
 """Scoring with every token computed once equals packed rows equals separate full rows through plain transformers."""
 
+import itertools
 from collections import defaultdict
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
 from mllm_srec.models import prefix_cache
+from mllm_srec.models.backbone import BackboneSettings, LoraSettings, load_backbone
 from mllm_srec.models.prefix_attention import ATTENTION
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import score
+from mllm_srec.prompts import builder
+from mllm_srec.prompts.chain import ChainPrompts, chain_context, chain_target
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
+from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError
 
 GRIDS = {"small": (1, 4, 4), "wide": (1, 4, 8), "tall": (1, 10, 4), "large": (1, 8, 12)}
@@ -90,23 +96,27 @@ def with_features(backbone, batch):
     return {key: value for key, value in batch.items() if key != "pixel_values"} | {"image_features": features}
 
 
-@pytest.fixture(scope="module", params=["float32", "nf4", "lora", "nf4 + lora"])
-def known(request, tiny_backbone, encoder):
-    """A backbone, quantised or not, with and without adapters of non-zero weight, and the naive scores of all lists."""
-    from mllm_srec.models.backbone import BackboneSettings, LoraSettings, load_backbone
-
+def load(tiny_backbone, kind, dtype="float32"):
+    """A backbone as `kind` says, quantised or not, with and without adapters; those have non-zero weights."""
     settings = BackboneSettings(
         str(tiny_backbone),
-        quantization="nf4" if "nf4" in request.param else "none",
-        finetune="lora" if "lora" in request.param else "none",
+        quantization="nf4" if "nf4" in kind else "none",
+        finetune="lora" if "lora" in kind else "none",
         lora=LoraSettings(dropout=0.0),
+        dtype=dtype,
     )
     backbone = load_backbone(settings, torch.device("cpu")).eval()
     generator = torch.Generator().manual_seed(1)
     for name, parameter in backbone.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.2, generator=generator)
-    groups = make_groups(encoder)
+    return backbone
+
+
+@pytest.fixture(scope="module", params=["float32", "nf4", "lora", "nf4 + lora"])
+def known(request, tiny_backbone, encoder):
+    """A backbone of each kind, and the naive scores of all lists."""
+    backbone, groups = load(tiny_backbone, request.param), make_groups(encoder)
     expected = naive_scores(backbone, encoder, groups)
     assert expected.unique().numel() == expected.numel(), "prompts score alike: the test shows nothing"
     return backbone, groups, expected
@@ -125,6 +135,58 @@ def test_scores_equal_separate_rows_of_plain_transformers(known, tiny_backbone, 
     assert found.dtype == torch.float32
     assert found.shape == (len(LISTS), max(LISTS))
     torch.testing.assert_close(found[batch["candidate_mask"]], expected, atol=1e-5, rtol=0)
+
+
+WAYS = [("packed", None), ("cached", None), ("cached", 150)]
+
+
+@torch.no_grad()
+def test_all_lists_in_one_batch_of_every_layout(tiny_backbone, encoder):
+    """Lists of 1, 2, 21 and 101 share a batch: padded on either side, in one row each or several, from both stores."""
+    backbone, groups = load(tiny_backbone, "lora"), make_groups(encoder)
+    expected = naive_scores(backbone, encoder, groups)
+    for side, tokens, served in itertools.product(["right", "left"], [4096, 120], ["pixels", "features"]):
+        batch = collate(encoder, groups, padding_side=side, max_row_tokens=tokens)
+        assert (len(batch["input_ids"]) == len(groups)) == (tokens == 4096)
+        assert batch["candidate_mask"].sum(dim=1).tolist() == list(LISTS)
+        if served == "features":
+            batch = with_features(backbone, batch)
+        for way in WAYS:
+            found = recommender(tiny_backbone, backbone, *way).score_candidates(batch)
+            torch.testing.assert_close(found[batch["candidate_mask"]], expected, atol=1e-5, rtol=0)
+
+
+def make_chain_groups(encoder, settings, lists):
+    """Chain-of-thought prompts: the preference, or the question, stands within every target, behind its picture."""
+    groups = []
+    for n, n_words in lists.items():
+        frame = chain_context(ChainPrompts(), f"A{n}", None, settings)
+        body = [*frame.head, builder.preference_line("likes a red mug " * n_words, False), *frame.tail]
+        prefix, middle = (body, frame.apart) if frame.body_first else (frame.apart, body)
+        targets = []
+        for c in range(n):
+            picture, name = [*GRIDS, None][c % 5], f"a blue lamp {c} " * (1 + c % 3)
+            grid = GRIDS[picture] if picture else None
+            before = chain_target(ChainPrompts(), grid is not None, f"stripes {c * n}", name, "a blue lamp")
+            pieces = [*before, *middle, *builder.target(name, None, settings)]
+            ids = encoder.encode(pieces, grid[1] * grid[2] // 4 if grid else 0)
+            targets.append(PromptTarget(ids, [], grid, picture, kind=0))
+        groups.append(PromptGroup(n, encoder.encode(prefix), targets))
+    return groups
+
+
+@pytest.mark.parametrize("order", ["user_first", "article"])
+@torch.no_grad()
+def test_chain_of_thought_prompts(load_tiny, tiny_backbone, encoder, order):
+    backbone = load_tiny(quantization="none")
+    groups = make_chain_groups(encoder, PromptSettings(cot=True, cot_order=order), {1: 1, 2: 4, 7: 2})
+    expected = naive_scores(backbone, encoder, groups)
+    assert expected.unique().numel() == expected.numel()
+    for side, way in itertools.product(["right", "left"], [*WAYS, ("cached", 1000)]):
+        batch = collate(encoder, groups, padding_side=side, max_row_tokens=700)
+        for served in (batch, with_features(backbone, batch)):
+            found = recommender(tiny_backbone, backbone, *way).score_candidates(served)
+            torch.testing.assert_close(found[batch["candidate_mask"]], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -208,19 +270,42 @@ def test_the_models_own_attention_is_back_afterwards(load_tiny, encoder, monkeyp
     assert config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["float32", "nf4 + lora"])
 @torch.no_grad()
-def test_under_autocast_both_ways_round_alike(load_tiny, tiny_backbone, encoder):
+def test_under_autocast_both_ways_round_alike(tiny_backbone, encoder, kind, dtype):
     """bfloat16 has 8 bits: neither way is exact, and they differ by no more than each from float32."""
-    backbone = load_tiny(quantization="none")
     batch = collate(encoder, make_groups(encoder))
     mask = batch["candidate_mask"]
-    exact = recommender(tiny_backbone, backbone).score_candidates(batch)[mask]
-    errors = {}
-    for scoring in ("packed", "cached"):
+    exact = recommender(tiny_backbone, load(tiny_backbone, kind)).score_candidates(batch)[mask]
+    backbone, errors = load(tiny_backbone, kind, dtype), {}
+    for way in WAYS:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = recommender(tiny_backbone, backbone, scoring).score_candidates(batch)[mask]
-        errors[scoring] = (found - exact).abs().mean().item()
-    assert 0 < errors["cached"] < 1.5 * errors["packed"]
+            found = recommender(tiny_backbone, backbone, *way).score_candidates(batch)
+        assert found.dtype == torch.float32
+        errors[way] = (found[mask] - exact).abs().mean().item()
+    for way in WAYS[1:]:
+        assert 0 < errors[way] < 1.5 * errors[WAYS[0]]
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_trainer_in_mixed_precision_scores_with_either_way(tiny_backbone, make_datamodule, tmp_path, quantization):
+    """As on a GPU: weights and autocast in bfloat16, evaluation in inference mode, lists and pairs of a data set."""
+    scores = {}
+    for scoring in ("packed", "cached"):
+        model = MLLMRecommender(str(tiny_backbone), quantization=quantization, dtype="bfloat16", scoring=scoring)
+        trainer = pl.Trainer(
+            precision="bf16-mixed",
+            accelerator="cpu",
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        scores[scoring] = torch.cat([rows["scores"].flatten() for rows in trainer.predict(model, make_datamodule())])
+    assert scores["cached"].isfinite().all()
+    spread = scores["packed"].std().item()
+    torch.testing.assert_close(scores["cached"], scores["packed"], atol=0.5 * spread, rtol=0)
 
 
 def test_masked_candidates_score_zero(load_tiny, tiny_backbone, encoder):

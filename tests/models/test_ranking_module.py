@@ -1,11 +1,14 @@
 """What every model shares: a model is nothing but `score_candidates`."""
 
+import math
+
 import lightning.pytorch as lightning
 import pytest
 import torch
 
 from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
 from mllm_srec.models.ranking_module import RankingModule
+from mllm_srec.types import DataError
 
 
 class Summing(RankingModule):
@@ -60,6 +63,17 @@ def test_nothing_is_said_of_no_groups():
     assert module.test_step(EMPTY, 0, 1) is None
     assert module.predict_step(EMPTY, 0) is None
     assert module.predict_step(PAIRS[0], 0)["scores"].tolist() == [[5, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_scores_that_are_no_numbers_are_refused(value):
+    class Overflowing(Summing):
+        def score_candidates(self, batch):
+            return torch.where(batch["item_index"] == 3, value, 0.0)
+
+    for step in (Overflowing().test_step, Overflowing().validation_step, Overflowing().predict_step):
+        with pytest.raises(DataError, match="1 of 4 scores of a batch are infinite or NaN, the first of item number 3"):
+            step(PAIRS[0], 0)
 
 
 def test_a_model_without_scores_says_what_is_missing():

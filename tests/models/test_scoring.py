@@ -39,6 +39,22 @@ def test_the_two_scores_can_order_differently():
     assert literal[0, 0] < literal[0, 1]
 
 
+def test_on_a_vocabulary_of_two_answers_both_scores_order_alike():
+    """P_yes + P_no = 1 there, so that the literal score is tanh(score / 2), which rises with the score."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = torch.randn(50, 4, 8, generator=generator), torch.randn(2, 8, generator=generator)
+    by_logit, literal = score(yes_no_logits(hidden, head, 0, 1)), literal_score(hidden, head, 0, 1)
+    torch.testing.assert_close(literal, (by_logit / 2).tanh(), atol=1e-6, rtol=0)
+    assert torch.equal(literal.argsort(dim=-1), by_logit.argsort(dim=-1))
+
+
+def test_the_literal_probability_stays_between_its_ends():
+    """Eq. 4 on probabilities: at most sigmoid(1), however sure the model is."""
+    certain = torch.tensor([[[99.0, 0.0, 0.0], [0.0, 99.0, 0.0]]])
+    ends = literal_score(certain, torch.eye(3), 0, 1).sigmoid()[0].tolist()
+    assert ends == pytest.approx([0.731, 0.269], abs=5e-4)
+
+
 def test_bfloat16_hidden_states_keep_float32_logits():
     """Near 20 a bfloat16 product has steps of 0.125; two candidates 0.01 apart must not tie, under autocast either."""
     hidden = torch.tensor([[[20.0, 1.0], [20.0, 1.0078125]]], dtype=torch.bfloat16)

@@ -22,6 +22,13 @@ def test_a_list(capsys):
     assert "+ a new item" in out
 
 
+def test_a_new_item_from_further_below_follows(capsys):
+    print_list([row(1, "i1", "red mug"), row(2, "i2", "lamp"), row(77, "n", "my own", new=True)], "s", 300)
+    out = capsys.readouterr().out
+    assert "the best 2 of 300 ranked items (s; nothing that the user met before), and the new ones" in out
+    assert ["77", "+", "n", "my", "own", "0.2500", "-1.099"] in [line.split() for line in out.splitlines()]
+
+
 def test_marks_are_explained_where_they_occur(capsys):
     print_list([row(1, "i1", "red mug")], "s", 1)
     out = capsys.readouterr().out

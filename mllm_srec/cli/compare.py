@@ -1,0 +1,59 @@
+"""`compare`: finished runs against the first of them, user by user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from mllm_srec.cli.parser import Parser
+from mllm_srec.cli.schema import PROGRAM
+
+DESCRIPTION = (
+    "Compare finished runs with the first one given, on the same users: means, differences with 95 % intervals and "
+    "p-values from a paired bootstrap over users, and p-values corrected (Holm) over everything shown. Runs that "
+    "differ in their seed only are given as NAME=RUN,RUN,...: their values are averaged within each user, and the "
+    "spread of the seeds stands beside the mean."
+)
+METRICS = ("ndcg@10", "hr@10", "user_auc")
+"""Shown by default."""
+
+
+def main(command: str, arguments: list[str]) -> None:
+    """Print the table of finished runs."""
+    config = _parser(command).parse_args(arguments)
+    from mllm_srec.pipeline.comparison import compare_runs
+    from mllm_srec.pipeline.comparison_record import check_output, notes, write_comparison
+    from mllm_srec.pipeline.run_groups import run_groups
+    from mllm_srec.reports.comparison import print_comparison
+
+    output = None if config.output is None else Path(config.output)
+    groups = run_groups(config.runs)
+    if output is not None:
+        check_output(output)
+    found = compare_runs(groups, config.metrics, config.split, config.n_resamples, config.seed)
+    lines = notes(found)
+    if output is not None:
+        write_comparison(found, output)
+        lines.append(f"written: {output}")
+    print_comparison(f"{found.split}: runs beside {groups[0].name!r}", found.rows, lines)
+
+
+def _parser(command: str) -> Parser:
+    parser = Parser(prog=f"{PROGRAM} {command}", description=DESCRIPTION)
+    parser.add_argument(
+        "runs",
+        type=str,
+        nargs="+",
+        metavar="RUN",
+        help="Run folder, or NAME=RUN,RUN,... for seeds; the first is the base.",
+    )
+    parser.add_argument(
+        "--metrics", type=str, nargs="+", default=list(METRICS), help="Columns of predictions/<split>_users.parquet."
+    )
+    parser.add_argument("--split", type=Literal["test", "val"], default="test", help="Results of which split.")
+    parser.add_argument("--n_resamples", type=PositiveInt, default=10_000, help="Resamples of the bootstrap.")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Seed of the bootstrap.")
+    parser.add_argument("--output", type=str | None, default=None, help="JSON file to write the table into as well.")
+    return parser

@@ -1,0 +1,182 @@
+"""Finished runs against the first of them, user by user, and only if they were measured alike."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.metrics.comparison import Compared, Values, compare_with_first
+from mllm_srec.pipeline.run_groups import RunGroup
+from mllm_srec.pipeline.user_values import COMMANDS, by_user, check_same_lists, read_lists, read_results
+from mllm_srec.types import ConfigError, Split
+
+MUST_AGREE = (
+    "candidates_hash",
+    "evaluator",
+    "m",
+    "split",
+    "ties",
+    "max_groups",
+    "groups_seed",
+    "retriever",
+    "lists_hash",
+)
+"""Parts of the protocol without which two numbers of the same name do not mean the same."""
+
+SAME_IN_A_GROUP = ("prompt", "score")
+"""What compared runs may differ in, but not the seeds of one."""
+
+CONFIDENCE = 0.95
+"""Of the intervals."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table of runs against the first of them.
+
+    Attributes:
+        groups: What was compared; the first is the base.
+        split: `test` or `val`.
+        protocol: What all runs were measured with, as far as they say it.
+        rows: Metric by metric, the base first.
+        n_users: Users that were ranked for.
+        n_lists: Their lists.
+        left_out: Metric -> users without a value in any run.
+        unstated: Parts of the protocol that some runs do not state -> the first of these.
+        equal: Runs of one group that have the same value for every list, which seeds of a trained model never have.
+        n_resamples: Resamples of the bootstrap.
+        seed: Seed of the bootstrap.
+    """
+
+    groups: tuple[RunGroup, ...]
+    split: Split
+    protocol: Mapping[str, Any]
+    rows: tuple[Compared, ...]
+    n_users: int
+    n_lists: int
+    left_out: Mapping[str, int]
+    unstated: Mapping[str, Path]
+    equal: tuple[tuple[Path, Path], ...]
+    n_resamples: int
+    seed: int
+
+    @property
+    def n_differences(self) -> int:
+        """Size of the family that Holm's correction is for."""
+        return sum(row.difference is not None for row in self.rows)
+
+    @property
+    def lowest_holm_p(self) -> float:
+        """What no corrected p-value of the smallest difference can fall below with so many resamples."""
+        return min(1.0, self.n_differences * 2 / (self.n_resamples + 1))
+
+
+def compare_runs(
+    groups: Sequence[RunGroup],
+    metrics: Sequence[str],
+    split: Split = "test",
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare finished runs with the first, from the values of every user that their measurement left.
+
+    A user with several lists counts once, with the mean of them; seeds of a group are averaged within a user.
+
+    Args:
+        groups: From `run_groups`.
+        metrics: Columns of the runs' files, such as `ndcg@10`; with the groups, the family of Holm's correction.
+        split: `test` or `val`.
+        n_resamples: Resamples of the bootstrap over users.
+        seed: Its seed.
+
+    Raises:
+        ConfigError: Runs are not finished, were not measured alike, or a metric is unknown, double or without values.
+        DataError: A file is damaged.
+    """
+    _check_request(metrics, split)
+    folders = [folder for group in groups for folder in group.folders]
+    results = {folder: read_results(folder, split) for folder in folders}
+    protocol, unstated = _common_protocol(results, MUST_AGREE)
+    for group in groups:
+        _common_protocol({folder: results[folder] for folder in group.folders}, SAME_IN_A_GROUP, group.name)
+    lists = {folder: read_lists(folder, split, metrics, results[folder]) for folder in folders}
+    for folder in folders[1:]:
+        check_same_lists((folders[0], lists[folders[0]]), (folder, lists[folder]))
+    users = {folder: by_user(table) for folder, table in lists.items()}
+    first = users[folders[0]]
+    left_out = {metric: first[metric].null_count() for metric in metrics}
+    for metric in metrics:
+        if left_out[metric] == first.height:
+            raise ConfigError(f"metrics: no user has a value of {metric!r} in these runs; leave it out")
+    return Comparison(
+        groups=tuple(groups),
+        split=split,
+        protocol=protocol,
+        rows=tuple(compare_with_first(_values(groups, users, metrics), n_resamples, CONFIDENCE, seed)),
+        n_users=first.height,
+        n_lists=lists[folders[0]].height,
+        left_out=left_out,
+        unstated=unstated,
+        equal=tuple(
+            (one, other)
+            for group in groups
+            for one, other in itertools.combinations(group.folders, 2)
+            if lists[one].equals(lists[other])
+        ),
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+
+
+def _check_request(metrics: Sequence[str], split: Split) -> None:
+    if split not in COMMANDS:
+        raise ConfigError(f"split: got {split!r}; accepted are {', '.join(COMMANDS)}, which have rank lists")
+    double = [name for name, n in Counter(metrics).items() if n > 1]
+    if double or not metrics:
+        got = f"{double[0]!r} more than once" if double else "none"
+        raise ConfigError(f"metrics: got {got}; name each metric once, as all of them count in Holm's correction")
+
+
+def _common_protocol(
+    results: Mapping[Path, Mapping[str, Any]], keys: Sequence[str], group: str | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """What all runs say of `keys`, and which of these a run does not say.
+
+    A key that older versions did not know, and that is null where it is known, is the same as one that is absent.
+    """
+    protocol, unstated = {}, {}
+    for key in keys:
+        said = [(folder, of[key]) for folder, of in results.items() if key in of]
+        if not said:
+            continue
+        first, value = said[0]
+        for folder, other in said[1:]:
+            if other != value:
+                why = "numbers of different protocols cannot be compared"
+                if group is not None:
+                    why = f"runs in the group {group!r} may differ in their seed only; give them as runs of their own"
+                raise ConfigError(f"{key} is {value!r} in {str(first)!r} and {other!r} in {str(folder)!r}; {why}")
+        protocol[key] = value
+        if value is not None and len(said) < len(results):
+            unstated[key] = next(folder for folder, of in results.items() if key not in of)
+    return protocol, unstated
+
+
+def _values(
+    groups: Sequence[RunGroup], users: Mapping[Path, pl.DataFrame], metrics: Sequence[str]
+) -> dict[str, dict[str, Values]]:
+    """Group -> metric -> values `(seeds, users)` of the users that have one."""
+    return {
+        group.name: {
+            metric: np.stack([users[folder][metric].drop_nulls().to_numpy() for folder in group.folders])
+            for metric in metrics
+        }
+        for group in groups
+    }

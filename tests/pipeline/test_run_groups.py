@@ -1,0 +1,65 @@
+"""What stands on the command line, turned into runs and seeds with names that tell them apart."""
+
+from pathlib import Path
+
+import pytest
+
+from mllm_srec.pipeline.run_groups import RunGroup, run_groups
+from mllm_srec.types import ConfigError
+
+
+def groups(*arguments):
+    return {group.name: [str(folder) for folder in group.folders] for group in run_groups(arguments)}
+
+
+def test_a_run_is_called_as_its_folder_and_seeds_as_they_are_named():
+    assert groups("runs/demo/lora", "full=runs/a,runs/b", "one=runs/c") == {
+        "lora": ["runs/demo/lora"],
+        "full": ["runs/a", "runs/b"],
+        "one": ["runs/c"],
+    }
+    assert run_groups(["a", "b"])[0] == RunGroup("a", (Path("a"),))
+
+
+def test_folders_of_one_name_are_called_by_their_paths():
+    assert list(groups("runs/demo/lora", "runs/toys/lora", "runs/toys/full")) == [
+        "runs/demo/lora", "runs/toys/lora", "full",
+    ]  # fmt: skip
+    assert list(groups("lora=runs/a", "runs/demo/lora")) == ["lora", "runs/demo/lora"]
+
+
+def test_a_folder_is_what_it_is_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m=5,k=3").mkdir()
+    assert groups("m=5,k=3", "b/") == {"m=5,k=3": ["m=5,k=3"], "b": ["b"]}
+    assert groups(".", "x=m=5") == {tmp_path.name: ["."], "x": ["m=5"]}  # the first `=` ends the name
+    assert groups("./b/../c", "[a]*?") == {"c": ["b/../c"], "[a]*?": ["[a]*?"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "RUN: got 0, give at least two run folders; the first is the base"),
+        (["a"], "RUN: got 1, give at least two"),
+        (["a", ""], "RUN: got ''; give a run folder, such as runs/demo/lora"),
+        (["a", "=b"], "RUN: got '=b'; accepted is NAME=RUN,RUN,... with nothing empty"),
+        (["a", "x="], "RUN: got 'x='; accepted is NAME=RUN"),
+        (["a", "x=b,,c"], "RUN: got 'x=b,,c'; accepted is NAME=RUN"),
+        (["a", "x=b, "], "RUN: got 'x=b, '; accepted is NAME=RUN"),
+        (["x=a", "x=b"], "RUN: the name 'x' is given 2 times; choose others with NAME=RUN"),
+        (["r/a", "r/a=r/b", "s/a"], "RUN: the name 'r/a' is given 2 times"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(arguments, message):
+    with pytest.raises(ConfigError) as error:
+        run_groups(arguments)
+    assert message in str(error.value)
+
+
+def test_a_run_given_twice_is_refused_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    for arguments in (["a", "./a/"], ["a", "x=b,a"], ["x=a,b,a", "c"], ["a", "link"], ["a", str(tmp_path / "a")]):
+        with pytest.raises(ConfigError, match=r"is given \d times; a run says nothing about itself"):
+            run_groups(arguments)
