@@ -15,6 +15,7 @@ import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.summary_texts import VISIBLE_NAME, PreferenceState, SummaryTexts, Visible
+from mllm_srec.prompts.templates import NO_PICTURE
 from mllm_srec.summaries.chains import visible_likes
 from mllm_srec.types import SPLITS
 
@@ -24,6 +25,8 @@ N_EXAMPLES = 3
 """Texts shown of each check that fails."""
 COPIED_WORDS = 8
 """A run of so many words of the question counts as copied; of a shorter question, all of it."""
+ECHOED_WORDS, ECHOED_SHARE = 5, 0.8
+"""Runs of so many words of the question count as copied where they make up so much of a text."""
 REPEATED_WORDS, REPEATED_TIMES, REPEATED_SHARE = 4, 3, 0.2
 """See `repeats_itself`."""
 TITLE_WORDS = 3
@@ -99,19 +102,26 @@ def repeats_itself(text: str) -> bool:
     words = _words(text)
     runs = _runs(words, REPEATED_WORDS)
     counts = Counter(runs)
-    often = [place for place, run in enumerate(runs) if counts[run] >= REPEATED_TIMES]
-    covered = {place + offset for place in often for offset in range(REPEATED_WORDS)}
-    if covered and len(covered) >= REPEATED_SHARE * len(words):
+    covered = _covered([counts[run] >= REPEATED_TIMES for run in runs], REPEATED_WORDS)
+    if covered and covered >= REPEATED_SHARE * len(words):
         return True
     sentences = Counter(tuple(_words(sentence)) for sentence in re.split(r"(?<=[.!?])\s+|\n", text))
     return any(n > 1 and len(sentence) >= REPEATED_WORDS for sentence, n in sentences.items())
 
 
 def copies(text: str, question: str) -> bool:
-    """Whether a text has `COPIED_WORDS` words in a row from the question, or all of a shorter question."""
-    asked = _words(question)
+    """Whether a text only gives back its prompt, by one of three rules.
+
+    It has `COPIED_WORDS` words in a row from the question, or all of a shorter question; runs of `ECHOED_WORDS` words
+    of the question cover `ECHOED_SHARE` of it; or it is the phrase that prompts put in place of a picture.
+    """
+    asked, words = _words(question), _words(text)
     n_words = min(COPIED_WORDS, len(asked))
-    return not set(_runs(asked, n_words)).isdisjoint(_runs(_words(text), n_words))
+    if not set(_runs(asked, n_words)).isdisjoint(_runs(words, n_words)):
+        return True
+    echoed = set(_runs(asked, ECHOED_WORDS))
+    covered = _covered([run in echoed for run in _runs(words, ECHOED_WORDS)], ECHOED_WORDS)
+    return bool(covered and covered >= ECHOED_SHARE * len(words)) or words == _words(NO_PICTURE)
 
 
 def title_leaks(preferences: pl.DataFrame, data: PreparedDataset) -> Quality:
@@ -197,6 +207,11 @@ def _spaced(text: str) -> str:
 
 def _runs(words: Sequence[str], n_words: int) -> list[tuple[str, ...]]:
     return list(zip(*(words[start:] for start in range(n_words)), strict=False))
+
+
+def _covered(found: Sequence[bool], n_words: int) -> int:
+    """Number of words in the runs of `n_words` that were found, each counted once."""
+    return len({place + offset for place, is_one in enumerate(found) if is_one for offset in range(n_words)})
 
 
 def _examples(texts: Sequence[str]) -> list[str]:

@@ -103,6 +103,7 @@ def test_texts_that_go_on(text):
     assert not repeats_itself(text)
 
 
+@settings(deadline=None)
 @given(loop=st.integers(1, 12), n_before=st.integers(0, 40))
 def test_a_loop_of_any_length_is_found_once_it_has_come_three_times(loop, n_before):
     before = [f"b{i}" for i in range(n_before)]
@@ -111,6 +112,7 @@ def test_a_loop_of_any_length_is_found_once_it_has_come_three_times(loop, n_befo
     assert not repeats_itself(" ".join(before + text[:loop]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcd"), max_size=40))
 def test_runs_are_counted_as_a_second_search_counts_them(words):
     found = set()
@@ -131,6 +133,26 @@ def test_a_question_that_comes_back_is_found(question):
         assert not copies(f"{' '.join(words[:7])} x {' '.join(words[-2:])}", question)
     assert not copies("A red mug of cork by Arven.", question)
     assert not copies("", question)
+
+
+@pytest.mark.parametrize(
+    ("text", "copied"),
+    [
+        ("Please refine the user's interests and preferences to refine the user's interests and preferences.", True),
+        ("The user's multimodal summaries sequence is:", True),
+        ("The user's multimodal summaries sequence is: red mugs of cork.", False),
+        ("The user's interests and preferences are red mugs.", False),
+    ],
+)
+def test_a_text_of_little_else_than_parts_of_the_question(text, copied):
+    """Answers of a model of 135 M parameters, and two of the same kind that say something."""
+    assert copies(text, PREFERENCE_PROMPT) == copied
+
+
+@pytest.mark.parametrize("text", ["No picture available.", "no picture available"])
+def test_the_phrase_in_place_of_a_picture_is_no_summary(text):
+    assert copies(text, ITEM_PROMPT)
+    assert not copies(f"A mug, {text}", ITEM_PROMPT)
 
 
 def test_a_question_without_words_is_never_copied():
@@ -165,14 +187,14 @@ def test_every_fault_is_counted_by_row():
     assert text_quality(table, ITEM_PROMPT).numbers["n_copied_prompt"] == 0
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)  # a busy machine is no fault
 @given(st.lists(st.tuples(st.sampled_from(["x", "y", "", " "]), st.sampled_from("ab")), max_size=8))
 def test_duplicates_are_equal_texts_under_other_keys(rows):
     n = sum(bool(text.strip()) and any(t == text and k != key for t, k in rows) for text, key in rows)
     assert text_quality(view(*((text, "stop", 1, key) for text, key in rows)), "?").numbers["n_duplicates"] == n
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)  # a busy machine is no fault
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=30))
 def test_lengths_are_those_of_numpy(lengths):
     numbers = text_quality(view(*(("x", "stop", n, "k") for n in lengths)), "?").numbers
