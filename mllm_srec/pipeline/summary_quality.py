@@ -12,7 +12,7 @@ from mllm_srec.pipeline.summary_inputs import SummaryInputs
 from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.reports.summaries import print_quality
 from mllm_srec.summaries.demo_quality import demo_quality
-from mllm_srec.summaries.quality import Number, text_quality, title_leaks
+from mllm_srec.summaries.quality import Number, text_quality, title_leaks, unchanged
 from mllm_srec.summaries.settings import STAGES, Stage
 
 
@@ -33,7 +33,7 @@ def check_quality(plan: SummaryPlan, stage: Stage, table: pl.DataFrame) -> dict[
     examples = dict(texts.examples)
     if stage == "preference":
         leaks = title_leaks(table, plan.data)
-        numbers |= leaks.numbers
+        numbers |= unchanged(table) | leaks.numbers
         examples |= leaks.examples
     numbers |= demo_quality(stage, table, plan.data, plan.settings.modality)
     if stage == "image" and plan.settings.clip:

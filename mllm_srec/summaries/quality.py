@@ -124,6 +124,17 @@ def copies(text: str, question: str) -> bool:
     return bool(covered and covered >= ECHOED_SHARE * len(words)) or words == _words(NO_PICTURE)
 
 
+def unchanged(preferences: pl.DataFrame) -> dict[str, Number]:
+    """How often a chain stands still: `n_unchanged` of the `n_refined` later steps say what the step before said.
+
+    Args:
+        preferences: View of the stage preference.
+    """
+    before = pl.col("text").shift().over("user_id", "visible", order_by="step")
+    later = preferences.select(same=pl.col("text") == before).drop_nulls()
+    return {"n_refined": later.height, "n_unchanged": int(later["same"].sum())}
+
+
 def title_leaks(preferences: pl.DataFrame, data: PreparedDataset) -> Quality:
     """Search the titles of held-out positives in the preferences that their contexts read.
 

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
-from mllm_srec.summaries.quality import N_EXAMPLES, copies, is_refusal, repeats_itself, text_quality, title_leaks
+from mllm_srec.summaries.quality import (
+    N_EXAMPLES,
+    copies,
+    is_refusal,
+    repeats_itself,
+    text_quality,
+    title_leaks,
+    unchanged,
+)
 from mllm_srec.summaries.views import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
 
 FAULTS = ("n_empty", "n_cut_off", "n_refused", "n_repeated", "n_copied_prompt", "n_duplicates")
@@ -263,6 +271,23 @@ def preferences(*states):
     """Rows of (visible, timestamp, text) of the user."""
     rows = [("u", visible, n, time, 0, text, "stop", 9, f"k{n}") for n, (visible, time, text) in enumerate(states)]
     return pl.DataFrame(rows, PREFERENCE_VIEW_SCHEMA, orient="row")
+
+
+def test_refinements_that_changed_nothing():
+    table = pl.DataFrame(
+        [
+            ("u", "train", 2, 3, 0, "Red.", "stop", 2, "c"),  # in any order
+            ("u", "train", 0, 1, 0, "Red.", "stop", 2, "a"),
+            ("u", "train", 1, 2, 0, "Red.", "stop", 2, "b"),
+            ("u", "train_val", 0, 1, 0, "Red.", "stop", 2, "a"),
+            ("u", "train_val", 1, 2, 0, "Red. Blue.", "stop", 3, "d"),
+            ("v", "train", 0, 9, 0, "Red. Blue.", "stop", 3, "e"),
+        ],
+        PREFERENCE_VIEW_SCHEMA,
+        orient="row",
+    )
+    assert unchanged(table) == {"n_refined": 3, "n_unchanged": 2}
+    assert unchanged(table.clear()) == {"n_refined": 0, "n_unchanged": 0}
 
 
 def leaks(folder, states, *contexts):
