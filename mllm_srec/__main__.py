@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        Exit status: 0 done, 1 an error that was explained, 2 a command line that is not understood, 130 interrupted.
+        Exit status: 0 done, 1 an error that was explained, 2 a command line that is not understood, 130 interrupted
+            (and 143, as an exit, where `summarize` was told to stop by SIGTERM).
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -65,7 +66,10 @@ def main(argv: list[str] | None = None) -> int:
     except MllmSrecError as error:
         print(f"mllm_srec {command}: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning's Trainer ends with status 1 where it was interrupted.
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         print(f"mllm_srec {command}: interrupted", file=sys.stderr)
         return 130
     return 0

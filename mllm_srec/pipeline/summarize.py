@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,8 +35,15 @@ class SummaryWriter(BasePredictionWriter):
     def write_on_batch_end(
         self, trainer: Any, pl_module: Any, prediction: list[Summary], *args: Any, **kwargs: Any
     ) -> None:
-        """Append one batch."""
+        """Append one batch; end there if the process was told to.
+
+        Raises:
+            SystemExit: With status 143, after SIGTERM: Lightning keeps that signal, but heeds it in fit and test only.
+        """
         self.store.append(prediction)
+        if trainer.received_sigterm:
+            print("told to stop; the same command goes on from here", file=sys.stderr, flush=True)
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 def summary_trainer(**kwargs: Any) -> pl.Trainer:

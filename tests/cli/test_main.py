@@ -110,6 +110,21 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_an_interrupt_inside_lightning_is_one_too(capsys, monkeypatch):
+    """Its Trainer turns it into an exit with status 1."""
+    import mllm_srec.cli.prepare
+
+    def interrupt(command, arguments):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    monkeypatch.setattr(mllm_srec.cli.prepare, "main", interrupt)
+    assert main(["prepare"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 def test_the_process_passes_the_status_on():
     done = python("-m", "mllm_srec", "fti")
     assert (done.returncode, done.stdout) == (2, "")

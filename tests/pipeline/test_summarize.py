@@ -1,8 +1,10 @@
 """The summary stages as a whole: what a change writes anew, the order of writing, and what preferences may know."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
@@ -38,6 +40,7 @@ from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
+from mllm_srec.summaries.store import SummaryStore
 
 SMALL = PictureSettings(max_pixels=4 * 28 * 28)
 SEEN_IN = {"train": ["train"], "train_val": ["train", "val"]}
@@ -164,6 +167,28 @@ def test_a_second_run_writes_nothing_and_loads_no_model(folder, tiny_backbone, l
         assert f"{part}: {len(tables[part])} summaries, 0 texts written now" in out
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+def test_a_run_that_is_told_to_stop_ends_behind_its_batch(folder, tiny_backbone, monkeypatch, number, status):
+    """Lightning takes the signal of `kill` and cluster managers and looks at it when fitting and testing only."""
+    shutil.rmtree(folder / "summaries")
+    append = SummaryStore.append
+
+    def append_and_stop(store, records):
+        append(store, records)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(SummaryStore, "append", append_and_stop)
+    one_by_one = replace(DRAWN, token_budget=1)
+    settings = replace(SETTINGS, image=one_by_one, item=one_by_one, preference=one_by_one)
+    with pytest.raises(SystemExit) as ended:
+        write(make_plan(folder, tiny_backbone, settings))
+    signal.signal(signal.SIGINT, before)
+    assert ended.value.code == status
+    assert len(stored(folder)) == 1
+    assert not list(folder.rglob("summaries/**/*.parquet"))
+
+
 def affected(prefixes, item):
     return {name for name, prefix in prefixes.items() if item in prefix}
 
@@ -267,7 +292,7 @@ def test_quality_is_noted(written, tiny_backbone):
         assert found["n_keys"] == view(plan, stage)["key"].nunique()
         assert found["n_cut_off"] == (view(plan, stage)["finish_reason"] == "length").sum()
         assert found["tokens_max"] <= 6
-        assert ("n_targets_checked" in found) == (stage == "preference")
+        assert ("n_targets_checked" in found) == ("n_unchanged" in found) == (stage == "preference")
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
