@@ -175,7 +175,8 @@ def test_results_of_fit_are_those_of_the_best_weights(desk):
     assert {key: again[key] for key in found if key != "val/backbone"} == {
         key: value for key, value in found.items() if key != "val/backbone"
     }
-    assert {path for path in tree(run) if path not in before} <= {
+    written = {f"predictions/{name}.parquet" for name in ("val", "val_pairs", "val_users")}
+    assert {path for path in tree(run) if path not in before} <= written | {
         "logs/2-validate/metrics.csv", "logs/2-validate/hparams.yaml",
     }  # fmt: skip
 
