@@ -29,15 +29,15 @@ from mllm_srec.cli.schema import (
     summary_settings,
 )
 from mllm_srec.data.hashing import file_hash, text_hash
+from mllm_srec.data.parquet_files import write_whole
 from mllm_srec.data.prompt_datamodule import PromptDataModule
-from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.checkpoint import check_identity, identity
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
 from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
-from mllm_srec.pipeline.features import extract_features
-from mllm_srec.pipeline.predictions import PredictionWriter, write_whole
+from mllm_srec.pipeline.features import extract_features, frozen
+from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metrics, references, stage_metrics
 from mllm_srec.pipeline.retrieval import retrieved_lists
 from mllm_srec.pipeline.run_folder import RunFolder
@@ -134,7 +134,7 @@ class ExperimentCLI(LightningCLI):
         with folder_lock(self.datamodule.folder):
             stores = self.datamodule.stores
             if self.datamodule.pictures.serve == "features" and stores.images is not None:
-                self.datamodule.use_features(extract_features(stores.images, _frozen(self.model.settings)))
+                self.datamodule.use_features(extract_features(stores.images, frozen(self.model.settings)))
         if self.trainer.is_global_zero:
             print_prompts(asdict(stores.prompts.report))
         if not self.dry:
@@ -218,10 +218,9 @@ class ExperimentCLI(LightningCLI):
         path, settings = self.config[self.subcommand].ckpt_path, self.model.settings
         weights = file_hash(Path(path)) if path else None
         backbone = describe_backbone(settings.name, settings.revision).fingerprint
-        content = self.datamodule.data.content_hash
-        return text_hash(
-            repr((sorted(self._protocol().items()), weights, backbone, replace(settings, name=""), content))
-        )
+        precision = self.config[self.subcommand].trainer.precision
+        parts = (sorted(self._protocol().items()), weights, backbone, replace(settings, name=""), precision)
+        return text_hash(repr((*parts, self.datamodule.data.content_hash)))
 
     def _separated(self, run: RunFolder) -> RunFolder:
         """Another folder, named after what differs, for other data or another protocol than the run folder's."""
@@ -313,9 +312,3 @@ class ExperimentCLI(LightningCLI):
             users = data.data.groups.select("group_id", "user_id")
             lists = data.retrieved[stage].join(users, on="group_id", how="left", maintain_order="left")
             write_whole(lists, self.run.predictions / f"{stage}_retrieved.parquet")
-
-
-def _frozen(settings: BackboneSettings) -> BackboneSettings:
-    """The backbone for its tower's sake: untrained; the tower is never quantised, the rest takes less memory so."""
-    name, revision, dtype = settings.name, settings.revision, settings.dtype
-    return BackboneSettings(name, revision, "none", dtype=dtype, quantization=settings.quantization)

@@ -34,8 +34,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "retriever": {
         "type": str,
         "default": "popularity",
-        "help": "Finds the --max_items items of a larger catalogue: popularity, or a Parquet file with columns "
-        "user_id, item_id and rank.",
+        "help": "Finds the --max_items items of a larger catalogue: popularity, the folder of a run whose "
+        "test split was evaluated with data.evaluator=full, or a Parquet file with columns user_id, item_id and rank.",
     },
     "new_item": {
         "action": "append",

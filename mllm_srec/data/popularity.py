@@ -8,6 +8,12 @@ import polars as pl
 from mllm_srec.data.interactions import is_liked
 from mllm_srec.types import DataError
 
+POPULARITY = "popularity"
+"""Name of the retriever that finds what is liked most."""
+
+TIES_SEED = 20_011
+"""Of the order of equally popular items."""
+
 
 def item_popularity(interactions: pl.DataFrame, items: pl.DataFrame) -> np.ndarray:
     """Number of likes of each item in the train split; held-out likes and dislikes do not count.
@@ -34,3 +40,21 @@ def item_popularity(interactions: pl.DataFrame, items: pl.DataFrame) -> np.ndarr
         )
     counted = catalogue.join(likes, on="item_id", how="left", maintain_order="left")
     return counted["likes"].fill_null(0).cast(pl.Int64).to_numpy().copy()  # (N,)
+
+
+def by_popularity(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.Series:
+    """The catalogue's ids, most train likes first; equally popular items in one random order, never in that of ids.
+
+    Args:
+        interactions: See `item_popularity`.
+        items: See `item_popularity`.
+
+    Returns:
+        `(N,)` ids, the same at every call.
+
+    Raises:
+        DataError: See `item_popularity`.
+    """
+    likes = item_popularity(interactions, items)  # (N,)
+    shuffled = np.random.default_rng(TIES_SEED).permutation(len(likes))  # (N,)
+    return items["item_id"].gather(shuffled[np.argsort(-likes[shuffled], kind="stable")])

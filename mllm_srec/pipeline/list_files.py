@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
+from mllm_srec.data.hashing import file_hash
+from mllm_srec.data.parquet_files import write_whole
 from mllm_srec.data.progress import LateProgress
 from mllm_srec.pipeline.new_items import NewItem
 from mllm_srec.pipeline.ranker import LIST_SCHEMA, Ranker
@@ -66,7 +67,7 @@ def write_lists(
         parts.mkdir(exist_ok=True)
         with FileLock(parts / ".lock", timeout=0):
             table = pl.concat([pl.DataFrame(schema=LIST_SCHEMA), *_parts(ranker, parts, user_ids, new_items, top_k)])
-            _write(table, path)
+            write_whole(table, path)
     except Timeout as error:
         raise ConfigError(f"another process is writing {path}; wait for it, or choose another output") from error
     except OSError as error:
@@ -87,44 +88,37 @@ def _parts(
             if not part.exists():
                 chunk = user_ids[begin : begin + USERS_PER_PART]
                 lists = [ranked.table for ranked in ranker.rank_all(chunk, new_items, top_k)]
-                _write(pl.concat(lists), part)
+                write_whole(pl.concat(lists), part)
             found.append(pl.read_parquet(part, glob=False))
             progress.update(min(begin + USERS_PER_PART, len(user_ids)))
     return found
-
-
-def _write(table: pl.DataFrame, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        table.write_parquet(file)
-        file.flush()
-        os.fsync(file.fileno())  # else a power loss could leave an empty file under the final name
-    partial.replace(path)
 
 
 def _key(ranker: Ranker, user_ids: Sequence[str], new_items: Sequence[NewItem], top_k: int | None) -> str:
     """Hash of everything that decides the lists."""
     data, chooser, texts = ranker.run.datamodule, ranker.chooser, ranker.run.datamodule.summaries
     retriever = Path(chooser.retriever)
+    retriever = retriever / "predictions/test.parquet" if retriever.is_dir() else retriever
     parts: dict[str, Any] = {
-        "weights": _file_hash(ranker.checkpoint),
+        "weights": _optional_hash(ranker.checkpoint),
         "prompts": data.stores.prompts.folder.name,
         "summaries": texts.identity if texts else None,
         "data": data.data.content_hash,
         "score": ranker.run.model.score_kind,
-        "candidates": [chooser.max_items, chooser.retriever, _file_hash(retriever if retriever.is_file() else None)],
-        "new": [[*map(str, asdict(item).values()), _file_hash(item.image)] for item in new_items],
+        "candidates": [
+            chooser.max_items,
+            chooser.retriever,
+            _optional_hash(retriever if retriever.is_file() else None),
+        ],
+        "new": [[*map(str, asdict(item).values()), _optional_hash(item.image)] for item in new_items],
         "users": list(user_ids),
         "top_k": top_k,
     }
     return content_key(**parts)[:16]
 
 
-def _file_hash(path: Path | str | None) -> str | None:
-    if path is None:
-        return None
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _optional_hash(path: Path | str | None) -> str | None:
+    return None if path is None else file_hash(Path(path))
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

@@ -12,6 +12,7 @@ import polars
 from filelock import FileLock, Timeout
 
 from mllm_srec.data.examples import GroupExamples
+from mllm_srec.data.parquet_files import write_whole
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
 from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows, kept_lists, kept_pairs, top_rows
@@ -195,10 +196,3 @@ def _datamodule(trainer: pl.Trainer) -> PromptDataModule:
     if not isinstance(datamodule, PromptDataModule):
         raise MllmSrecError(f"PredictionWriter needs a PromptDataModule, got {type(datamodule).__name__}")
     return datamodule
-
-
-def write_whole(table: polars.DataFrame, path: Path) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    table.write_parquet(partial)
-    partial.replace(path)

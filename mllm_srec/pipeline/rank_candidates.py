@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.popularity import item_popularity
+from mllm_srec.data.popularity import POPULARITY, by_popularity
+from mllm_srec.pipeline.retrieval import lists_of_run
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.scored_rows import KEPT_TOP
 from mllm_srec.types import ConfigError, DataError
-
-POPULARITY = "popularity"
 
 Retriever = Callable[[str], Sequence[str] | None]
 """user_id -> item ids, the best first; None where it has no list for the user."""
@@ -25,10 +25,11 @@ class CandidateChooser:
     Args:
         data: The prepared data set.
         max_items: A catalogue of more items than this is not ranked as a whole.
-        retriever: Used then: `popularity`, or a Parquet file with columns `user_id`, `item_id`, `rank` (from 1).
+        retriever: Used then: `popularity`, the folder of a run whose test split was evaluated with `full`, or a Parquet
+            file with columns `user_id`, `item_id`, `rank` (from 1).
 
     Raises:
-        ConfigError: `max_items` is below 1, or the retriever is neither.
+        ConfigError: `max_items` is below 1, or the retriever is none of these.
         DataError: The retriever's lists do not fit the data set.
     """
 
@@ -36,7 +37,7 @@ class CandidateChooser:
         if max_items < 1:
             raise ConfigError(f"max_items={max_items}; give the longest list to be ranked, at least 1")
         self.data, self.max_items, self.retriever = data, max_items, retriever
-        self._retrieve = whole_catalogue(data) if self.whole else load_retriever(retriever, data)
+        self._retrieve = whole_catalogue(data) if self.whole else load_retriever(retriever, data, max_items)
 
     @property
     def whole(self) -> bool:
@@ -76,28 +77,41 @@ def whole_catalogue(data: PreparedDataset) -> Retriever:
     return lambda user_id: item_ids
 
 
-def load_retriever(name: str, data: PreparedDataset) -> Retriever:
-    """A retriever by its name: `popularity`, or a Parquet file of ranked items.
+def load_retriever(name: str, data: PreparedDataset, n: int) -> Retriever:
+    """A retriever by its name: `popularity`, a run that ranked the whole catalogue, or a Parquet file of ranked items.
+
+    Args:
+        name: See `CandidateChooser`.
+        data: The prepared data set.
+        n: Items of a list; a run keeps no more than `KEPT_TOP`.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is none of them, or the run has no such ranking of this data set.
         DataError: The file names an item that the data set does not hold.
     """
     if name == POPULARITY:
-        popularity = item_popularity(data.interactions, data.items)  # (N,)
-        ordered = data.items["item_id"].gather(np.argsort(-popularity, kind="stable")).to_list()
+        ordered = by_popularity(data.interactions, data.items).to_list()
         return lambda user_id: ordered
-    return _read_lists(Path(name), data).get
+    if Path(name).is_dir():
+        lists = lists_of_run(RunFolder(Path(name)), data, "test", min(n, KEPT_TOP))
+        return _by_user(lists.join(data.groups.select("group_id", "user_id"), on="group_id")).get
+    return _by_user(_read_lists(Path(name), data)).get
 
 
-def _read_lists(path: Path, data: PreparedDataset) -> dict[str, list[str]]:
+def _by_user(table: pl.DataFrame) -> dict[str, list[str]]:
+    """user_id -> item ids, the best first."""
+    lists = table.sort("user_id", "rank", "item_id").group_by("user_id", maintain_order=True).agg("item_id")
+    return {user_id: list(dict.fromkeys(items)) for user_id, items in lists.iter_rows()}
+
+
+def _read_lists(path: Path, data: PreparedDataset) -> pl.DataFrame:
     columns = ("user_id", "item_id", "rank")
     try:
         table = pl.read_parquet(path, columns=list(columns), glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigError(
-            f"retriever={str(path)!r} is neither {POPULARITY!r} nor a Parquet file with columns {', '.join(columns)} "
-            f"({str(error).splitlines()[0]})"
+            f"retriever={str(path)!r} is neither {POPULARITY!r} nor a run's folder nor a Parquet file with columns "
+            f"{', '.join(columns)} ({str(error).splitlines()[0]})"
         ) from error
     unknown = table.join(data.items, on="item_id", how="anti")
     if unknown.height:
@@ -105,5 +119,4 @@ def _read_lists(path: Path, data: PreparedDataset) -> dict[str, list[str]]:
             f"retriever={str(path)!r}: {unknown.height} of {table.height} rows name items that the data set "
             f"{data.folder} does not hold, for example {unknown.item(0, 'item_id')!r}; retrieve from the same data set"
         )
-    lists = table.sort("user_id", "rank", "item_id").group_by("user_id", maintain_order=True).agg("item_id")
-    return {user_id: list(dict.fromkeys(items)) for user_id, items in lists.iter_rows()}
+    return table

@@ -17,12 +17,13 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
+from mllm_srec.data.popularity import POPULARITY
 from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.pipeline.checkpoints import read_checkpoint
 from mllm_srec.pipeline.loaded_run import LoadedRun, load_run, read_settings
 from mllm_srec.pipeline.new_items import NewItem
 from mllm_srec.pipeline.people import History, Person, check_user, people_now
-from mllm_srec.pipeline.rank_candidates import POPULARITY, CandidateChooser
+from mllm_srec.pipeline.rank_candidates import CandidateChooser
 from mllm_srec.pipeline.rank_prompts import RankPrompts
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.scorer import Scorer
@@ -72,7 +73,7 @@ class Ranker:
         run: Settings and data.
         checkpoint: The fine-tuned weights; None only for `model.finetune: none`.
         max_items: A catalogue of more items is not ranked as a whole, but what `retriever` finds in it.
-        retriever: `popularity`, or a Parquet file with columns `user_id`, `item_id` and `rank`.
+        retriever: See `CandidateChooser`.
         device: Where to compute; None is a GPU where there is one and the run did not ask for the CPU.
 
     Raises:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.popularity import item_popularity
+from mllm_srec.data.popularity import POPULARITY, by_popularity
 from mllm_srec.data.rank_lists import KEYS, RankLists
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.types import ConfigError, Split
-
-POPULARITY = "popularity"
-TIES_SEED = 20_011
-"""Equally popular items stand in one random order, the same in every list: never in that of their ids."""
 
 
 def retrieved_lists(retriever: str, data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
@@ -46,18 +41,11 @@ def popular_lists(data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
     lists = RankLists(data, split, groups["group_id"].to_numpy())
     excluded = lists.excluded
     n_most = int(excluded.group_by("group_id").len()["len"].max() or 0)  # type: ignore[arg-type]
-    popular = _by_popularity(data).head(n + n_most)
+    popular = by_popularity(data.interactions, data.items).head(n + n_most).to_frame()
     rows = lists.lists.select("group_id").join(popular, how="cross", maintain_order="left_right")
     allowed = rows.join(excluded, on=KEYS, how="anti", maintain_order="left")
     ranked = allowed.with_columns(rank=pl.int_range(1, pl.len() + 1).over("group_id"))
     return ranked.filter(pl.col("rank") <= n)
-
-
-def _by_popularity(data: PreparedDataset) -> pl.DataFrame:
-    """`item_id` of the catalogue, most likes first."""
-    likes = item_popularity(data.interactions, data.items)  # (N,)
-    shuffled = np.random.default_rng(TIES_SEED).permutation(len(likes))
-    return data.items.select("item_id")[shuffled[np.argsort(-likes[shuffled], kind="stable")]]
 
 
 def lists_of_run(run: RunFolder, data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:

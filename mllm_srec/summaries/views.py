@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 from filelock import FileLock
 
+from mllm_srec.data.parquet_files import write_whole
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.summaries.chains import Chain, ChainStep
 from mllm_srec.summaries.store import SummaryStore
@@ -92,12 +92,7 @@ def write_view(folder: Path, name: str, table: pl.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "views.lock"):
         for target in (path, folder / LATEST):
-            partial = target.with_name(f".{target.name}.partial")
-            with partial.open("wb") as file:
-                table.write_parquet(file)
-                file.flush()
-                os.fsync(file.fileno())  # else a power loss could leave an empty file under the final name
-            partial.replace(target)
+            write_whole(table, target)
 
 
 def read_view(folder: Path, name: str) -> pl.DataFrame | None:

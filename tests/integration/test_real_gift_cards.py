@@ -71,11 +71,20 @@ def test_from_raw_files_to_metrics(shared_data, real_vocabulary, tmp_path, capsy
 
     data = tmp_path / "data/gift_cards"
     user = pl.read_parquet(data / "groups.parquet").filter(pl.col("purpose") == "rank")["user_id"][0]
-    ranking = ["rank", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--max_items", "30", "--user", user]
-    assert main([*ranking, "--new_item", '{"title": "Gift card for a tea house"}']) == 0
-    out = capsys.readouterr().out
-    assert "the most popular items, at most 30 of" in out
-    assert out.startswith(f"user {user}: ")
+    likes = pl.read_parquet(data / "interactions.parquet").filter(pl.col("split") != "test", pl.col("rating") >= 4)
+    single = likes.group_by("user_id").len().filter(pl.col("len") == 1)["user_id"].min()
+    picture = next(path for path in sorted((data / "images").rglob("*")) if path.is_file())
+    new = json.dumps({"title": "Gift card for a tea house", "image": str(picture)})
+    ranking = ["rank", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--max_items", "30"]
+    for person, told in ((user, "liked items"), (single, "1 liked items")):
+        assert main([*ranking, "--user", person, "--new_item", new]) == 0
+        out = capsys.readouterr().out
+        assert "the most popular items, at most 30 of" in out
+        assert out.startswith(f"user {person}: ")
+        assert told in out
+        assert "Gift card for a tea house" in out
+    assert main([*ranking, "--user", "nobody"]) == 1
+    assert "there is no user 'nobody' among the" in capsys.readouterr().err
 
     samples = pl.read_parquet(data / "samples.parquet").filter(pl.col("split") == "test")
     candidates = pl.read_parquet(data / "candidates.parquet").filter(
