@@ -69,6 +69,26 @@ class PackedBatch(CandidateBatch):
     image_index: NotRequired[torch.Tensor]  # (n placeholders,) int64: which picture of the batch fills it
 
 
+class ItemBatch(CandidateBatch):
+    """A batch of B contexts for models that know users and items by number.
+
+    Numbers begin at 1, and 0 is padding: item row i of the catalogue is number i + 1, whatever the order of ids.
+    """
+
+    user: torch.Tensor  # (B,) int64, 1..U
+    history: torch.Tensor  # (B, S) int64 items liked before the context's key, oldest first, padded on the left
+    timestamp: torch.Tensor  # (B,) int64 milliseconds, the context's key
+    whole: NotRequired[bool]  # candidates are the whole catalogue in its order: C is N, and column j is item row j
+
+
+class TrainBatch(TypedDict):
+    """B training examples for models that know users and items by number; see `ItemBatch`."""
+
+    user: torch.Tensor  # (B,) int64, 1..U
+    history: torch.Tensor  # (B, S) int64 items liked in the train split, oldest first, padded on the left
+    target: NotRequired[torch.Tensor]  # (B,) int64 the item liked next; where the unit of training is targets
+
+
 class GenerationBatch(TypedDict):
     """A batch of B chats to be answered, padded on the left; B is 0 on a process that got nothing.
 
