@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mllm_srec.types import ConfigError
+
 
 @dataclass(frozen=True)
 class ColumnMapping:
@@ -156,3 +158,35 @@ class PictureSettings:
                 f"pictures.min_pixels={self.min_pixels} and max_pixels={self.max_pixels}: "
                 "both are areas in pixels, the first not above the second"
             )
+
+
+@dataclass(frozen=True)
+class ItemFeatureSettings:
+    """What baselines know of an item beside its number: one vector of its picture, one of its text.
+
+    Args:
+        text: `backbone`: the last hidden states of the backbone's language model; otherwise the hub name or folder of a
+            sentence encoder (any transformers encoder whose sentence vector is the mean over its tokens).
+        text_revision: Revision of a hub encoder; the backbone has its own.
+        max_text_tokens: Tokens of an item's text; longer ones are cut and counted.
+        batch_size: Texts per step of the extraction.
+        center: Subtract the catalogue's mean before vectors are brought to length 1.
+    """
+
+    text: str = "backbone"
+    text_revision: str | None = None
+    max_text_tokens: int = 96
+    batch_size: int = 64
+    center: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse no encoder and numbers below 1.
+
+        Raises:
+            ConfigError: Naming the argument.
+        """
+        if not self.text.strip():
+            raise ConfigError("text='' names no encoder; give backbone, or the name or folder of a sentence encoder")
+        for name in ("max_text_tokens", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"{name}={value}; give at least 1")

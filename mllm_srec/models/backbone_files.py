@@ -92,6 +92,26 @@ def describe_writer(name: str, revision: str | None = None) -> WriterInfo:
     return WriterInfo(**vars(info), multimodal=multimodal, max_positions=max_positions)
 
 
+def describe_text_encoder(name: str, revision: str | None = None) -> BackboneInfo:
+    """Read the identity of a model that turns texts into vectors: one stack of layers over text alone.
+
+    Raises:
+        ConfigError: The folder or hub model cannot be read, or reads more than text, or also writes.
+    """
+    config = _read_config(name, revision)
+    if config.is_encoder_decoder or config.get_text_config() is not config:
+        raise ConfigError(
+            f"text encoder {name!r} is of type {config.model_type!r}, which is no plain text encoder; give one such as "
+            "sentence-transformers/all-MiniLM-L6-v2, or `backbone` for the recommender's own language model"
+        )
+    return _info(name, config, "AutoModel")
+
+
+def hidden_size(name: str, revision: str | None = None) -> int:
+    """D, the width of a model's last hidden states; pictures enter a Qwen-VL at the same width."""
+    return int(_read_config(name, revision).get_text_config().hidden_size)
+
+
 def _read_config(name: str, revision: str | None) -> Any:
     try:
         return AutoConfig.from_pretrained(name, revision=revision)

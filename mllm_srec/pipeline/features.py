@@ -112,12 +112,9 @@ def extract_features(images: ImageStore, settings: BackboneSettings, batch_size:
     return folder
 
 
-def _predict(pictures: list[str], images: ImageStore, settings: BackboneSettings, folder: Path, size: int) -> None:
-    def collate(keys: Sequence[str]) -> PictureBatch:
-        return list(keys), *images.pixel_values(keys)
-
-    loader: DataLoader[str] = DataLoader(_Pictures(pictures), batch_size=size, collate_fn=collate)
-    trainer = pl.Trainer(
+def extraction_trainer(folder: Path) -> pl.Trainer:
+    """A Trainer for a prediction loop whose module writes its own output below `folder`."""
+    return pl.Trainer(
         accelerator="auto",
         devices=1,
         logger=False,
@@ -126,6 +123,14 @@ def _predict(pictures: list[str], images: ImageStore, settings: BackboneSettings
         use_distributed_sampler=False,
         default_root_dir=str(folder),
     )
+
+
+def _predict(pictures: list[str], images: ImageStore, settings: BackboneSettings, folder: Path, size: int) -> None:
+    def collate(keys: Sequence[str]) -> PictureBatch:
+        return list(keys), *images.pixel_values(keys)
+
+    loader: DataLoader[str] = DataLoader(_Pictures(pictures), batch_size=size, collate_fn=collate)
+    trainer = extraction_trainer(folder)
     trainer.predict(FeatureExtractor(settings, folder), loader, return_predictions=False)
 
 

@@ -1,0 +1,187 @@
+"""What multimodal baselines know of an item beside its number: a vector of its picture and one of its text.
+
+Pictures are the vision tower's output, the mean over a picture's tokens, from the very store that `fit` of the
+recommender fills; texts are the mean last hidden state of its language model, or of a sentence encoder.
+
+Why vectors are centred: mean-pooled hidden states of pretrained transformers share a few large directions, so that
+cosines of unrelated texts are far above 0 (Ethayarajh, EMNLP 2019), and what tells items apart is a small part of a
+vector of length 1. Subtracting the mean takes the shared part away (first step of Mu and Viswanath, "All-but-the-Top",
+ICLR 2018; their second, which removes leading components too, is left out). The mean is that of the items which have
+the modality, whatever their split: no interaction enters it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.feature_store import FeatureStore
+from mllm_srec.data.image_store import ImageStore, build_image_store, load_image_processor
+from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
+from mllm_srec.models.backbone import BackboneSettings
+from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, hidden_size
+from mllm_srec.models.text_encoder import BackboneText, SentenceEncoder, TextEncoder
+from mllm_srec.pipeline.build import resolve_backbone
+from mllm_srec.pipeline.features import extract_features, frozen
+from mllm_srec.pipeline.run_names import is_first_process
+from mllm_srec.pipeline.text_features import text_features
+from mllm_srec.prompts.builder import ItemText, item_text
+from mllm_srec.prompts.templates import PromptSettings
+
+SHOWN = PromptSettings(brand=True, categories=True)
+"""Fields of an item's text beside its title."""
+
+_NOTHING_LEFT = 1e-6  # a centred row shorter than this share of the mean's length is rounding
+
+
+def item_features(
+    data: PreparedDataset, settings: ItemFeatureSettings, backbone: BackboneSettings, pictures: PictureSettings
+) -> ItemFeatures:
+    """Features of all items by number; computes what is not stored below the data set's folder yet.
+
+    Callers hold `pipeline.build.folder_lock` on that folder. Killed at any moment, the same call goes on from there.
+
+    Args:
+        data: The data set; row i of its items is number i + 1.
+        settings: How texts are encoded, and whether vectors are centred.
+        backbone: Whose tower and language model are run, untrained whatever `finetune` says; `demo` and `random` are
+            understood. Everything else must be as in `fit`, for its picture features to be found.
+        pictures: The pixel budget; `serve: none` leaves all pictures out.
+
+    Returns:
+        L2-normalised rows; zero where an item has no picture or no text, or nothing that differs from the mean.
+    """
+    settled = frozen(replace(backbone, name=resolve_backbone(backbone.name, data)))
+    image, has_image = _image_rows(data, settled, pictures)
+    encoder = _text_encoder(settings, settled)
+    text, has_text = _text_rows(data, settings, encoder)
+    tower = describe_backbone(settled.name, settled.revision)
+    source = f"image: vision tower of {_named(tower)}, text: {_named(encoder.info)}" + ", centred" * settings.center
+    _say(f"item features of {data.items.height} items; {source}")
+    return ItemFeatures(
+        _by_number("picture", image, has_image, settings.center),
+        _by_number("text", text, has_text, settings.center),
+        source,
+    )
+
+
+def unit_rows(rows: np.ndarray, center: bool) -> np.ndarray:
+    """Rows of length 1, float32, beforehand freed of their mean where asked.
+
+    Args:
+        rows: `(n, D)`.
+        center: Subtract the mean row.
+
+    Returns:
+        `(n, D)`; a row that was zero, or is equal to the mean but for rounding, is zero.
+    """
+    exact = rows.astype(np.float64)
+    mean = exact.mean(axis=0) if center and len(rows) else np.zeros(rows.shape[1])
+    exact -= mean
+    lengths = np.linalg.norm(exact, axis=1, keepdims=True)  # (n, 1)
+    some = lengths > _NOTHING_LEFT * np.linalg.norm(mean)
+    np.divide(exact, lengths, out=exact, where=some)
+    return np.where(some, exact, 0).astype(np.float32)
+
+
+def mean_cosine(rows: np.ndarray) -> float:
+    """Mean cosine of two different rows, in [-1, 1]; near 1 means that they hardly differ.
+
+    Args:
+        rows: `(n, D)` of length 1, at least two of them; fewer give NaN.
+    """
+    n = len(rows)
+    total = rows.astype(np.float64).sum(axis=0)
+    return float((total @ total - n) / (n * (n - 1))) if n > 1 else float("nan")
+
+
+def feature_text(row: Mapping[str, Any]) -> str:
+    """Title, brand and categories of a row of the items table in one line; empty where it has none of them."""
+    item = ItemText(row["title"].strip(), row["brand"] or "", row["categories"] or ())
+    return item_text(item, SHOWN) if item.title or item.brand or item.categories else ""
+
+
+def _image_rows(
+    data: PreparedDataset, backbone: BackboneSettings, pictures: PictureSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw rows `(n, D)` of the items with a picture, and bool `(N,)` which items these are."""
+    n_items, width = data.items.height, hidden_size(backbone.name, backbone.revision)
+    if pictures.serve == "none" or data.items["image"].null_count() == n_items:
+        return np.zeros((0, width), np.float32), np.zeros(n_items, bool)
+    processor = load_image_processor(backbone.name, backbone.revision, pictures)
+    images = build_image_store(data.folder, processor, data.items)
+    means = picture_means(images, extract_features(images, backbone))
+    keys = [images.picture_of(item) for item in data.items["item_id"]]
+    place = {key: row for row, key in enumerate(images.pictures)}
+    return means[[place[key] for key in keys if key is not None]], np.array([key is not None for key in keys])
+
+
+def picture_means(images: ImageStore, folder: Path) -> np.ndarray:
+    """Mean over each picture's tokens `(n pictures, D)` float32, in the order of the image store.
+
+    They are kept beside the tower's whole output, which is hundreds of times larger and would be read each time.
+
+    Args:
+        images: Pictures.
+        folder: Their finished feature store.
+    """
+    path = folder / "means.npy"
+    if not path.exists():
+        store = FeatureStore(folder)
+        means = np.stack([store.features([key]).float().mean(dim=0).numpy() for key in images.pictures])
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, means)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    return np.asarray(np.load(path))
+
+
+def _text_encoder(settings: ItemFeatureSettings, backbone: BackboneSettings) -> TextEncoder:
+    if settings.text == "backbone":
+        return BackboneText(backbone)
+    return SentenceEncoder(settings.text, settings.text_revision)
+
+
+def _text_rows(
+    data: PreparedDataset, settings: ItemFeatureSettings, encoder: TextEncoder
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw rows `(n, D)` of the items with a text, and bool `(N,)` which items these are."""
+    texts = [feature_text(row) for row in data.items.iter_rows(named=True)]
+    encoded = [encoder.encode(text, settings.max_text_tokens) if text else ([], False) for text in texts]
+    if n_cut := sum(was_cut for _, was_cut in encoded):
+        _say(f"{n_cut} of {len(texts)} item texts cut at {settings.max_text_tokens} tokens (max_text_tokens)")
+    tokens = [tuple(ids) for ids, _ in encoded if ids]
+    root = data.folder / "item_features"
+    return text_features(encoder, tokens, root, settings.batch_size), np.array([bool(ids) for ids, _ in encoded])
+
+
+def _by_number(name: str, raw: np.ndarray, present: np.ndarray, center: bool) -> np.ndarray:
+    """Unit rows at their items' numbers `(N + 1, D)`; says how many there are, and how alike they were."""
+    rows = unit_rows(raw, center)
+    features = np.zeros((len(present) + 1, raw.shape[1]), np.float32)
+    features[1:][present] = rows
+    before, after = mean_cosine(unit_rows(raw, center=False)), mean_cosine(rows)
+    alike = f"mean cosine {before:.3f}" + f", centred {after:.3f}" * center
+    n_equal = int((~rows.any(axis=1)).sum())
+    equal = f", {n_equal} as good as equal to the mean" * (n_equal > 0)
+    _say(f"  {name}: {raw.shape[1]} numbers, {alike}; zero: {int((~present).sum())} items without a {name}{equal}")
+    return features
+
+
+def _named(info: BackboneInfo) -> str:
+    weights = "random weights" if info.random_weights else "pretrained"
+    return f"{info.name} ({weights}, {info.fingerprint})"
+
+
+def _say(message: str) -> None:
+    if is_first_process():
+        print(message, flush=True)
