@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -234,6 +236,34 @@ def test_a_kill_between_two_batches_loses_one_batch(data, backbone, asked, monke
     asked.clear()
     assert np.array_equal(item_features(data, PLAIN, backbone, PICTURES).text, whole.text)
     assert asked == everything[8:]
+
+
+CHILD = """
+import hashlib, sys
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
+from mllm_srec.models.backbone import BackboneSettings
+from mllm_srec.pipeline.build import folder_lock
+from mllm_srec.pipeline.item_features import item_features
+data = PreparedDataset.open(sys.argv[1])
+pictures = PictureSettings(serve="features", max_pixels=4 * 28 * 28)
+with folder_lock(data.folder):
+    found = item_features(data, ItemFeatureSettings(), BackboneSettings(sys.argv[2], quantization="none"), pictures)
+print("hash", hashlib.sha256(found.image.tobytes() + found.text.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_compute_once_and_agree(data, tiny_backbone):
+    command = [sys.executable, "-c", CHILD, str(data.folder), str(tiny_backbone)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(command, **options) for _ in range(2)]
+    outs = [child.communicate(timeout=300) for child in children]
+    assert [child.returncode for child in children] == [0, 0], outs
+    said = "".join(out for out, _ in outs)
+    assert said.count("encoding 15 of 15 texts") == 1
+    assert said.count("encoding 13 of 13 pictures") == 1
+    assert len({line for line in said.splitlines() if line.startswith("hash")}) == 1
 
 
 ROW = 4 * 64
