@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from mllm_srec.types import ConfigError
@@ -27,6 +28,8 @@ def check_settings(command: str, config: Any) -> None:
     """
     _check_precision(config.trainer.precision)
     _check_limit(command, config.trainer)
+    if config.baseline is not None:
+        return
     if config.data.pictures.serve == "features" and config.model.finetune == "full":
         raise ConfigError(
             "data.pictures.serve='features' with model.finetune='full': features of a tower that is being trained "
@@ -37,6 +40,30 @@ def check_settings(command: str, config: Any) -> None:
             "data.prompt.cot=true with summaries.variant='none': the chain of thought is made of summaries; set "
             "summaries.variant to full, svi, sv or base"
         )
+
+
+def needs_backbone(config: Any) -> bool:
+    """Whether the backbone is looked at: by the recommender, and by baselines that know items by its features.
+
+    Args:
+        config: Parsed settings of a command.
+    """
+    return config.baseline is None or bool(baseline_class(config).needs_features)
+
+
+def is_trained(config: Any) -> bool:
+    """Whether there is anything to train: not zero-shot, and not where counting is all there is.
+
+    Args:
+        config: Parsed settings of a command.
+    """
+    return config.model.finetune != "none" if config.baseline is None else bool(baseline_class(config).trained)
+
+
+def baseline_class(config: Any) -> Any:
+    """The class that `baseline.class_path` names."""
+    module, _, name = config.baseline.class_path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _check_precision(precision: Any) -> None:

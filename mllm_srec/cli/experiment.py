@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from mllm_srec.cli.checks import check_settings
+from mllm_srec.cli.checks import check_settings, needs_backbone
 from mllm_srec.cli.loggers import StartMessage, make_loggers
 from mllm_srec.cli.parser import plain
 from mllm_srec.cli.schema import (
     PROGRAM,
     RUNS,
+    add_baseline,
     add_config_file,
     add_own_sections,
     candidate_settings,
@@ -31,20 +30,18 @@ from mllm_srec.cli.schema import (
 from mllm_srec.data.hashing import file_hash, text_hash
 from mllm_srec.data.parquet_files import write_whole
 from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.ranking_datamodule import RankingDataModule
 from mllm_srec.models.backbone_files import describe_backbone
-from mllm_srec.models.checkpoint import check_identity, identity
+from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
+from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
 from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
-from mllm_srec.pipeline.features import extract_features, frozen
+from mllm_srec.pipeline.experiments import Experiment, ItemExperiment, PromptExperiment
 from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metrics, references, stage_metrics
 from mllm_srec.pipeline.retrieval import retrieved_lists
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
-from mllm_srec.pipeline.summary_build import ensure_summaries
-from mllm_srec.pipeline.summary_plan import SummaryPlan
-from mllm_srec.pipeline.summary_quality import summary_accuracy
 from mllm_srec.reports.terminal import print_prompts, print_results
 from mllm_srec.types import ConfigError, Split
 
@@ -62,13 +59,13 @@ class ExperimentCLI(LightningCLI):
     """
 
     config: Any
-    model: MLLMRecommender
-    datamodule: PromptDataModule
+    model: RankingModule
+    datamodule: RankingDataModule
     subcommand: str
+    experiment: Experiment
+    """The recommender, or where the settings name a baseline, that."""
     typed: tuple[str, ...] = ()
     """What was typed behind the command."""
-    summary_accuracy: Mapping[str, float] = MappingProxyType({})
-    """How right the summaries are, where the truth is known."""
 
     # --- the command line -----------------------------------------------------------------------------------------
 
@@ -87,6 +84,7 @@ class ExperimentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our sections, and values that are given once and used twice."""
         add_own_sections(parser)
+        add_baseline(parser)
         link_sections(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -111,8 +109,10 @@ class ExperimentCLI(LightningCLI):
             data = ensure_prepared(
                 folder, prepare_settings(config.prepare), candidate_settings(config.candidates), command
             )
-            config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
-        describe_backbone(config.model.backbone, config.model.revision)  # an error of ours where it cannot be read
+            if needs_backbone(config):
+                config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
+        if needs_backbone(config):
+            describe_backbone(config.model.backbone, config.model.revision)  # an error of ours where it cannot be read
 
     def _choose_run(self, config: Any) -> RunFolder:
         """The checkpoint's run folder, or a new one."""
@@ -132,24 +132,23 @@ class ExperimentCLI(LightningCLI):
         """Make data module, model and Trainer, then the stores that need the backbone's files."""
         super().instantiate_classes()
         with folder_lock(self.datamodule.folder):
-            stores = self.datamodule.stores
-            if self.datamodule.pictures.serve == "features" and stores.images is not None:
-                self.datamodule.use_features(extract_features(stores.images, frozen(self.model.settings)))
-        if self.trainer.is_global_zero:
-            print_prompts(asdict(stores.prompts.report))
+            report = self.experiment.open_stores()
+        if self.trainer.is_global_zero and report:
+            print_prompts(report)
         if not self.dry:
             self._begin_run()
 
-    def _use_summaries(self) -> None:
-        """Give the data module the stored summaries, written first where the demo shop lacks them."""
-        settings = summary_settings(self.config[self.subcommand].summaries)
-        if settings.variant == "none":
-            return
-        model, data = self.model.settings, self.datamodule
-        settings = resolve_stages(settings, data.data)
-        plan = SummaryPlan(data.data, settings, data.prompt, data.pictures, model.name, model.revision)
-        data.use_summaries(ensure_summaries(plan, shlex.join([*PROGRAM.split(), "summarize", *self.typed])))
-        self.summary_accuracy = summary_accuracy(plan)
+    def _make_experiment(self) -> Experiment:
+        """The baseline that the settings name, or the recommender."""
+        config, made = self.config[self.subcommand], self.config_init[self.subcommand]
+        command = shlex.join([*PROGRAM.split(), "summarize", *self.typed])
+        recommender, prompts = cast(MLLMRecommender, self.model), cast(PromptDataModule, self.datamodule)
+        if made.baseline is None:
+            return PromptExperiment(recommender, prompts, summary_settings(config.summaries), command)
+        given = plain(config.baseline).get("init_args") or {}
+        return ItemExperiment(
+            made.baseline, given, plain(config.data), recommender.settings, prompts.pictures, made.item_features
+        )
 
     def _use_retriever(self) -> None:
         """Give the data module the lists that are reranked."""
@@ -184,14 +183,13 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer with our loggers, checkpoints and prediction writer, unless the user chose loggers."""
+        self.experiment = self._make_experiment()
+        self.model, self.datamodule = self.experiment.model, self.experiment.datamodule
         with folder_lock(self.datamodule.folder):  # both decide the protocol, and with it the run folder
-            self._use_summaries()
+            self.experiment.use_inputs()
         self._use_retriever()
-        if self.checkpoint is not None:  # before anything is written; the weights' names are compared when loaded
-            settings = self.model.settings
-            check_identity(
-                self.checkpoint["mllm_srec"], identity(settings, describe_backbone(settings.name, settings.revision))
-            )
+        if self.checkpoint is not None:  # before anything is written
+            self.experiment.check(self.checkpoint)
         self.run = self._separated(self.run)
         config = self.config_init[self.subcommand]
         if config.trainer.logger in (None, True) and not self.dry:
@@ -208,18 +206,18 @@ class ExperimentCLI(LightningCLI):
         if config.trainer.enable_checkpointing is False or self.dry:
             return [StartMessage()]
         folder = self.run.checkpoints
-        best = RunCheckpoint(folder, "best", monitor="val/auc")
+        monitor, patience = self.experiment.monitor, self.experiment.patience
+        best = RunCheckpoint(folder, "best", monitor=monitor)
         # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
         last = RunCheckpoint(folder, "last")
-        return [StartMessage(), *([best] if config.trainer.limit_val_batches != 0 else []), last]
+        stop = [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="max")]
+        return [StartMessage(), *([best, *stop] if config.trainer.limit_val_batches != 0 else []), last]
 
     def _identity(self) -> str:
         """Hash of all that decides the scores: an evaluation of the same is continued where it was broken off."""
-        path, settings = self.config[self.subcommand].ckpt_path, self.model.settings
-        weights = file_hash(Path(path)) if path else None
-        backbone = describe_backbone(settings.name, settings.revision).fingerprint
-        precision = self.config[self.subcommand].trainer.precision
-        parts = (sorted(self._protocol().items()), weights, backbone, replace(settings, name=""), precision)
+        config = self.config[self.subcommand]
+        weights = file_hash(Path(config.ckpt_path)) if config.ckpt_path else None
+        parts = (sorted(self._protocol().items()), weights, *self.experiment.identity(), config.trainer.precision)
         return text_hash(repr((*parts, self.datamodule.data.content_hash)))
 
     def _separated(self, run: RunFolder) -> RunFolder:
@@ -239,7 +237,7 @@ class ExperimentCLI(LightningCLI):
             path = self.run.best if self.run.best.exists() else None
         checkpoint = Path(path).name if path else None
         fitting = self.subcommand == "fit"
-        return protocol(self.datamodule, self._split(), self.model.score_kind, checkpoint, fitting=fitting)
+        return protocol(self.datamodule, self._split(), self.experiment.score_label, checkpoint, fitting=fitting)
 
     def _split(self) -> Split:
         return "test" if self.subcommand in ("test", "predict") else "val"
@@ -254,9 +252,9 @@ class ExperimentCLI(LightningCLI):
         best = self.run.best
         if best.exists():
             checkpoint = torch.load(best, weights_only=True, map_location="cpu")
-            self.model.load_state_dict(checkpoint["state_dict"], strict=False)
+            self.experiment.load_best(checkpoint)
             results, facts["fit/best_step"] = checkpoint["results"], checkpoint["global_step"]
-        self.model.save_adapter(self.run.adapter)
+        self.experiment.export(self.run)
         if results:
             self._finish("val", results)
         self.run.merge_metrics("fit", facts, {})
@@ -282,11 +280,11 @@ class ExperimentCLI(LightningCLI):
         if self.dry or not self.trainer.is_global_zero:
             return
         metrics = stage_metrics(results, stage)
-        metrics |= {f"{stage}/summaries/{name}": value for name, value in self.summary_accuracy.items()}
+        accuracy, facts = self.experiment.summary_accuracy(), self.experiment.facts()
+        metrics |= {f"{stage}/summaries/{name}": value for name, value in accuracy.items()}
         beside = references(self.datamodule, stage)
         metrics |= reference_metrics(beside, stage)
-        info = self.model.loaded.info
-        about = {**self._protocol(), "random_backbone": info.random_weights, "backbone": info.name}
+        about = {**self._protocol(), **facts}
         if self.checkpoint is not None and self.subcommand != "fit":
             about["step"] = self.checkpoint["global_step"]
         run = self.run.for_protocol(stage, about)
@@ -294,14 +292,14 @@ class ExperimentCLI(LightningCLI):
         run.merge_metrics(stage, metrics, about)
         self._write_retrieved(stage)
         notes = [f"results, predictions and settings: {run.path}"]
-        if info.random_weights:
+        if facts["random_backbone"]:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
         drawn = f", {about['max_groups']} drawn groups of each kind" if about["max_groups"] else ""
         title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}{drawn}"
         if any(name.startswith("oracle") for name in beside):
             notes.insert(0, CEILINGS_NOTE)
-        if self.summary_accuracy:
-            shares = ", ".join(f"{name.replace('/', ' ')} {value:.4f}" for name, value in self.summary_accuracy.items())
+        if accuracy:
+            shares = ", ".join(f"{name.replace('/', ' ')} {value:.4f}" for name, value in accuracy.items())
             notes.insert(0, f"summaries against the truth: {shares} (of a preference, chance is 0.5)")
         print_results(title, metrics, stage, beside, notes)
 

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from mllm_srec.cli.schema import TrackingSettings
-from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.ranking_datamodule import RankingDataModule
 from mllm_srec.pipeline.run_folder import RunFolder
 
 
@@ -42,6 +42,6 @@ class StartMessage(pl.Callback):
         # 4-bit weights hold two values a byte, so only what is trained can be counted exactly here
         message = f"training {trained:,} weights"
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(datamodule, PromptDataModule):
-            message += f" on {len(datamodule.train_examples()):,} contexts of {datamodule.name}"
+        if isinstance(datamodule, RankingDataModule):
+            message += f" on {datamodule.n_train_examples:,} examples of {datamodule.name}"
         print(message, flush=True)

@@ -68,9 +68,10 @@ def _unknown_keys(content: Mapping[Any, Any], prefix: str, known: list[str]) -> 
     """Dotted keys that are not known; below a key whose content is free, such as a callback's, nothing is checked."""
     for key, value in content.items():
         name = f"{prefix}{key}"
+        free = f"{name}.help" in known  # of a class that is chosen, which checks its arguments itself
         if name not in known:
             yield name
-        elif isinstance(value, Mapping) and any(entry.startswith(f"{name}.") for entry in known):
+        elif isinstance(value, Mapping) and not free and any(entry.startswith(f"{name}.") for entry in known):
             yield from _unknown_keys(value, f"{name}.", known)
 
 

@@ -12,8 +12,9 @@ from mllm_srec.cli.schema import PROGRAM, candidate_settings, full_parser, light
 from mllm_srec.types import MllmSrecError
 
 DESCRIPTION = (
-    "Prepare the data set and write summaries where that is missing, fit, and test the best checkpoint. A run that was "
-    "killed continues when its --name is given again. Takes every setting of the other commands; see `fit --help`."
+    "Prepare the data set and write summaries where that is missing, fit, and test the best checkpoint; where nothing "
+    "is trained, only test. A run that was killed continues when its --name is given again. Takes every setting of the "
+    "other commands; see `fit --help`."
 )
 
 
@@ -22,6 +23,7 @@ def main(command: str, arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         light_parser(command, DESCRIPTION).parse_args(["--help"])
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
+    from mllm_srec.cli.checks import is_trained
     from mllm_srec.cli.summarize import summary_plan
     from mllm_srec.data.manifest import check_manifest
     from mllm_srec.pipeline.run_names import new_run
@@ -30,19 +32,22 @@ def main(command: str, arguments: list[str]) -> None:
     folder = Path(config.data.root) / config.data.name
     if not check_manifest(folder, prepare_settings(config.prepare), candidate_settings(config.candidates)):
         _stage("prepare", arguments)
-    if config.summaries.variant != "none" and missing_stages(summary_plan(config, f"{PROGRAM} prepare")):
+    summarised = config.baseline is None and config.summaries.variant != "none"
+    if summarised and missing_stages(summary_plan(config, f"{PROGRAM} prepare")):
         _stage("summarize", arguments)
+    trained = is_trained(config)
     if config.trainer.fast_dev_run:
-        _stage("fit", arguments)
+        if trained:
+            _stage("fit", arguments)
         _stage("test", arguments)
         return
     run = new_run(config.trainer.default_root_dir, config.data.name, config.name, int(config.seed_everything))
     named = [*arguments, "--name", run.path.name]
-    if "fit/steps" not in run.read_metrics():
+    if trained and "fit/steps" not in run.read_metrics():
         _stage("fit", [*named, *(["--ckpt_path", str(run.last)] if run.last.exists() else [])])
     results = run.read_metrics()
     if "test/n_users" not in results or results.get("test/step") != results.get("fit/best_step"):
-        _stage("test", [*named, "--ckpt_path", str(run.best)])
+        _stage("test", [*named, *(["--ckpt_path", str(run.best)] if trained else [])])
     print(f"done: {run.path}")
 
 

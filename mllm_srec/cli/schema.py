@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_srec.cli.parser import ConfigFile, NearestNameMixin, Parser, plain
-from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PictureSettings, PrepareSettings
+from mllm_srec.data.settings import (
+    CandidateSettings,
+    ColumnMapping,
+    DemoSettings,
+    ItemFeatureSettings,
+    PictureSettings,
+    PrepareSettings,
+)
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.settings import StageSettings, SummarySettings
@@ -60,14 +67,27 @@ def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def add_own_sections(parser: jsonargparse.ArgumentParser) -> None:
-    """Add the sections that are ours: `name`, `prepare`, `candidates`, `summaries`, `tracking`."""
+    """Add the sections that are ours: `name`, `prepare`, `candidates`, `summaries`, `item_features`, `tracking`."""
     parser.add_argument(
         "--name", type=str | None, default=None, help="Name of the run's folder; without one, the time and the seed."
     )
     parser.add_argument("--prepare", type=PrepareSettings, default=PrepareSettings())
     parser.add_argument("--candidates", type=CandidateSettings, default=CandidateSettings())
     parser.add_argument("--summaries", type=SummarySettings, default=SummarySettings())
+    parser.add_argument("--item_features", type=ItemFeatureSettings, default=ItemFeatureSettings())
     parser.add_argument("--tracking", type=TrackingSettings, default=TrackingSettings())
+
+
+def add_baseline(parser: jsonargparse.ArgumentParser) -> None:
+    """Add `baseline`: a model in place of the recommender, which `data`, `trainer` and the other sections serve too."""
+    from mllm_srec.baselines.base import ItemRecommender
+
+    parser.add_argument(
+        "--baseline",
+        type=ItemRecommender | None,
+        default=None,
+        help="A baseline in place of the recommender, such as those of configs/baselines.",
+    )
 
 
 def light_parser(command: str, description: str) -> Parser:
@@ -99,6 +119,7 @@ def full_parser(command: str, description: str) -> jsonargparse.ArgumentParser:
     parser.add_lightning_class_args(MLLMRecommender, "model")
     parser.add_lightning_class_args(PromptDataModule, "data")
     add_own_sections(parser)
+    add_baseline(parser)
     link_sections(parser)
     return parser
 

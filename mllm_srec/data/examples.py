@@ -43,6 +43,16 @@ class GroupExamples:
         """Number of targets of all groups."""
         return len(self.item_index)
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """Targets of each group `(G,)`."""
+        return np.diff(self.offsets)
+
+    @property
+    def n_positives(self) -> np.ndarray:
+        """Relevant targets of each group `(G,)`."""
+        return np.diff(np.concatenate([[0], self.relevance.cumsum()])[self.offsets])
+
     def draw(self, limit: int | None, seed: int) -> GroupExamples:
         """At most `limit` groups, drawn with the seed; their order stays. None takes all."""
         if limit is None or limit >= len(self):

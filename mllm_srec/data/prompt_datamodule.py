@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as lightning
-import polars as pl
-import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.examples import GroupExamples, pair_examples, rank_examples, select_train_rows
+from mllm_srec.data.examples import GroupExamples, pair_examples, select_train_rows
 from mllm_srec.data.feature_store import FeatureStore
+from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.image_store import build_image_store, load_image_processor
 from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptStores
 from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.rank_lists import RankLists
-from mllm_srec.data.sampler import GroupBatchSampler, Position
+from mllm_srec.data.ranking_datamodule import Evaluator, Lists, RankingDataModule
+from mllm_srec.data.sampler import GroupBatchSampler
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.types import ConfigError, Split
-
-Evaluator = Literal["sampled", "rerank", "full"]
+from mllm_srec.types import ConfigError
 
 
-class PromptDataModule(lightning.LightningDataModule):
+class PromptDataModule(RankingDataModule):
     """Serves train pairs, and for evaluation the pairs (AUC) and the candidate lists (HR, Recall, NDCG, MRR).
 
     Args:
@@ -89,35 +84,16 @@ class PromptDataModule(lightning.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer lists than processes
-        self.root, self.name, self.backbone, self.revision = root, name, backbone, revision
+        super().__init__(
+            root, name, batch_size, eval_batch_size, evaluator, n_negatives, retriever, n_retrieved,
+            max_train_groups, max_eval_groups, max_test_groups, num_workers, seed,
+        )  # fmt: skip
+        self.backbone, self.revision = backbone, revision
         self.prompt, self.pictures, self.packing, self.max_length = prompt, pictures, packing, max_length
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.eval_batch_tokens = eval_batch_tokens
-        self.evaluator, self.retriever, self.n_retrieved = evaluator, retriever, n_retrieved
-        self.num_workers, self.seed = num_workers, seed
-        self.negatives, self.balance, self.n_negatives = negatives, balance, n_negatives
-        self.max_train_groups, self.max_eval_groups = max_train_groups, max_eval_groups
-        self.max_test_groups = max_test_groups
+        self.eval_batch_tokens, self.negatives, self.balance = eval_batch_tokens, negatives, balance
         self.features_folder: Path | None = None  # set by the pipeline, which computed them
         self.summaries: SummaryTexts | None = None  # likewise
-        self.retrieved: dict[Split, pl.DataFrame] = {}  # likewise, where lists are reranked
-        self.done: tuple[set[int], set[int]] = (set(), set())  # pair groups and lists that were scored before
         self._stores: PromptStores | None = None
-        self._data: PreparedDataset | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the prepared data set."""
-        return Path(self.root) / str(self.name)
-
-    @property
-    def data(self) -> PreparedDataset:
-        """The prepared data set."""
-        if self._data is None:
-            self._data = PreparedDataset.open(self.folder)
-        return self._data
 
     @property
     def stores(self) -> PromptStores:
@@ -210,73 +186,48 @@ class PromptDataModule(lightning.LightningDataModule):
         rows = select_train_rows(samples, self.negatives, self.balance, self.seed)
         return pair_examples(self.data.groups, self.data.items, rows).draw(self.max_train_groups, self.seed)
 
-    def eval_examples(self, split: Split) -> tuple[GroupExamples, GroupExamples]:
-        """Pair groups and candidate lists of `split`, as many as the running command takes.
-
-        Raises:
-            ConfigError: Fewer negatives are stored than asked for, or the retriever's lists do not fit.
-        """
-        limit = self.max_eval_groups if self.fitting else self.max_test_groups
-        samples = self.data.samples.filter(self.data.samples["split"] == split)
-        pairs = pair_examples(self.data.groups, self.data.items, samples).draw(limit, self.seed)
-        stored = self.data.manifest["candidates"]["n_negatives"]
-        if self.n_negatives > stored:
-            raise ConfigError(
-                f"data.n_negatives={self.n_negatives}, but the data set stores {stored} candidates per list "
-                "(candidates.n_negatives); ask for no more, or prepare with more under another data.name"
-            )
-        sampled = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
-        lists = sampled.draw(limit, self.seed)
-        if self.fitting or self.evaluator == "sampled":
-            return pairs, lists
-        chosen = RankLists(self.data, split, lists.group_id)  # the same lists, whatever is ranked in them
-        if self.evaluator == "full":
-            return pairs, chosen.full()
-        if split not in self.retrieved:
-            raise ConfigError(
-                f"data.evaluator='rerank' needs the retriever's lists of the {split} split; start through "
-                "`python -m mllm_srec`, which reads them, or set `retrieved` to what `pipeline.retrieval` returned"
-            )
-        return pairs, chosen.rerank(self.retrieved[split], self.n_retrieved)
+    @property
+    def n_train_examples(self) -> int:
+        """Number of training contexts."""
+        return len(self.train_examples())
 
     @property
-    def fitting(self) -> bool:
-        """Whether the running command is `fit`, whose validation is on sampled lists and has a limit of its own."""
-        return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+    def inputs_label(self) -> str:
+        """Version and settings of the prompt, short: `table1-article-v1/5f2c81ab`."""
+        pictures = replace(self.pictures, serve="none" if self.pictures.serve == "none" else "pixels")
+        summaries = self.summaries.identity if self.summaries else None
+        settings = repr((self.prompt, self.max_length, pictures, summaries))  # features give what pixels do
+        return f"{self.prompt.version}/{text_hash(settings)[:8]}"
+
+    def whole_lists(self, lists: RankLists) -> GroupExamples:
+        """Lists of the whole catalogue, written out."""
+        return lists.full()
 
     def train_dataloader(self) -> DataLoader[PromptGroup]:
         """Shuffled pair groups; a resumed run starts behind the last trained batch."""
         return self._loader(self.train_examples(), train=True)
 
-    def val_dataloader(self) -> list[DataLoader[PromptGroup]]:
-        """Pairs, then lists, of the val split."""
-        return self._eval_loaders(*self.eval_examples("val"))
+    def eval_loader(self, examples: Lists) -> DataLoader[PromptGroup]:
+        """Groups without answers.
 
-    def test_dataloader(self) -> list[DataLoader[PromptGroup]]:
-        """Pairs, then lists, of the test split."""
-        return self._eval_loaders(*self.eval_examples("test"))
-
-    def predict_dataloader(self) -> DataLoader[PromptGroup]:
-        """Candidate lists of the test split."""
-        return self._eval_loaders(*self.eval_examples("test"))[1]
-
-    def _eval_loaders(self, *parts: GroupExamples) -> list[DataLoader[PromptGroup]]:
-        """Loaders of the pairs and of the lists, without what was scored before."""
-        done = (set(), set()) if self.fitting else self.done
-        return [
-            self._loader(examples.without(scored), train=False) for examples, scored in zip(parts, done, strict=True)
-        ]
+        Raises:
+            TypeError: The lists are not written out.
+        """
+        if not isinstance(examples, GroupExamples):
+            raise TypeError(f"prompts need lists that are written out, got {type(examples).__name__}")
+        return self._loader(examples, train=False)
 
     def _loader(self, examples: GroupExamples, train: bool) -> DataLoader[PromptGroup]:
         dataset = PromptDataset(examples, self.stores, train)
+        rank, world_size = self.shard
         sampler = GroupBatchSampler(
             dataset.lengths,
             self.batch_size if train else self.eval_batch_size,
             shuffle=train,
             seed=self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-            position=self._train_position() if train else lambda: (0, 0),
+            rank=rank,
+            world_size=world_size,
+            position=self.train_position() if train else lambda: (0, 0),
             max_tokens=None if train else self.eval_batch_tokens,
         )
         return DataLoader(
@@ -284,18 +235,5 @@ class PromptDataModule(lightning.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=PromptCollator(self.stores, self.packing),
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pins_memory,
         )
-
-    def _train_position(self) -> Position:
-        """Epoch and batches already trained, from the trainer's own progress, which a checkpoint restores."""
-
-        def position() -> tuple[int, int]:
-            if self.trainer is None:
-                return 0, 0
-            loop = self.trainer.fit_loop
-            done = int(loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
-            # Not `processed`, which a checkpoint of an epoch's end may or may not have counted already.
-            return max(0, loop.epoch_progress.current.ready - 1), done
-
-        return position

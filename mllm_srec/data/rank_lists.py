@@ -15,6 +15,8 @@ import polars as pl
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.examples import GroupExamples, gather
 from mllm_srec.data.hashing import table_hash
+from mllm_srec.data.ragged import Ragged
+from mllm_srec.data.whole_lists import WholeLists
 from mllm_srec.types import VISIBLE, ConfigError, Split
 
 MAX_FULL_PAIRS = 20_000_000
@@ -55,6 +57,31 @@ class RankLists:
         rows = self._labelled(pairs.join(self.excluded, on=KEYS, how="anti", maintain_order="left"))
         rows = rows.sort("group_id", "label", descending=[False, True], maintain_order=True)
         return gather(self.data.groups, self.data.items, rows)
+
+    def whole(self) -> WholeLists:
+        """The same lists as those of `full`, in the same order, not written out."""
+        contexts = self.data.groups.select("group_id").with_row_index("context")
+        order = self.lists.join(contexts, on="group_id", how="left", maintain_order="left")
+        ratings = self.data.interactions.filter(pl.col("split") == self.split)
+        disliked = self.lists.join(ratings.select("user_id", "item_id"), on="user_id").select(KEYS)
+        disliked = disliked.join(self.excluded, on=KEYS, how="anti").join(self.positives, on=KEYS, how="anti")
+        return WholeLists(
+            group_id=order["group_id"].to_numpy(),
+            context=order["context"].to_numpy().astype(np.int64),
+            n_items=self.data.items.height,
+            excluded=self._ragged(self.excluded),
+            positives=self._ragged(self.positives),
+            disliked=self._ragged(disliked),
+        )
+
+    def _ragged(self, rows: pl.DataFrame) -> Ragged:
+        """Item rows by list, sorted within each."""
+        lists = self.lists.select("group_id").with_row_index("list")
+        items = self.data.items.select("item_id").with_row_index("item_index")
+        numbered = rows.join(lists, on="group_id").join(items, on="item_id").sort("list", "item_index")
+        return Ragged.grouped(
+            numbered["list"].to_numpy().astype(np.int64), numbered["item_index"].to_numpy(), lists.height
+        )
 
     def rerank(self, retrieved: pl.DataFrame, n: int) -> GroupExamples:
         """The first `n` items of a retriever, in its order; positives that it missed are counted.

@@ -59,10 +59,12 @@ def check_resume(checkpoint: Settings, settings: Settings, origin: RunFolder | N
         ConfigError: Naming each setting with both values.
     """
     group = checkpoint["optimizer_states"][0]["param_groups"][0]
-    before = {"model.lr": group["initial_lr"], "model.weight_decay": group["weight_decay"]}
+    section = "baseline.init_args" if settings.get("baseline") else "model"
+    rate = group.get("initial_lr", group["lr"])  # the first is there where a schedule changes the second
+    before = {f"{section}.lr": rate, f"{section}.weight_decay": group["weight_decay"]}
     if origin is not None:
         stored = yaml.safe_load(origin.config.read_text(encoding="utf-8"))
-        before = _flat({key: stored[key] for key in ("seed_everything", "model", "data")})
+        before = _flat({key: stored.get(key) for key in ("seed_everything", "model", "data", "baseline")})
     now = _flat(settings)
     differing = [
         f"  {key}: run {value!r}, now {now[key]!r}"

@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from mllm_srec.data.examples import GroupExamples
 from mllm_srec.data.parquet_files import write_whole
-from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
-from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows, kept_lists, kept_pairs, top_rows
+from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows, kept_chunks, kept_pairs, top_of_batch, top_rows
 from mllm_srec.pipeline.whole_tables import lists_table, pairs_table, user_table
 from mllm_srec.types import CandidateBatch, ConfigError, MllmSrecError
 
@@ -53,9 +53,7 @@ class PredictionWriter(pl.Callback):
         datamodule = _datamodule(trainer)
         self._keeps_top = datamodule.evaluator == "full"
         pairs, lists = datamodule.eval_examples(self.split)
-        self.examples: dict[str, GroupExamples] = (
-            {"lists": lists} if stage == "predict" else dict(zip(NAMES, (pairs, lists), strict=True))
-        )
+        self.examples: dict[str, Lists] = {"lists": lists} if stage == "predict" else {"pairs": pairs, "lists": lists}
         if trainer.is_global_zero:
             self._clear_other_parts()
         # All agree on what is there: a process that outlived the kill of the others may still be writing.
@@ -111,8 +109,9 @@ class PredictionWriter(pl.Callback):
             if not len(examples):
                 continue
             if name == "lists":
-                metrics.add_lists(*(value.to(device) for value in kept_lists(examples, rows)))
-            else:
+                for part in kept_chunks(examples, rows):
+                    metrics.add_lists(*(value.to(device) for value in part))
+            elif isinstance(examples, GroupExamples):
                 metrics.add_pairs(**{key: value.to(device) for key, value in kept_pairs(examples, rows).items()})
 
     # --- in the loop ----------------------------------------------------------------------------------------------
@@ -142,11 +141,15 @@ class PredictionWriter(pl.Callback):
         """One file a batch, there whole or not at all."""
         if found is None:
             return
-        rows = batch_rows(found, batch)
-        if name == "lists" and self._keeps_top:
-            rows = top_rows(rows)
+        rows = self._rows(name, found, batch)
         write_whole(rows, self.parts / f"{name}-{self._attempt}-{self._rank}-{self._n_written:06}.parquet")
         self._n_written += 1
+
+    def _rows(self, name: str, found: Scored, batch: CandidateBatch) -> polars.DataFrame:
+        """What is kept of a batch."""
+        if name == "pairs" or not self._keeps_top:
+            return batch_rows(found, batch)
+        return top_of_batch(found, batch) if "logits" not in found else top_rows(batch_rows(found, batch))
 
     # --- behind the loop ------------------------------------------------------------------------------------------
 
@@ -167,8 +170,8 @@ class PredictionWriter(pl.Callback):
         if trainer.is_global_zero:
             data = _datamodule(trainer).data
             tables: dict[str, polars.DataFrame] = {}
-            if "pairs" in self.examples:
-                tables[f"{self.split}_pairs"] = pairs_table(self.examples["pairs"], self._stored("pairs"), data)
+            if isinstance(pairs := self.examples.get("pairs"), GroupExamples):
+                tables[f"{self.split}_pairs"] = pairs_table(pairs, self._stored("pairs"), data)
             rows = self._stored("lists")
             tables[self.split] = lists_table(self.examples["lists"], rows, data)
             tables[f"{self.split}_users"] = user_table(self.examples["lists"], rows, data)
@@ -191,8 +194,8 @@ class PredictionWriter(pl.Callback):
             self._lock = None
 
 
-def _datamodule(trainer: pl.Trainer) -> PromptDataModule:
+def _datamodule(trainer: pl.Trainer) -> RankingDataModule:
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(datamodule, PromptDataModule):
-        raise MllmSrecError(f"PredictionWriter needs a PromptDataModule, got {type(datamodule).__name__}")
+    if not isinstance(datamodule, RankingDataModule):
+        raise MllmSrecError(f"PredictionWriter needs a RankingDataModule, got {type(datamodule).__name__}")
     return datamodule

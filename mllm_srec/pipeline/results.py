@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import polars as pl
 import torch
 
 from mllm_srec.data.examples import GroupExamples
-from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.popularity import item_popularity
-from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.rank_lists import lists_hash
+from mllm_srec.data.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.pipeline.scored_rows import padded, padding_mask
 from mllm_srec.types import Split
@@ -33,46 +31,39 @@ CEILINGS_NOTE = (
 
 
 def protocol(
-    datamodule: PromptDataModule, split: Split, score: str, checkpoint: str | None, fitting: bool = False
+    datamodule: RankingDataModule, split: Split, score: str, checkpoint: str | None, fitting: bool = False
 ) -> dict[str, Any]:
     """What the numbers are measured with; two runs are comparable only where all of this is equal.
 
     Args:
-        datamodule: The data, and how prompts are made of them.
+        datamodule: The data, and how models are shown them.
         split: Split that is measured.
         score: Kind of score of the model.
         checkpoint: File name of the weights within the run; None for weights as loaded.
-        fitting: Measured by `fit`, which ranks sampled lists and has a limit of groups of its own.
+        fitting: Measured by `fit`, which has a limit of groups of its own.
     """
     max_groups = datamodule.max_eval_groups if fitting else datamodule.max_test_groups
-    evaluator = "sampled" if fitting else datamodule.evaluator
+    evaluator = datamodule.evaluator_of(fitting)
     reranked = evaluator == "rerank"
     labels = {"sampled": f"sampled@{datamodule.n_negatives}", "rerank": f"rerank@{datamodule.n_retrieved}"}
+    lists = datamodule.eval_examples(split)[1] if reranked else None
     return {
         "evaluator": labels.get(evaluator, evaluator),
         "candidates_hash": datamodule.data.candidates_hash,
         "m": datamodule.n_negatives if evaluator == "sampled" else None,
         "retriever": Path(datamodule.retriever).resolve().name if reranked else None,
-        "lists_hash": lists_hash(datamodule.eval_examples(split)[1]) if reranked else None,
+        "lists_hash": lists_hash(lists) if isinstance(lists, GroupExamples) else None,
         "max_groups": max_groups,
         "groups_seed": None if max_groups is None else datamodule.seed,
         "split": split,
         "ties": "expected",
         "score": score,
-        "prompt": prompt_label(datamodule),
+        "prompt": datamodule.inputs_label,
         "checkpoint": checkpoint,
     }
 
 
-def prompt_label(datamodule: PromptDataModule) -> str:
-    """Version and settings of the prompt, short: `table1-article-v1/5f2c81ab`."""
-    pictures = replace(datamodule.pictures, serve="none" if datamodule.pictures.serve == "none" else "pixels")
-    summaries = datamodule.summaries.identity if datamodule.summaries else None
-    settings = repr((datamodule.prompt, datamodule.max_length, pictures, summaries))  # features give what pixels do
-    return f"{datamodule.prompt.version}/{text_hash(settings)[:8]}"
-
-
-def measure(pairs: GroupExamples, lists: GroupExamples, scores: Scorer) -> dict[str, float]:
+def measure(pairs: GroupExamples, lists: Lists, scores: Scorer) -> dict[str, float]:
     """Metrics of any scorer through the same code that measures models; what it has no scores for is left out.
 
     Args:
@@ -83,19 +74,19 @@ def measure(pairs: GroupExamples, lists: GroupExamples, scores: Scorer) -> dict[
     # Every process that asks has all the rows, so nothing is to be summed over processes.
     metrics = EvaluationMetrics(sync_on_compute=False)
     values: dict[str, torch.Tensor] = {}
-    of_pairs, of_lists = scores(pairs), scores(lists)
-    if of_pairs is not None:
+    if (of_pairs := scores(pairs)) is not None:
         relevance, kind = padded(pairs, pairs.relevance), padded(pairs, pairs.kind, -1)
         metrics.add_pairs(padded(pairs, of_pairs), relevance, kind, padding_mask(pairs))
         values |= metrics.auc.compute()
-    if of_lists is not None:
-        n_missed = torch.from_numpy(lists.n_missed)
-        metrics.add_lists(padded(lists, of_lists), padded(lists, lists.relevance), padding_mask(lists), n_missed)
-        values |= metrics.ranking.compute()
-    return _finite(values)
+    for part in (lists,) if isinstance(lists, GroupExamples) else (few.written_out() for few in lists.chunks()):
+        if (of_lists := scores(part)) is None:
+            return _finite(values)
+        n_missed = torch.from_numpy(part.n_missed)
+        metrics.add_lists(padded(part, of_lists), padded(part, part.relevance), padding_mask(part), n_missed)
+    return _finite(values | metrics.ranking.compute())
 
 
-def references(datamodule: PromptDataModule, split: Split) -> dict[str, dict[str, float]]:
+def references(datamodule: RankingDataModule, split: Split) -> dict[str, dict[str, float]]:
     """Rows to print beside a result.
 
     Chance and popularity always; where lists are reranked, the retriever's own order and the best order of what it
@@ -107,7 +98,7 @@ def references(datamodule: PromptDataModule, split: Split) -> dict[str, dict[str
         "chance": measure(pairs, lists, lambda examples: np.zeros(examples.n_targets)),
         "popularity": measure(pairs, lists, lambda examples: likes[examples.item_index]),
     }
-    if datamodule.evaluator == "rerank" and not datamodule.fitting:
+    if datamodule.evaluator_of(datamodule.fitting) == "rerank":
         rows["retriever"] = measure(pairs, lists, lambda examples: None if examples is pairs else _order(examples))
         best = measure(pairs, lists, lambda examples: None if examples is pairs else examples.relevance * 1.0)
         rows["retriever, best order"] = best
@@ -125,7 +116,7 @@ def _order(examples: GroupExamples) -> np.ndarray:
     return np.repeat(examples.offsets[:-1], sizes) - np.arange(examples.n_targets, dtype=np.float64)
 
 
-def _ceiling(datamodule: PromptDataModule, table: pl.DataFrame, column: str) -> Scorer:
+def _ceiling(datamodule: RankingDataModule, table: pl.DataFrame, column: str) -> Scorer:
     """Scorer that looks up a column of the demo shop's known scores; None for targets that it was not computed for."""
     items = datamodule.data.items["item_id"]
 

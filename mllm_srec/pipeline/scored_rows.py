@@ -6,11 +6,14 @@ each with the numbers of candidates above it and tied with it: all that any metr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 import torch
 
 from mllm_srec.data.examples import GroupExamples
+from mllm_srec.data.whole_lists import WholeLists
 from mllm_srec.models.ranking_module import Scored
 from mllm_srec.types import CandidateBatch, MllmSrecError
 
@@ -35,6 +38,9 @@ with the same score (itself among them), and in all."""
 
 KEPT_TOP = 100
 """First items that are kept of a list of the whole catalogue."""
+
+CHUNK = 1024
+"""Lists that are put together at once."""
 
 Lists = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """Scores, relevance and mask `(B, C)`, and number of missed positives `(B,)`."""
@@ -74,19 +80,62 @@ def top_rows(rows: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(placed) if placed else rows.with_columns(pl.lit(None, PLACE[name]).alias(name) for name in PLACE)
 
 
-def _placed(part: pl.DataFrame) -> pl.DataFrame:
-    """What is kept of one whole list."""
-    scores = part["score"].to_numpy()  # (C,)
+def top_of_batch(found: Scored, batch: CandidateBatch) -> pl.DataFrame:
+    """What `top_rows(batch_rows(found, batch))` keeps, without writing every candidate out as a row.
+
+    Args:
+        found: Scores of whole lists; of a model that states no probabilities.
+        batch: Its batch.
+    """
+    scores, mask = found["scores"].float().cpu().numpy(), batch["candidate_mask"].cpu().numpy()  # (B, C) each
+    relevance, items = batch["relevance"].cpu().numpy(), batch["item_index"].cpu().numpy()  # (B, C) each
+    parts: list[dict[str, np.ndarray]] = []
+    for row, group_id in enumerate(batch["group_id"].tolist()):
+        candidates = np.flatnonzero(mask[row])  # (C',)
+        columns = places(scores[row, candidates], group_id)
+        kept = np.flatnonzero((columns["rank"] <= KEPT_TOP) | (relevance[row, candidates] == 1))
+        kept = kept[np.argsort(columns["rank"][kept])]
+        chosen = candidates[kept]
+        parts.append(
+            {
+                "group_id": np.full(len(kept), group_id),
+                "item_index": items[row, chosen],
+                "score": scores[row, chosen],
+                "relevance": relevance[row, chosen],
+                **{name: column[kept] for name, column in columns.items()},
+                "n_candidates": np.full(len(kept), len(candidates)),
+            }
+        )
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    schema = SCHEMA | {"relevance": pl.Int64} | PLACE
+    length = len(joined.get("group_id", ()))
+    return pl.DataFrame({name: joined.get(name, [None] * length) for name in schema}, schema=schema)
+
+
+def places(scores: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Where each candidate of one list stands.
+
+    Args:
+        scores: `(C,)`, higher is better.
+        seed: Of the order of ties.
+
+    Returns:
+        `rank` from 1 (ties in random order), `n_above`, and `n_tied` with the candidate itself; `(C,)` each.
+    """
     ascending = np.sort(scores)
     below = np.searchsorted(ascending, scores, side="left")  # (C,)
     up_to = np.searchsorted(ascending, scores, side="right")  # (C,)
-    shuffled = np.random.default_rng(int(part["group_id"][0])).permutation(len(scores))
+    shuffled = np.random.default_rng(seed).permutation(len(scores))
     order = shuffled[np.argsort(-scores[shuffled], kind="stable")]
     rank = np.empty(len(scores), dtype=np.int64)
     rank[order] = np.arange(1, len(scores) + 1)
-    kept = part.with_columns(
-        rank=rank, n_above=len(scores) - up_to, n_tied=up_to - below, n_candidates=pl.lit(len(scores), pl.Int64)
-    )
+    return {"rank": rank, "n_above": len(scores) - up_to, "n_tied": up_to - below}
+
+
+def _placed(part: pl.DataFrame) -> pl.DataFrame:
+    """What is kept of one whole list."""
+    columns = places(part["score"].to_numpy(), int(part["group_id"][0]))
+    kept = part.with_columns(**columns, n_candidates=pl.lit(part.height, pl.Int64))
     return kept.filter((pl.col("rank") <= KEPT_TOP) | (pl.col("relevance") == 1)).sort("rank")
 
 
@@ -104,7 +153,7 @@ def padding_mask(examples: GroupExamples) -> torch.Tensor:
     return padded(examples, np.ones(examples.n_targets, dtype=np.bool_), False)
 
 
-def kept_lists(examples: GroupExamples, rows: pl.DataFrame) -> Lists:
+def kept_lists(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> Lists:
     """Stored rows as lists that have the same metrics as those that were scored.
 
     Args:
@@ -112,21 +161,27 @@ def kept_lists(examples: GroupExamples, rows: pl.DataFrame) -> Lists:
         rows: Their stored rows; where these are parts of lists, with the columns of `PLACE`.
     """
     n_missed = torch.from_numpy(examples.n_missed)
-    if "rank" not in rows.columns:
+    if isinstance(examples, GroupExamples) and "rank" not in rows.columns:
         stored = padded(examples, scores_of(examples, rows, "score"))
         return stored, padded(examples, examples.relevance), padding_mask(examples), n_missed
-    sizes = np.diff(examples.offsets)
-    shape = (len(examples), int(sizes.max(initial=1)))
-    places = np.arange(shape[1])
-    scores, relevance = np.tile(-places.astype(np.float32), (shape[0], 1)), np.zeros(shape, dtype=np.int64)
-    positives = rows.filter(pl.col("relevance") == 1).group_by("group_id", "n_above", "n_tied").len("n_positives")
+    shape = (len(examples), int(examples.sizes.max(initial=1)))
+    columns = np.arange(shape[1])
+    scores, relevance = np.tile(-columns.astype(np.float32), (shape[0], 1)), np.zeros(shape, dtype=np.int64)
+    relevant = (pl.col("relevance") == 1) & pl.col("group_id").is_in(examples.group_id.tolist())
+    positives = rows.filter(relevant).group_by("group_id", "n_above", "n_tied").len("n_positives")
     row_of = {int(group): row for row, group in enumerate(examples.group_id)}
     for group_id, n_above, n_tied, n_positives in positives.iter_rows():
         row = row_of[group_id]
         scores[row, n_above : n_above + n_tied] = -n_above  # one block of ties, its positives first
         relevance[row, n_above : n_above + n_positives] = 1
-    mask = torch.from_numpy(places < sizes[:, None])
+    mask = torch.from_numpy(columns < examples.sizes[:, None])
     return torch.from_numpy(scores), torch.from_numpy(relevance), mask, n_missed
+
+
+def kept_chunks(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> Iterator[Lists]:
+    """`kept_lists`, so many lists at a time as fit into memory."""
+    for begin in range(0, len(examples), CHUNK):
+        yield kept_lists(examples.take(np.arange(begin, min(begin + CHUNK, len(examples)))), rows)
 
 
 def kept_pairs(examples: GroupExamples, rows: pl.DataFrame) -> dict[str, torch.Tensor]:

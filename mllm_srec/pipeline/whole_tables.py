@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
+import torch
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.examples import GroupExamples
 from mllm_srec.data.rank_lists import KEYS
+from mllm_srec.data.ranking_datamodule import Lists
+from mllm_srec.data.whole_lists import WholeLists
 from mllm_srec.metrics.auc import user_auc
 from mllm_srec.metrics.evaluation import with_missed
 from mllm_srec.metrics.functional import ranking_metrics
-from mllm_srec.pipeline.scored_rows import KEPT_TOP, PLACE, kept_lists
+from mllm_srec.pipeline.scored_rows import KEPT_TOP, PLACE, kept_chunks
 from mllm_srec.types import EVAL_TOP_K, LIST_KINDS, MllmSrecError
 
 COLUMNS = ("group_id", "user_id", "item_id", "label", "kind", "score")
@@ -32,7 +37,7 @@ def pairs_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDatas
     return _joined("pairs", target_table(examples, data), rows)
 
 
-def lists_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
+def lists_table(examples: Lists, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
     """Scores of the candidate lists; positives that a retriever missed stand behind their list, with a null score.
 
     Args:
@@ -43,12 +48,11 @@ def lists_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDatas
     Raises:
         MllmSrecError: A row is missing, unknown or double.
     """
+    if "rank" in rows.columns or isinstance(examples, WholeLists):
+        _check_places(examples, rows)
+        parts = [_kept_targets(part, rows, data) for part in _parts(examples)]
+        return pl.concat(parts).sort("group_id", "rank") if parts else rows.select("group_id", "score")
     expected = target_table(examples, data)
-    if "rank" in rows.columns:
-        _check_places(expected, rows)
-        expected = expected.join(rows, on=["group_id", "item_index"], how="semi", maintain_order="left")
-        joined = _joined("lists", expected, rows)
-        return joined.sort("group_id", "rank")
     joined = _joined("lists", expected, rows)
     missed = _missed(examples, expected, data)
     if not missed.height:
@@ -62,7 +66,23 @@ def lists_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDatas
     )
 
 
-def user_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
+def _parts(examples: Lists) -> Iterator[GroupExamples]:
+    """The lists, written out some at a time."""
+    if isinstance(examples, GroupExamples):
+        yield examples
+    else:
+        yield from (part.written_out() for part in examples.chunks())
+
+
+def _kept_targets(part: GroupExamples, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
+    """Stored rows of some lists; all of their rows must be targets of theirs."""
+    expected = target_table(part, data)
+    own = rows.join(expected.select("group_id").unique(), on="group_id", how="semi")
+    kept = expected.join(own, on=["group_id", "item_index"], how="semi", maintain_order="left")
+    return _joined("lists", kept, own)
+
+
+def user_table(examples: Lists, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
     """One row per list: `group_id`, `user_id`, every metric with expected and worst ties, `user_auc`; null: undefined.
 
     Args:
@@ -70,13 +90,16 @@ def user_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDatase
         rows: Their stored rows, see `kept_lists`.
         data: Knows whose they are.
     """
-    lists = with_missed(*kept_lists(examples, rows))
-    values = ranking_metrics(*lists, top_k=EVAL_TOP_K, policies=("expected", "worst"))
-    values["user_auc"] = user_auc(*lists)
+    parts: list[dict[str, torch.Tensor]] = []
+    for kept in kept_chunks(examples, rows):
+        lists = with_missed(*kept)
+        values = ranking_metrics(*lists, top_k=EVAL_TOP_K, policies=("expected", "worst"))
+        parts.append({**values, "user_auc": user_auc(*lists)})
     table = pl.DataFrame({"group_id": examples.group_id}).join(
         data.groups.select("group_id", "user_id"), on="group_id", how="left", maintain_order="left"
     )
-    return table.with_columns(pl.Series(name, value.numpy()).fill_nan(None) for name, value in values.items())
+    joined = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+    return table.with_columns(pl.Series(name, value.numpy()).fill_nan(None) for name, value in joined.items())
 
 
 def target_table(examples: GroupExamples, data: PreparedDataset) -> pl.DataFrame:
@@ -111,21 +134,22 @@ def _joined(name: str, expected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFra
     return joined.select(*COLUMNS, *stated)
 
 
-def _check_places(expected: pl.DataFrame, rows: pl.DataFrame) -> None:
-    """Of every list: all positives and the first rows, counted among all candidates."""
-    lists = expected.group_by("group_id").agg(n=pl.len(), n_positives=pl.col("label").sum())
+def _check_places(examples: Lists, rows: pl.DataFrame) -> None:
+    """Of every list: all positives and the first rows, counted among all candidates; of no other list any row."""
+    sizes = {"n": examples.sizes, "n_positives": examples.n_positives}
+    lists = pl.DataFrame({"group_id": examples.group_id, **sizes})
     kept = rows.group_by("group_id").agg(
         pl.col("n_candidates").first(),
         n_top=(pl.col("rank") <= KEPT_TOP).sum(),
         n_found=(pl.col("relevance") == 1).sum(),
     )
-    both = lists.join(kept, on="group_id", how="left")
-    whole = (
+    both = lists.join(kept, on="group_id", how="full", coalesce=True)
+    complete = (
         (pl.col("n_candidates") == pl.col("n"))
         & (pl.col("n_found") == pl.col("n_positives"))
         & (pl.col("n_top") == pl.min_horizontal("n", KEPT_TOP))
     )
-    broken = both.filter(~whole.fill_null(False)).height
+    broken = both.filter(~complete.fill_null(False)).height
     if broken:
         raise MllmSrecError(f"of {lists.height} lists to be ranked, {broken} are not whole; nothing is written")
 

@@ -84,6 +84,34 @@ def test_whole_lists(data, split):
         assert labels == sorted(labels, reverse=True)
 
 
+FIELDS = ("group_id", "context", "offsets", "item_index", "relevance", "kind", "n_missed")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_whole_lists_written_out_later_are_the_same(data, split):
+    lists = RankLists(data, split, group_ids(data, split))
+    full, whole = lists.full(), lists.whole()
+    later = whole.written_out()
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(later, name), getattr(full, name), err_msg=name)
+    np.testing.assert_array_equal(whole.sizes, full.sizes)
+    np.testing.assert_array_equal(whole.n_positives, full.n_positives)
+    parts = [part.written_out() for part in whole.chunks(4)]
+    assert [len(part) for part in parts] == [4] * (len(whole) // 4) + [len(whole) % 4] * (len(whole) % 4 > 0)
+    np.testing.assert_array_equal(np.concatenate([part.item_index for part in parts]), full.item_index)
+
+
+def test_some_of_the_whole_lists(data):
+    whole = RankLists(data, "test", group_ids(data, "test")).whole()
+    chosen = whole.group_id[[4, 1]].tolist()
+    for some in (whole.only(chosen), whole.without(set(whole.group_id.tolist()) - set(chosen))):
+        assert some.group_id.tolist() == sorted(chosen)
+        full = RankLists(data, "test", np.array(sorted(chosen))).full()
+        for name in FIELDS:
+            np.testing.assert_array_equal(getattr(some.written_out(), name), getattr(full, name), err_msg=name)
+    assert whole.without(set()) is whole
+
+
 def test_some_lists_only(data):
     chosen = group_ids(data, "test")[2:5]
     whole = as_lists(RankLists(data, "test", group_ids(data, "test")).full(), data)

@@ -10,7 +10,7 @@ import pytest
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
-from mllm_srec.pipeline.results import CEILINGS, measure, prompt_label, protocol, references
+from mllm_srec.pipeline.results import CEILINGS, measure, protocol, references
 from mllm_srec.prompts.templates import PromptSettings
 
 
@@ -131,5 +131,5 @@ def test_limits_of_fit_and_of_the_others(demo_root):
     ],
 )
 def test_the_prompt_label_names_what_a_model_sees(change, same, demo_root):
-    label = prompt_label(PromptDataModule(str(demo_root), "demo"))
-    assert (prompt_label(PromptDataModule(str(demo_root), "demo", **change)) == label) is same
+    label = PromptDataModule(str(demo_root), "demo").inputs_label
+    assert (PromptDataModule(str(demo_root), "demo", **change).inputs_label == label) is same

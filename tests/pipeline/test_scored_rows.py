@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from mllm_srec.data.examples import GroupExamples
 from mllm_srec.metrics.functional import ranking_metrics, user_auc
-from mllm_srec.pipeline.scored_rows import KEPT_TOP, batch_rows, kept_lists, kept_pairs, padded, scores_of, top_rows
+from mllm_srec.pipeline.scored_rows import (
+    KEPT_TOP,
+    batch_rows,
+    kept_lists,
+    kept_pairs,
+    padded,
+    scores_of,
+    top_of_batch,
+    top_rows,
+)
 from mllm_srec.types import MllmSrecError
 
 
@@ -35,6 +44,22 @@ def make_batch(examples, scores):
         "item_index": padded(examples, examples.item_index, -1), "relevance": padded(examples, examples.relevance),
     }  # fmt: skip
     return {"scores": padded(examples, scores)}, batch
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(1, 260), min_size=1, max_size=4),
+    n_levels=st.sampled_from([1, 3, 40, 10_000]),
+)
+def test_the_top_of_a_batch_is_that_of_its_rows(seed, sizes, n_levels):
+    random = np.random.default_rng(seed)
+    relevance = (random.random(sum(sizes)) < 0.1).astype(np.int64)
+    scores = random.integers(0, n_levels, sum(sizes)).astype(np.float32) / 8 - 3
+    found, batch = make_batch(make_examples(sizes, relevance), scores)
+    slow, fast = top_rows(batch_rows(found, batch)), top_of_batch(found, batch)
+    assert fast.schema == slow.schema
+    assert fast.rows() == slow.rows()
 
 
 @settings(max_examples=300, deadline=None)

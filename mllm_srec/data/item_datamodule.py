@@ -1,0 +1,113 @@
+"""LightningDataModule of models that know users and items by number: the same pairs and lists as for prompts."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from mllm_srec.data.item_batches import Contexts, ItemGroups, TrainExamples
+from mllm_srec.data.item_numbers import Numbering
+from mllm_srec.data.rank_lists import RankLists
+from mllm_srec.data.ranking_datamodule import Lists, RankingDataModule
+from mllm_srec.data.sampler import GroupBatchSampler
+from mllm_srec.data.whole_lists import WholeLists
+from mllm_srec.types import ConfigError
+
+
+class ItemDataModule(RankingDataModule):
+    """Serves training examples of the train split, and pairs and lists as `ItemBatch`.
+
+    Args:
+        root: Folder of all data sets.
+        name: Folder of this data set below `root`.
+        unit: What a training example is: a user's sequence of likes, or one like with those before it.
+        max_history: S, latest items of a history.
+        **shared: Settings of `RankingDataModule`.
+
+    Raises:
+        ConfigError: The data set is not prepared, or settings contradict each other.
+    """
+
+    validates_whole: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        root: str = "data",
+        name: str = "demo",
+        unit: Literal["sequences", "targets"] = "sequences",
+        max_history: int = 50,
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        **shared: Any,
+    ) -> None:
+        super().__init__(root, name, batch_size, eval_batch_size, **shared)
+        self.unit, self.max_history = unit, max_history
+
+    @cached_property
+    def numbering(self) -> Numbering:
+        """Users and items by number."""
+        return Numbering(self.data)
+
+    @cached_property
+    def contexts(self) -> Contexts:
+        """All contexts by number."""
+        return Contexts.of(self.data.groups, self.numbering)
+
+    @property
+    def inputs_label(self) -> str:
+        """`items/50`: the latest 50 likes by number."""
+        return f"items/{self.max_history}"
+
+    @property
+    def n_train_examples(self) -> int:
+        """Number of training examples."""
+        return len(self.train_examples())
+
+    def train_examples(self) -> TrainExamples:
+        """Examples of the train split after `max_train_groups`."""
+        examples = TrainExamples.of(self.data.interactions, self.numbering, self.unit, self.max_history)
+        return examples.draw(self.max_train_groups, self.seed)
+
+    def whole_lists(self, lists: RankLists) -> WholeLists:
+        """Lists of the whole catalogue, written out batch by batch."""
+        return lists.whole()
+
+    def setup(self, stage: str) -> None:
+        """Number users and items in this process, before any loader is made."""
+        _ = self.contexts
+
+    def train_dataloader(self) -> DataLoader[int]:
+        """Shuffled examples; a resumed run starts behind the last trained batch.
+
+        Raises:
+            ConfigError: Nothing is liked in the train split.
+        """
+        examples = self.train_examples()
+        if not len(examples):
+            raise ConfigError(f"nothing is liked in the train split of {self.folder}: there is nothing to train on")
+        sampler = self._sampler(examples.lengths, self.batch_size, train=True)
+        return self._loader(examples, sampler, examples.collate)
+
+    def eval_loader(self, examples: Lists) -> DataLoader[int]:
+        """Groups of the examples."""
+        groups = ItemGroups(examples, self.contexts, self.max_history)
+        ones = np.ones(len(examples), dtype=np.int64)
+        sampler = self._sampler(ones, self.eval_batch_size, train=False)
+        return self._loader(groups, sampler, groups.collate)
+
+    def _sampler(self, lengths: np.ndarray, batch_size: int, train: bool) -> GroupBatchSampler:
+        rank, world_size = self.shard
+        position = self.train_position() if train else lambda: (0, 0)
+        return GroupBatchSampler(lengths, batch_size, train, self.seed, rank, world_size, position)
+
+    def _loader(self, dataset: Any, sampler: GroupBatchSampler, collate: Any) -> DataLoader[int]:
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            pin_memory=self.pins_memory,
+        )

@@ -1,0 +1,191 @@
+"""What all data modules share: one prepared data set, the same pairs and lists for every model, each scored once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as lightning
+import polars as pl
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.examples import GroupExamples, pair_examples, rank_examples
+from mllm_srec.data.rank_lists import RankLists
+from mllm_srec.data.sampler import Position
+from mllm_srec.data.whole_lists import WholeLists
+from mllm_srec.types import ConfigError, Split
+
+Evaluator = Literal["sampled", "rerank", "full"]
+Lists = GroupExamples | WholeLists
+
+
+class RankingDataModule(lightning.LightningDataModule):
+    """Base of the data modules; a subclass makes loaders of groups, and training examples.
+
+    Args:
+        root: Folder of all data sets.
+        name: Folder of this data set below `root`.
+        batch_size: Training examples per device and step.
+        eval_batch_size: Groups per device and step in evaluation.
+        evaluator: What `validate`, `test` and `predict` rank.
+        n_negatives: m of `sampled@m`: candidates besides the positives in evaluation.
+        retriever: `popularity`, or the folder of a run on this data set that was evaluated with `full`.
+        n_retrieved: N of `rerank@N`.
+        max_train_groups: Train on this many examples, drawn with the seed; null takes all.
+        max_eval_groups: In `fit`, validate on this many groups of each kind, drawn with the seed; null takes all.
+        max_test_groups: In `validate`, `test` and `predict`, the same; results name it, and null takes all.
+        num_workers: Worker processes of each loader.
+        seed: Seed of the order and the draws.
+
+    Attributes:
+        retrieved: Lists that are reranked, by split; set by the pipeline.
+        done: Pair groups and lists that were scored before; set by the writer of predictions.
+    """
+
+    validates_whole: ClassVar[bool] = False
+    """Whether `fit` may validate on the whole catalogue, since scoring it is cheap; else on sampled lists."""
+
+    def __init__(
+        self,
+        root: str,
+        name: str,
+        batch_size: int,
+        eval_batch_size: int,
+        evaluator: Evaluator = "sampled",
+        n_negatives: int = 20,
+        retriever: str = "popularity",
+        n_retrieved: int = 100,
+        max_train_groups: int | None = None,
+        max_eval_groups: int | None = None,
+        max_test_groups: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer lists than processes
+        self.root, self.name = root, name
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.evaluator, self.retriever, self.n_retrieved = evaluator, retriever, n_retrieved
+        self.num_workers, self.seed, self.n_negatives = num_workers, seed, n_negatives
+        self.max_train_groups, self.max_eval_groups = max_train_groups, max_eval_groups
+        self.max_test_groups = max_test_groups
+        self.retrieved: dict[Split, pl.DataFrame] = {}
+        self.done: tuple[set[int], set[int]] = (set(), set())
+        self._data: PreparedDataset | None = None
+
+    # --- what a subclass says -------------------------------------------------------------------------------------
+
+    @property
+    def inputs_label(self) -> str:
+        """What the model is shown of a context, short: a part of the protocol."""
+        raise NotImplementedError(f"{type(self).__name__} has no inputs_label")
+
+    @property
+    def n_train_examples(self) -> int:
+        """Number of training examples."""
+        raise NotImplementedError(f"{type(self).__name__} has no n_train_examples")
+
+    def whole_lists(self, lists: RankLists) -> Lists:
+        """Lists of the whole catalogue, in the form that this module can serve."""
+        raise NotImplementedError(f"{type(self).__name__} has no whole_lists(lists)")
+
+    def eval_loader(self, examples: Lists) -> DataLoader[Any]:
+        """Loader of groups in evaluation."""
+        raise NotImplementedError(f"{type(self).__name__} has no eval_loader(examples)")
+
+    # --- what they share ------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the prepared data set."""
+        return Path(self.root) / str(self.name)
+
+    @property
+    def data(self) -> PreparedDataset:
+        """The prepared data set."""
+        if self._data is None:
+            self._data = PreparedDataset.open(self.folder)
+        return self._data
+
+    @property
+    def fitting(self) -> bool:
+        """Whether the running command is `fit`, whose validation has a limit of its own."""
+        return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+
+    def evaluator_of(self, fitting: bool) -> Evaluator:
+        """What is ranked: `evaluator`, but while fitting never what would take too long or needs another run."""
+        cheap = self.evaluator == "full" and self.validates_whole
+        return "sampled" if fitting and not cheap else self.evaluator
+
+    def eval_examples(self, split: Split) -> tuple[GroupExamples, Lists]:
+        """Pair groups and candidate lists of `split`, as many as the running command takes.
+
+        Raises:
+            ConfigError: Fewer negatives are stored than asked for, or the retriever's lists do not fit.
+        """
+        limit = self.max_eval_groups if self.fitting else self.max_test_groups
+        samples = self.data.samples.filter(self.data.samples["split"] == split)
+        pairs = pair_examples(self.data.groups, self.data.items, samples).draw(limit, self.seed)
+        stored = self.data.manifest["candidates"]["n_negatives"]
+        if self.n_negatives > stored:
+            raise ConfigError(
+                f"data.n_negatives={self.n_negatives}, but the data set stores {stored} candidates per list "
+                "(candidates.n_negatives); ask for no more, or prepare with more under another data.name"
+            )
+        sampled = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
+        lists = sampled.draw(limit, self.seed)
+        evaluator = self.evaluator_of(self.fitting)
+        if evaluator == "sampled":
+            return pairs, lists
+        chosen = RankLists(self.data, split, lists.group_id)  # the same lists, whatever is ranked in them
+        if evaluator == "full":
+            return pairs, self.whole_lists(chosen)
+        if split not in self.retrieved:
+            raise ConfigError(
+                f"data.evaluator='rerank' needs the retriever's lists of the {split} split; start through "
+                "`python -m mllm_srec`, which reads them, or set `retrieved` to what `pipeline.retrieval` returned"
+            )
+        return pairs, chosen.rerank(self.retrieved[split], self.n_retrieved)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Pairs, then lists, of the val split."""
+        return self._eval_loaders(*self.eval_examples("val"))
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Pairs, then lists, of the test split."""
+        return self._eval_loaders(*self.eval_examples("test"))
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Candidate lists of the test split."""
+        return self._eval_loaders(*self.eval_examples("test"))[1]
+
+    def _eval_loaders(self, *parts: Lists) -> list[DataLoader[Any]]:
+        """Loaders of the pairs and of the lists, without what was scored before."""
+        done = (set(), set()) if self.fitting else self.done
+        return [self.eval_loader(examples.without(scored)) for examples, scored in zip(parts, done, strict=True)]
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """This process and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @property
+    def pins_memory(self) -> bool:
+        """Whether batches go to a GPU."""
+        return torch.cuda.is_available()
+
+    def train_position(self) -> Position:
+        """Epoch and batches already trained, from the trainer's own progress, which a checkpoint restores."""
+
+        def position() -> tuple[int, int]:
+            if self.trainer is None:
+                return 0, 0
+            loop = self.trainer.fit_loop
+            done = int(loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
+            # Not `processed`, which a checkpoint of an epoch's end may or may not have counted already.
+            return max(0, loop.epoch_progress.current.ready - 1), done
+
+        return position

@@ -1,0 +1,108 @@
+"""Candidate lists of the whole catalogue, written out a few at a time: users x items would not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mllm_srec.data.examples import GroupExamples
+from mllm_srec.data.ragged import Ragged
+from mllm_srec.types import LIST_KINDS
+
+CHUNK = 256
+"""Lists that are written out together."""
+
+
+@dataclass(frozen=True)
+class WholeLists:
+    """Lists of all items but those that a list leaves out; the counterpart of `GroupExamples`.
+
+    Attributes:
+        group_id: `(G,)` int64.
+        context: `(G,)` row of the group in the groups table.
+        n_items: N.
+        excluded: Rows in the items table that are not in each list.
+        positives: Rows of the relevant ones.
+        disliked: Rows of those that the user disliked in the split.
+    """
+
+    group_id: np.ndarray
+    context: np.ndarray
+    n_items: int
+    excluded: Ragged
+    positives: Ragged
+    disliked: Ragged
+
+    def __len__(self) -> int:
+        """Number of lists."""
+        return len(self.group_id)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Candidates of each list `(G,)`."""
+        return self.n_items - self.excluded.sizes
+
+    @property
+    def n_positives(self) -> np.ndarray:
+        """Relevant candidates of each list `(G,)`."""
+        return self.positives.sizes
+
+    @property
+    def n_missed(self) -> np.ndarray:
+        """`(G,)` zeros: no item is missed."""
+        return np.zeros(len(self), dtype=np.int64)
+
+    def without(self, group_ids: Collection[int]) -> WholeLists:
+        """All but these lists."""
+        return self.take(np.flatnonzero(~np.isin(self.group_id, list(group_ids)))) if group_ids else self
+
+    def only(self, group_ids: Collection[int]) -> WholeLists:
+        """These lists, in their order here."""
+        return self.take(np.flatnonzero(np.isin(self.group_id, list(group_ids))))
+
+    def take(self, chosen: np.ndarray) -> WholeLists:
+        """The lists at these places `(n,)`, in this order."""
+        parts = (part.take(chosen) for part in (self.excluded, self.positives, self.disliked))
+        return WholeLists(self.group_id[chosen], self.context[chosen], self.n_items, *parts)
+
+    def mask(self) -> np.ndarray:
+        """Bool `(G, N)`: whether the item is a candidate."""
+        allowed = np.ones((len(self), self.n_items), dtype=np.bool_)
+        allowed[self.excluded.rows(), self.excluded.values] = False
+        return allowed
+
+    def relevance(self) -> np.ndarray:
+        """Int64 `(G, N)`: 1 where the item is liked, 0 elsewhere."""
+        relevant = np.zeros((len(self), self.n_items), dtype=np.int64)
+        relevant[self.positives.rows(), self.positives.values] = 1
+        return relevant
+
+    def kind(self) -> np.ndarray:
+        """Int64 `(G, N)`: index into `types.LIST_KINDS`; -1 where the item is no candidate."""
+        kinds = np.full((len(self), self.n_items), LIST_KINDS.index("unrated"), dtype=np.int64)
+        kinds[self.disliked.rows(), self.disliked.values] = LIST_KINDS.index("disliked")
+        kinds[self.positives.rows(), self.positives.values] = LIST_KINDS.index("liked")
+        return np.where(self.mask(), kinds, -1)
+
+    def written_out(self) -> GroupExamples:
+        """All targets of these lists: positives first, then the others by their place in the catalogue."""
+        mask, relevance, kind = self.mask(), self.relevance(), self.kind()  # (G, N) each
+        order = np.argsort(-relevance, axis=1, kind="stable")  # (G, N)
+        rows = np.arange(len(self))[:, None]
+        kept = mask[rows, order]  # (G, N)
+        return GroupExamples(
+            group_id=self.group_id,
+            context=self.context,
+            offsets=np.concatenate([[0], self.sizes.cumsum()]).astype(np.int64),
+            item_index=order[kept],
+            relevance=relevance[rows, order][kept],
+            kind=kind[rows, order][kept],
+            n_missed=self.n_missed,
+        )
+
+    def chunks(self, size: int = CHUNK) -> Iterator[WholeLists]:
+        """All lists, `size` at a time."""
+        for begin in range(0, len(self), size):
+            yield self.take(np.arange(begin, min(begin + size, len(self))))
