@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mllm_srec.types import ConfigError
-
 
 def attention_mask(real: Tensor, causal: bool) -> Tensor:
     """Which position may look at which: at real ones, not at later ones if `causal`, and always at itself.
@@ -39,15 +37,10 @@ class MultiHeadAttention(nn.Module):
         hidden: D.
         n_heads: Heads, which share D equally.
         project: Mix the heads by a last projection.
-
-    Raises:
-        ConfigError: D cannot be shared by the heads.
     """
 
     def __init__(self, hidden: int, n_heads: int, project: bool) -> None:
         super().__init__()
-        if n_heads < 1 or hidden % n_heads:
-            raise ConfigError(f"n_heads={n_heads}; give a divisor of hidden={hidden}")
         self.n_heads = n_heads
         self.to_query, self.to_key, self.to_value = (nn.Linear(hidden, hidden, bias=False) for _ in range(3))
         self.projection = nn.Linear(hidden, hidden, bias=False) if project else nn.Identity()
@@ -63,8 +56,10 @@ class MultiHeadAttention(nn.Module):
         Returns:
             `(B, S, D)`.
         """
-        query, key, value = self.to_query(queries), self.to_key(states), self.to_value(states)  # (B, S, D)
-        heads = (each.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for each in (query, key, value))
-        found = scaled_dot_product_attention(*heads, attn_mask=mask)  # (B, heads, S, D / heads)
+        query, key, value = (
+            layer(source).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, heads, S, D / heads)
+            for layer, source in ((self.to_query, queries), (self.to_key, states), (self.to_value, states))
+        )
+        found = scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, heads, S, D / heads)
         mixed: Tensor = self.projection(found.transpose(1, 2).flatten(2))
         return mixed

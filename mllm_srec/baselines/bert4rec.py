@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from mllm_srec.baselines.attention import MultiHeadAttention, attention_mask
 from mllm_srec.baselines.base import DotProductRecommender
 from mllm_srec.baselines.losses import full_cross_entropy
-from mllm_srec.baselines.setting_checks import check_at_least, check_share
+from mllm_srec.baselines.setting_checks import check_at_least, check_heads, check_share
 from mllm_srec.baselines.train_data import TrainData
 from mllm_srec.types import ConfigError, ItemBatch, TrainBatch
 
@@ -116,6 +116,7 @@ class BERT4Rec(DotProductRecommender):
         self.hidden, self.n_layers, self.n_heads = hidden, n_layers, n_heads
         self.inner = 4 * hidden if inner is None else inner
         check_at_least(1, hidden=hidden, n_layers=n_layers, inner=self.inner)
+        check_heads(hidden, n_heads)
         check_at_least(0, warmup_steps=warmup_steps, decay_steps=decay_steps)
         check_share(dropout=dropout, below_one=True)
         check_share(mask_ratio=mask_ratio, last_only_share=last_only_share)

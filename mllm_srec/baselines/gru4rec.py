@@ -2,14 +2,15 @@
 
 The idea is that of Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks" (ICLR 2016). The
 official model trains on session-parallel minibatches with ranking losses (TOP1, BPR-max) over items of the batch and
-sampled ones (Hidasi and Karatzoglou, CIKM 2018). Here, as in the encoder that most comparisons of sequential models use:
+sampled ones (Hidasi and Karatzoglou, CIKM 2018). Here, as in most comparisons of sequential models:
 
 - whole sequences, cross-entropy over all items, at every position;
 - item embeddings (the original feeds one-hot items), and a linear layer back to their width, whose product with the
   same embeddings is the score.
 
 The GRU has no biases: padding, a zero vector, then leaves its zero state at exactly zero, so that left padding changes
-nothing. An empty history has the vector of an empty sequence: the bias of the linear layer.
+nothing. An empty history has the vector of an empty sequence: the bias of the linear layer, which is what all contexts
+share, and orders items nearly by popularity.
 """
 
 from __future__ import annotations

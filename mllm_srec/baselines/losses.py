@@ -84,7 +84,7 @@ def full_cross_entropy(
     rows = max(1, max_logits // max(1, len(items)))
     if len(queries) <= rows:
         return _summed_cross_entropy(queries, items, targets, bias) / max(1, len(queries))
-    chunks = zip(queries.split(rows), targets.split(rows), strict=True)
+    chunks = zip(torch.split(queries, rows), torch.split(targets, rows), strict=True)
     sums = [
         checkpoint(_summed_cross_entropy, some, items, wanted, bias, use_reentrant=False, preserve_rng_state=False)
         for some, wanted in chunks

@@ -36,3 +36,13 @@ def check_choice(choices: tuple[str, ...], **settings: str) -> None:
     for name, value in settings.items():
         if value not in choices:
             raise ConfigError(f"{name}={value!r}; give one of {', '.join(choices)}")
+
+
+def check_heads(hidden: int, n_heads: int) -> None:
+    """Refuse attention heads that cannot share the hidden size equally.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    if n_heads < 1 or hidden % n_heads:
+        raise ConfigError(f"n_heads={n_heads}; give a divisor of hidden={hidden}")
