@@ -1,0 +1,90 @@
+"""GRU encoder + cross-entropy: the usual recurrent baseline. It is not the official GRU4Rec; call it by this name.
+
+The idea is that of Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks" (ICLR 2016). The
+official model trains on session-parallel minibatches with ranking losses (TOP1, BPR-max) over items of the batch and
+sampled ones (Hidasi and Karatzoglou, CIKM 2018). Here, as in most comparisons of sequential models:
+
+- whole sequences, cross-entropy over all items, at every position;
+- item embeddings (the original feeds one-hot items), and a linear layer back to their width, whose product with the
+  same embeddings is the score.
+
+The GRU has no biases: padding, a zero vector, then leaves its zero state at exactly zero, so that left padding changes
+nothing. An empty history has the vector of an empty sequence: the bias of the linear layer, which is what all contexts
+share, and orders items nearly by popularity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mllm_srec.baselines.base import DotProductRecommender
+from mllm_srec.baselines.losses import full_cross_entropy
+from mllm_srec.baselines.setting_checks import check_at_least, check_share
+from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.types import ItemBatch, TrainBatch
+
+
+class GRU4Rec(DotProductRecommender):
+    """GRU encoder + cross-entropy over all items.
+
+    Args:
+        hidden: D, of item vectors.
+        gru_hidden: Of the recurrent state.
+        n_layers: Of the GRU, one upon the other.
+        dropout: Of the embeddings that enter the GRU.
+        kwargs: `lr`, `weight_decay`, `max_history`, `patience` of `ItemRecommender`.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    def __init__(
+        self, hidden: int = 64, gru_hidden: int = 128, n_layers: int = 1, dropout: float = 0.3, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        check_at_least(1, hidden=hidden, gru_hidden=gru_hidden, n_layers=n_layers)
+        check_share(dropout=dropout, below_one=True)
+        self.hidden, self.gru_hidden, self.n_layers = hidden, gru_hidden, n_layers
+        self.dropout = nn.Dropout(dropout)
+
+    def build(self, train: TrainData) -> None:
+        """Make embeddings, GRU and linear layer, with Xavier's initial weights."""
+        self.items = nn.Embedding(train.n_items + 1, self.hidden, padding_idx=0)
+        self.gru = nn.GRU(self.hidden, self.gru_hidden, self.n_layers, bias=False, batch_first=True)
+        self.linear = nn.Linear(self.gru_hidden, self.hidden)
+        nn.init.zeros_(self.linear.bias)
+        for weight in (self.items.weight, self.linear.weight, *self.gru.parameters()):
+            nn.init.xavier_normal_(weight)
+        with torch.no_grad():
+            self.items.weight[0] = 0  # padding
+
+    def encode(self, history: Tensor) -> Tensor:
+        """Vector of every prefix of the histories.
+
+        Args:
+            history: `(B, S)` item numbers, padded on the left.
+
+        Returns:
+            `(B, S, D)`: at position t what items 1..t say of the next one.
+        """
+        states, _ = self.gru(self.dropout(self.items(history)))  # (B, S, gru_hidden)
+        encoded: Tensor = self.linear(states)
+        return encoded
+
+    def query(self, batch: ItemBatch) -> Tensor:
+        """Vectors of the latest positions `(B, D)`."""
+        return self.encode(batch["history"][:, -self.max_history :])[:, -1]
+
+    def item_vectors(self) -> Tensor:
+        """Embeddings of the items `(N + 1, D)`, the same that histories are read with."""
+        return self.items.weight
+
+    def loss(self, batch: TrainBatch) -> Tensor:
+        """Cross-entropy of the item that follows, at every position of the sequence."""
+        history = batch["history"]  # (B, S + 1)
+        inputs, following = history[:, :-1], history[:, 1:]  # (B, S)
+        valid = inputs > 0
+        return full_cross_entropy(self.encode(inputs)[valid], self.items.weight[1:], following[valid] - 1)

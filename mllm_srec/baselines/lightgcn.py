@@ -1,0 +1,60 @@
+"""LightGCN: He et al., LightGCN: Simplifying and Powering Graph Convolution Network, SIGIR 2020. Beyond the article.
+
+Layers only average over neighbours, by 1 / sqrt(d_v d_w); a node's vector is the mean of its layers (equations 3 to 8,
+with alpha = 1 / (K + 1)). No deviation but the fallback for users without likes, see `GraphRecommender`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mllm_srec.baselines.graph import GraphRecommender, SparseMatrix, like_edges, undirected
+from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.types import ConfigError
+
+
+class LightGCN(GraphRecommender):
+    """Embeddings smoothed over the graph of likes.
+
+    Args:
+        hidden: Width of embeddings.
+        n_layers: K; 0 is matrix factorisation.
+        reg: lambda, on squared norms of the embeddings of a batch.
+        **kwargs: Settings of `ItemRecommender`.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    def __init__(self, hidden: int = 64, n_layers: int = 3, reg: float = 1e-4, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name, value, least in (("hidden", hidden, 1), ("n_layers", n_layers, 0), ("reg", reg, 0)):
+            if value < least:
+                raise ConfigError(f"{name}={value}; give at least {least}")
+        self.hidden, self.n_layers, self.reg = hidden, n_layers, reg
+
+    def build(self, train: TrainData) -> None:
+        """Make embeddings `(U + N, D)`, and the graph."""
+        super().build(train)
+        n = train.n_users + train.n_items
+        self.embeddings = nn.Parameter(nn.init.normal_(torch.empty(n, self.hidden), std=0.1))
+        self.graph = undirected(*like_edges(train), n, "symmetric")
+
+    def nodes(self) -> Tensor:
+        """Means over layers `(U + N, D)`."""
+        return self.smoothed(self.graph)
+
+    def smoothed(self, graph: SparseMatrix) -> Tensor:
+        """Means over layers `(U + N, D)` on a graph."""
+        layer = total = self.embeddings
+        for _ in range(self.n_layers):
+            layer = graph(layer)
+            total = total + layer
+        return total / (self.n_layers + 1)
+
+    def further_loss(self, user_vectors: Tensor, users: Tensor, liked: Tensor, unseen: Tensor) -> Tensor:
+        """Half the squared norms of layer 0, summed over a pair, mean over the batch (equation 15)."""
+        return self.reg * self.embeddings[torch.cat([users, liked, unseen])].square().sum() / (2 * len(users))

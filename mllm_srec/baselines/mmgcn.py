@@ -1,0 +1,159 @@
+"""MMGCN: Wei et al., Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video, MM 2019.
+
+A graph of likes for each modality, whose item nodes begin as features and whose user nodes as learnt preferences:
+  h  = LeakyReLU(mean over neighbours of W1 x)            (aggregation, equation 1)
+  x^ = LeakyReLU(W2 x) + e                                (combination with the id embedding, equation 5)
+  x' = LeakyReLU(W3 [h, x^]) or LeakyReLU(W3 h + x^)      (concatenation or element-wise)
+A node's vector is the mean over modalities.
+
+Deviations from the official code: id embeddings and preferences are trained (there, and in the toolbox MMRec, they are
+plain tensors that no optimiser sees; `freeze_id=True` reproduces that); `n_layers` is honoured (there: always 3);
+`concat` is a bool (there the string 'False' counts as true); preferences of every modality are regularised (there: the
+visual one only); W2 and W3 have no bias, as in the paper; scores come from the weights of now, not from the last
+training batch. The acoustic modality has no counterpart here. An item without a picture enters the visual graph as a
+zero vector, and has its neighbours and its id embedding only. Users without likes: see `GraphRecommender`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mllm_srec.baselines.bpr import feature_tensors
+from mllm_srec.baselines.graph import GraphRecommender, SparseMatrix, like_edges, undirected
+from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.types import ConfigError
+
+
+class MMGCNLayer(nn.Module):
+    """One round of aggregation and combination.
+
+    Args:
+        width: Of x.
+        hidden: d, of the result.
+        concat: Concatenation, else element-wise.
+    """
+
+    def __init__(self, width: int, hidden: int, concat: bool) -> None:
+        super().__init__()
+        self.concat = concat
+        self.neighbours = nn.Linear(width, width, bias=False)  # W1
+        self.own = nn.Linear(width, hidden, bias=False)  # W2
+        self.combined = nn.Linear(width + hidden if concat else width, hidden, bias=False)  # W3
+        for linear in (self.neighbours, self.own, self.combined):
+            nn.init.xavier_normal_(linear.weight)
+
+    def forward(self, x: Tensor, ids: Tensor, graph: SparseMatrix) -> Tensor:
+        """Nodes `(U + N, d)` of x `(U + N, width)` and id embeddings `(U + N, d)`."""
+        h = functional.leaky_relu(graph(self.neighbours(x)))  # (U + N, width)
+        own = functional.leaky_relu(self.own(x)) + ids  # (U + N, d)
+        combined = self.combined(torch.cat([h, own], dim=1)) if self.concat else self.combined(h) + own
+        return functional.leaky_relu(combined)
+
+
+class ModalityGraph(nn.Module):
+    """All layers of one modality.
+
+    Args:
+        features: `(N, F)` float32.
+        mask: `(N,)` float32, 0 where an item has no feature.
+        n_users: U.
+        hidden: d.
+        n_layers: Layers.
+        concat: See `MMGCNLayer`.
+        width: Width that features are mapped to; None keeps their own.
+    """
+
+    features: Tensor
+    mask: Tensor
+
+    def __init__(
+        self, features: Tensor, mask: Tensor, n_users: int, hidden: int, n_layers: int, concat: bool, width: int | None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("features", features, persistent=False)
+        self.register_buffer("mask", mask[:, None], persistent=False)
+        self.mlp = None if width is None else nn.Linear(features.shape[1], width)
+        first = features.shape[1] if width is None else width
+        self.preference = nn.Parameter(nn.init.xavier_normal_(torch.empty(n_users, first)))  # P
+        widths = [first] + [hidden] * (n_layers - 1)
+        self.layers = nn.ModuleList(MMGCNLayer(width, hidden, concat) for width in widths)
+
+    def forward(self, ids: Tensor, graph: SparseMatrix) -> Tensor:
+        """Nodes `(U + N, d)` after the last layer."""
+        items = self.features if self.mlp is None else self.mlp(self.features) * self.mask  # (N, width)
+        x = functional.normalize(torch.cat([self.preference, items]))  # (U + N, width)
+        for layer in self.layers:
+            x = layer(x, ids, graph)
+        return x
+
+
+class MMGCN(GraphRecommender):
+    """Graph convolution over pictures and over texts.
+
+    Args:
+        hidden: d, width of node vectors.
+        visual_hidden: Width that image features are mapped to; text features keep theirs.
+        n_layers: Layers of each modality's graph.
+        concat: Combine by concatenation (what the official code does in fact), else element-wise.
+        freeze_id: Leave id embeddings and preferences as they were drawn, as the official code does.
+        reg: lambda, on mean squares of the batch's id embeddings and of preferences.
+        lr: Learning rate of Adam.
+        **kwargs: Further settings of `ItemRecommender`.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    needs_features: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        hidden: int = 64,
+        visual_hidden: int = 256,
+        n_layers: int = 3,
+        concat: bool = True,
+        freeze_id: bool = False,
+        reg: float = 1e-4,
+        lr: float = 5e-4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(lr=lr, **kwargs)
+        sizes = (("hidden", hidden, 1), ("visual_hidden", visual_hidden, 1), ("n_layers", n_layers, 1), ("reg", reg, 0))
+        for name, value, least in sizes:
+            if value < least:
+                raise ConfigError(f"{name}={value}; give at least {least}")
+        self.hidden, self.visual_hidden, self.n_layers = hidden, visual_hidden, n_layers
+        self.concat, self.freeze_id, self.reg = concat, freeze_id, reg
+
+    def build(self, train: TrainData) -> None:
+        """Make id embeddings, a graph for each modality, and the adjacency that they share."""
+        super().build(train)
+        n = train.n_users + train.n_items
+        self.ids = nn.Parameter(nn.init.xavier_normal_(torch.empty(n, self.hidden)))  # e
+        modalities = nn.ModuleDict()
+        for name, width in (("image", self.visual_hidden), ("text", None)):
+            features, mask = feature_tensors(self.features, name, type(self).__name__)
+            modalities[name] = ModalityGraph(
+                features[1:], mask[1:], train.n_users, self.hidden, self.n_layers, self.concat, width
+            )
+        self.modalities = modalities
+        self.graph = undirected(*like_edges(train), n, "row")
+        for drawn in (self.ids, *self._preferences()):
+            drawn.requires_grad = not self.freeze_id
+
+    def nodes(self) -> Tensor:
+        """Means over modalities `(U + N, d)`."""
+        return torch.stack([modality(self.ids, self.graph) for modality in self.modalities.values()]).mean(0)
+
+    def further_loss(self, user_vectors: Tensor, users: Tensor, liked: Tensor, unseen: Tensor) -> Tensor:
+        """Mean square of the batch's id embeddings, plus that of each modality's preferences."""
+        preferences = sum(preference.square().mean() for preference in self._preferences())
+        return self.reg * (self.ids[torch.cat([users, liked, unseen])].square().mean() + preferences)
+
+    def _preferences(self) -> list[nn.Parameter]:
+        """P `(U, width)` of each modality."""
+        return [modality.preference for modality in self.modalities.values() if isinstance(modality, ModalityGraph)]
