@@ -70,8 +70,14 @@ def load_run(settings: Settings) -> LoadedRun:
         settings: Nested settings as in a run's `config.yaml`.
 
     Raises:
-        ConfigError: A setting is unknown to this version, the data set is not prepared, or summaries are missing.
+        ConfigError: It is a baseline's run, a setting is unknown to this version, the data set is not prepared, or
+            summaries are missing.
     """
+    if settings.get("baseline"):
+        raise ConfigError(
+            f"the run is of the baseline {settings['baseline']['class_path'].rpartition('.')[2]}, which is not asked for "
+            "single users; `test` with data.evaluator=full writes its first 100 items of every list to predictions/"
+        )
     parser, config = _parsed(settings)
     folder = Path(config.data.root) / config.data.name
     data = PreparedDataset.open(folder)

@@ -1,0 +1,176 @@
+"""Baselines by command, as a person types them: fit, resume, test, full ranking, and as retrievers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from mllm_srec.__main__ import main
+from mllm_srec.cli.schema import full_parser
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OVERLAYS = sorted(path for path in (CONFIGS / "baselines").rglob("*.yaml"))
+DATA_SETS = ("demo", "beauty", "movielens", "gift_cards")
+GRU = {"class_path": "mllm_srec.baselines.gru4rec.GRU4Rec", "init_args": {"hidden": 8, "patience": 50}}
+POPULARITY = {"class_path": "mllm_srec.baselines.popularity.Popularity"}
+
+
+@pytest.fixture(scope="module")
+def settings(shop_root):
+    raw = shop_root / "raw"
+    return {
+        "data": {"root": str(shop_root), "name": "items", "batch_size": 3, "eval_batch_size": 4, "n_negatives": 4},
+        "prepare": {
+            "source": "tables", "reviews": str(raw / "interactions.csv"), "metadata": str(raw / "items.csv"),
+            "images": str(raw / "pictures"), "k_core": 1, "split": "leave_one_out",
+        },
+        "candidates": {"n_negatives": 4},
+        "model": {"backbone": "nowhere/that-exists"},  # no baseline below looks at it
+        "trainer": {"accelerator": "cpu", "max_epochs": 4, "enable_progress_bar": False},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fitted(settings, tmp_path_factory):
+    """Folder with configurations and the run `a`; not to be changed."""
+    folder = tmp_path_factory.mktemp("fitted")
+    (folder / "gru.yaml").write_text(yaml.safe_dump({**settings, "baseline": GRU}))
+    (folder / "popularity.yaml").write_text(yaml.safe_dump({**settings, "baseline": POPULARITY}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["prepare", "--config", "gru.yaml"]) == 0
+        assert main(["fit", "--config", "gru.yaml", "--name", "a"]) == 0
+        assert main(["test", "--config", f"{A}/config.yaml", "--ckpt_path", BEST]) == 0
+    return folder
+
+
+@pytest.fixture
+def desk(fitted, tmp_path, monkeypatch):
+    shutil.copytree(fitted, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+A = "runs/items/a"
+BEST = f"{A}/checkpoints/best.ckpt"
+
+
+def metrics(run):
+    return json.loads((Path(run) / "metrics.json").read_text())
+
+
+def weights(run, name="last"):
+    return torch.load(Path(run) / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def refused(arguments, capsys):
+    capsys.readouterr()
+    assert main(arguments) == 1
+    return capsys.readouterr().err
+
+
+def test_results_and_their_rows(fitted, monkeypatch):
+    monkeypatch.chdir(fitted)
+    found = metrics(A)
+    assert found["test/model"] == "GRU4Rec"
+    assert found["test/n_weights"] == sum(value.numel() for value in weights(A).values())
+    assert found["test/random_backbone"] is False
+    assert found["test/prompt"] == "items/50"
+    pairs = pl.read_parquet(f"{A}/predictions/test_pairs.parquet").filter(pl.col("kind") != "disliked")
+    assert found["test/auc"] == pytest.approx(roc_auc_score(pairs["label"], pairs["score"]), abs=1e-9)
+    lists = pl.read_parquet(f"{A}/predictions/test.parquet")
+    areas = [roc_auc_score(rows["label"], rows["score"]) for _, rows in lists.group_by("group_id")]
+    assert found["test/user_auc"] == pytest.approx(np.mean(areas), abs=1e-9)
+    assert found["test/reference/chance/auc"] == 0.5
+
+
+def test_a_run_that_stopped_continues_as_if_it_had_not(desk):
+    short = ["fit", "--config", "gru.yaml", "--name", "b", "--trainer.max_epochs", "2"]
+    assert main(short) == 0
+    last = "runs/items/b/checkpoints/last.ckpt"
+    assert main([*short[:-1], "4", "--ckpt_path", last]) == 0
+    one, other = weights(A), weights("runs/items/b")
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=0)
+
+
+def test_equal_seeds_are_equal_and_others_are_not(desk):
+    for name, seed in (("c", "0"), ("d", "1")):
+        assert main(["fit", "--config", "gru.yaml", "--name", name, "--seed_everything", seed]) == 0
+    same, other = weights("runs/items/c"), weights("runs/items/d")
+    assert all(torch.equal(value, same[name]) for name, value in weights(A).items())
+    assert not all(torch.equal(value, other[name]) for name, value in weights(A).items())
+
+
+def test_what_does_not_belong_together_is_refused(desk, capsys):
+    test = ["test", "--config", f"{A}/config.yaml", "--ckpt_path", BEST]
+    assert "hidden: checkpoint 8, now 16" in refused([*test, "--baseline.init_args.hidden", "16"], capsys)
+    assert "model: checkpoint 'GRU4Rec', now 'Popularity'" in refused(
+        ["test", "--config", "popularity.yaml", "--ckpt_path", BEST], capsys
+    )
+    resumed = ["fit", "--config", "gru.yaml", "--ckpt_path", f"{A}/checkpoints/last.ckpt"]
+    assert "baseline.init_args.lr: run 0.001, now 0.5" in refused([*resumed, "--baseline.init_args.lr", "0.5"], capsys)
+    assert "the run is of the baseline GRU4Rec" in refused(["rank", "--ckpt_path", BEST, "--user", "u01"], capsys)
+
+
+def test_an_unknown_setting_is_named(desk, capsys):
+    settings = yaml.safe_load(Path("gru.yaml").read_text())
+    settings["baseline"]["init_args"]["hiden"] = 3
+    Path("odd.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "odd.yaml"])
+    assert "hiden" in capsys.readouterr().err
+
+
+def test_the_whole_catalogue_and_then_its_first_items_again(desk, capsys):
+    test = ["test", "--config", f"{A}/config.yaml", "--ckpt_path", BEST]
+    assert main([*test, "--data.evaluator", "full"]) == 0
+    whole = Path("runs/items/a--full")
+    found, rows = metrics(whole), pl.read_parquet(whole / "predictions/test.parquet")
+    seen = pl.read_parquet(
+        Path(yaml.safe_load(Path("gru.yaml").read_text())["data"]["root"]) / "items/interactions.parquet"
+    )
+    known = seen.filter(pl.col("split") != "test").select("user_id", "item_id")
+    assert rows.join(known, on=["user_id", "item_id"], how="semi").is_empty()
+    positives = rows.filter(pl.col("label") == 1)  # leave-one-out: one a list
+    hits = [min(max(5 - above, 0), tied) / tied for above, tied in positives.select("n_above", "n_tied").iter_rows()]
+    assert found["test/hr@5"] == pytest.approx(np.mean(hits), abs=1e-9)
+    rerank = ["--data.evaluator", "rerank", "--data.retriever", str(whole), "--data.n_retrieved", "5"]
+    assert main(["run", "--config", "popularity.yaml", "--name", "again", *rerank]) == 0
+    reranked = pl.read_parquet("runs/items/again/predictions/test.parquet").filter(pl.col("score").is_not_null())
+    top = rows.filter(pl.col("rank") <= 5).select("group_id", "item_id").sort("group_id", "item_id")
+    assert reranked.select("group_id", "item_id").sort("group_id", "item_id").equals(top)
+
+
+def test_where_nothing_is_trained_only_test_runs(desk, capfd):
+    run = ["run", "--config", "popularity.yaml", "--name", "counted"]
+    assert main(run) == 0
+    out = capfd.readouterr().out
+    assert "mllm_srec test" in out
+    assert "mllm_srec fit" not in out
+    found = metrics("runs/items/counted")
+    assert found["test/auc"] == pytest.approx(found["test/reference/popularity/auc"], abs=1e-12)
+    assert found["test/ndcg@10"] == pytest.approx(found["test/reference/popularity/ndcg@10"], abs=1e-12)
+    assert main(run) == 0
+    assert "mllm_srec test" not in capfd.readouterr().out
+    assert "has nothing to train" in refused(["fit", "--config", "popularity.yaml"], capsys=capfd)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix("")))
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_every_overlay_goes_with_every_data_set(overlay, data_set):
+    arguments = ["--config", str(CONFIGS / f"{data_set}.yaml"), "--config", str(overlay)]
+    config = full_parser("fit", "").parse_args(arguments)
+    content = yaml.safe_load(overlay.read_text())
+    if "baseline" in content:
+        assert config.baseline.class_path == content["baseline"]["class_path"]
+    assert config.data.name == data_set
+    assert overlay.read_text().startswith("# "), "a comment says what it is"
+    assert f"configs/{overlay.relative_to(CONFIGS)}" in overlay.read_text(), "and how to run it"
