@@ -75,8 +75,8 @@ def load_run(settings: Settings) -> LoadedRun:
     """
     if settings.get("baseline"):
         raise ConfigError(
-            f"the run is of the baseline {settings['baseline']['class_path'].rpartition('.')[2]}, which is not asked for "
-            "single users; `test` with data.evaluator=full writes its first 100 items of every list to predictions/"
+            f"the run is of the baseline {settings['baseline']['class_path'].rpartition('.')[2]}, which is not asked "
+            "for single users; `test` with data.evaluator=full writes its first 100 items of every list to predictions/"
         )
     parser, config = _parsed(settings)
     folder = Path(config.data.root) / config.data.name
