@@ -59,9 +59,9 @@ def item_features(
         L2-normalised rows; zero where an item has no picture or no text, or nothing that differs from the mean.
     """
     settled = frozen(replace(backbone, name=resolve_backbone(backbone.name, data)))
-    image, has_image = _image_rows(data, settled, pictures)
     encoder = _text_encoder(settings, settled)
-    text, has_text = _text_rows(data, settings, encoder)
+    text, has_text = _text_rows(data, settings, encoder)  # first: an error here must not come after hours of pictures
+    image, has_image = _image_rows(data, settled, pictures)
     tower = describe_backbone(settled.name, settled.revision)
     source = f"image: vision tower of {_named(tower)}, text: {_named(encoder.info)}" + ", centred" * settings.center
     _say(f"item features of {data.items.height} items; {source}")
