@@ -39,6 +39,11 @@ class BackboneInfo:
     fingerprint: str
     random_weights: bool
 
+    @property
+    def label(self) -> str:
+        """Hub name, or the folder's own name without where it lies."""
+        return Path(self.name).name if Path(self.name).is_dir() else self.name
+
 
 @dataclass(frozen=True)
 class WriterInfo(BackboneInfo):

@@ -148,7 +148,7 @@ class PromptExperiment:
     def facts(self) -> dict[str, Any]:
         """The backbone, and whether it began with random weights."""
         info = self.model.loaded.info
-        return {"random_backbone": info.random_weights, "backbone": info.name}
+        return {"random_backbone": info.random_weights, "backbone": info.label}
 
     def summary_accuracy(self) -> Mapping[str, float]:
         """Of the summaries that are used."""

@@ -179,7 +179,7 @@ def _by_number(name: str, raw: np.ndarray, present: np.ndarray, center: bool) ->
 
 def _named(info: BackboneInfo) -> str:
     weights = "random weights" if info.random_weights else "pretrained"
-    return f"{info.name} ({weights}, {info.fingerprint})"
+    return f"{info.label} ({weights}, {info.fingerprint})"
 
 
 def _say(message: str) -> None:

@@ -1,0 +1,99 @@
+"""No baseline learns from validation or test: with other held-out items in the tables, its weights are the same."""
+
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from mllm_srec.baselines.base import ItemRecommender
+from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.cli.schema import full_parser
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.item_datamodule import ItemDataModule
+from mllm_srec.data.prepare import prepare_dataset
+from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
+from mllm_srec.pipeline.item_data import train_data
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OVERLAYS = sorted(
+    path for path in (CONFIGS / "baselines").glob("*.yaml") if "baseline" in (yaml.safe_load(path.read_text()) or {})
+)
+
+
+def exchange(folder, seed):
+    """Held-out rows with the items, ratings and times of other held-out rows; train rows stay."""
+    random = np.random.default_rng(seed)
+    rows = pl.read_parquet(folder / "interactions.parquet")
+    items = pl.read_parquet(folder / "items.parquet")["item_id"].to_numpy()
+    held_out = pl.col("split") != "train"
+    other = pl.Series(random.choice(items, rows.height))
+    exchanged = rows.with_columns(
+        item_id=pl.when(held_out).then(other).otherwise(pl.col("item_id")),
+        rating=pl.when(held_out).then(6.0 - pl.col("rating")).otherwise(pl.col("rating")),
+    )
+    assert not exchanged.equals(rows)
+    exchanged.write_parquet(folder / "interactions.parquet")
+    return exchanged.filter(~held_out).equals(rows.filter(~held_out))
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """Two data roots whose tables differ in held-out rows only."""
+    demo = DemoSettings(n_users=24, n_items=40, n_interactions=14, image_size=28)
+    folders = [tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")]
+    for folder in folders:
+        prepare_dataset(folder / "demo", PrepareSettings(source="demo", k_core=1, demo=demo), CandidateSettings(6))
+    assert exchange(folders[1] / "demo", seed=3)
+    return folders
+
+
+def made(overlay):
+    """The model of an overlay, as the command line makes it; a hub's T5 becomes a small untrained one."""
+    arguments = ["--config", str(CONFIGS / "demo.yaml"), "--config", str(overlay)]
+    parser = full_parser("fit", "")
+    config = parser.parse_args(arguments)
+    if getattr(config.baseline.init_args, "backbone", None) == "t5-small":
+        pytest.skip("needs t5-small from the hub; vip5_random has the same code")
+    return parser.instantiate_classes(config).baseline
+
+
+def features(n_items):
+    random = np.random.default_rng(0)
+    image, text = (random.normal(size=(n_items + 1, size)).astype(np.float32) for size in (12, 9))
+    image[[0, 3]], text[0] = 0, 0
+    image, text = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9) for rows in (image, text))
+    return ItemFeatures(image, text, "random")
+
+
+def fitted(overlay, root):
+    """State after a few steps."""
+    model = made(overlay)
+    module = ItemDataModule(
+        str(root), "demo", unit=model.unit, max_history=model.max_history, batch_size=8, n_negatives=6
+    )
+    model.attach(train_data(PreparedDataset.open(root / "demo"), module.numbering, features(40)), seed=1)
+    if model.trained:
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_steps=6, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, use_distributed_sampler=False, limit_val_batches=0, default_root_dir=root,
+        )  # fmt: skip
+        trainer.fit(model, module)
+    return model
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_weights_do_not_know_what_was_held_out(overlay, roots):
+    one, other = (fitted(overlay, root) for root in roots)
+    states = [model.state_dict() for model in (one, other)]
+    assert isinstance(one, ItemRecommender)
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=0, atol=0, msg=name)
+    if one.trained:
+        fresh = made(overlay)
+        fresh.attach(one.train_data, seed=1)
+        assert any(not torch.equal(value, states[0][name]) for name, value in fresh.state_dict().items()), "not trained"
