@@ -5,7 +5,8 @@ graph of items that look or read alike, over which item embeddings are smoothed 
 
 Deviations from the official code: edges are drawn for each batch, not for each epoch, from random numbers that a
 resumed run repeats; features are frozen (there they are fine-tuned, though the item graph is not); an item without a
-picture has no neighbours in the visual graph and no part in its loss. As there, an item is among its own nearest.
+picture has no neighbours in the visual graph and no part in its loss; projections have no bias, which would cancel in
+BPR and never be trained. As there, an item is among its own nearest.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class FREEDOM(LightGCN):
             rows, columns = nearest_items(values[1:], mask[1:], self.top_k)  # (E',)
             share = torch.bincount(rows, minlength=train.n_items)[rows].float()
             entries.append((rows, columns, weight / share))
-            self.projections[name] = nn.Linear(values.shape[1], self.hidden)
+            self.projections[name] = nn.Linear(values.shape[1], self.hidden, bias=False)
             self.register_buffer(f"{name}_values", values[1:], persistent=False)  # (N, F)
             self.register_buffer(f"{name}_mask", mask[1:], persistent=False)  # (N,)
         rows, columns, weights = (torch.cat(parts) for parts in zip(*entries, strict=True))
