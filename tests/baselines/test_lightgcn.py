@@ -9,7 +9,7 @@ from mllm_srec.baselines.freedom import FREEDOM, nearest_items
 from mllm_srec.baselines.lightgcn import LightGCN
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, train_data
-from tests.baselines.test_mmgcn import SEQUENCES, features_of, world
+from tests.baselines.graph_world import SEQUENCES, features_of, world
 
 
 def adjacency(sequences, n_items):

@@ -12,7 +12,7 @@ from mllm_srec.baselines.popularity import Popularity
 from mllm_srec.baselines.train_data import ItemFeatures
 from mllm_srec.baselines.vbpr import VBPR
 from tests.baselines.conftest import item_batch, markov_chains, one_gradient, train_data, trained
-from tests.baselines.test_mmgcn import N_ITEMS, world
+from tests.baselines.graph_world import N_ITEMS, world
 
 MODELS = {
     "vbpr": lambda **s: VBPR(**{"hidden": 16, "visual_hidden": 16, "lr": 0.01, **s}),

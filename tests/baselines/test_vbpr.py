@@ -7,7 +7,7 @@ import torch
 from mllm_srec.baselines.vbpr import VBPR
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch
-from tests.baselines.test_mmgcn import N_ITEMS, NO_PICTURE, NO_TEXT, features_of, world
+from tests.baselines.graph_world import N_ITEMS, NO_PICTURE, NO_TEXT, features_of, world
 
 SETTINGS = {"hidden": 3, "visual_hidden": 2}
 
