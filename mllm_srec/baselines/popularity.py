@@ -118,7 +118,9 @@ class RecencyPopularity(ClosedForm):
 
     def score_all(self, batch: ItemBatch) -> Tensor:
         """Float32 counts `(B, N)`, by one pass over all likes, not a search for each item and context."""
-        moments, place = torch.cat(self._window(batch)).unique(return_inverse=True)  # (M,), (2 B,)
+        bounds = torch.cat(self._window(batch))  # (2 B,)
+        moments = bounds.sort().values
+        place = torch.searchsorted(moments, bounds)
         first = torch.searchsorted(moments, self.liked_at, right=True)  # (L,) first moment after the like
         shape = (len(moments) + 1, self.n_items + 1)
         new = torch.bincount(first * shape[1] + self.liked, minlength=shape[0] * shape[1]).view(shape)
