@@ -5,7 +5,8 @@ graph of items that look or read alike, over which item embeddings are smoothed 
 
 Deviations from the official code: edges are drawn for each batch, not for each epoch, from random numbers that a
 resumed run repeats; features are frozen (there they are fine-tuned, though the item graph is not); an item without a
-picture has no neighbours in the visual graph and no part in its loss. As there, an item is among its own nearest.
+picture has no neighbours in the visual graph and no part in its loss; projections have no bias, which would cancel in
+BPR and never be trained. As there, an item is among its own nearest.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from mllm_srec.baselines.bpr import bpr_loss, feature_tensors
 from mllm_srec.baselines.graph import SparseMatrix, like_edges, undirected
 from mllm_srec.baselines.lightgcn import LightGCN
+from mllm_srec.baselines.setting_checks import check_at_least, check_share
 from mllm_srec.baselines.train_data import TrainData
-from mllm_srec.types import ConfigError
 
 CHUNK = 1024
 """Items compared with the catalogue at a time: at 18,000 items a block of 74 MB."""
@@ -59,13 +60,10 @@ class FREEDOM(LightGCN):
         **kwargs: Any,
     ) -> None:
         super().__init__(hidden=hidden, n_layers=n_layers, reg=0.0, **kwargs)
-        if top_k < 1 or n_item_layers < 0 or modality_weight < 0:
-            raise ConfigError(
-                f"top_k={top_k}, n_item_layers={n_item_layers}, modality_weight={modality_weight}; "
-                "give at least 1, 0 and 0"
-            )
-        if not (0 <= image_weight <= 1 and 0 <= edge_dropout < 1):
-            raise ConfigError(f"image_weight={image_weight}, edge_dropout={edge_dropout}; give [0, 1] and [0, 1)")
+        check_at_least(1, top_k=top_k)
+        check_at_least(0, n_item_layers=n_item_layers, modality_weight=modality_weight)
+        check_share(image_weight=image_weight)
+        check_share(edge_dropout=edge_dropout, below_one=True)
         self.n_item_layers, self.top_k, self.image_weight = n_item_layers, top_k, image_weight
         self.edge_dropout, self.modality_weight = edge_dropout, modality_weight
 
@@ -83,7 +81,7 @@ class FREEDOM(LightGCN):
             rows, columns = nearest_items(values[1:], mask[1:], self.top_k)  # (E',)
             share = torch.bincount(rows, minlength=train.n_items)[rows].float()
             entries.append((rows, columns, weight / share))
-            self.projections[name] = nn.Linear(values.shape[1], self.hidden)
+            self.projections[name] = nn.Linear(values.shape[1], self.hidden, bias=False)
             self.register_buffer(f"{name}_values", values[1:], persistent=False)  # (N, F)
             self.register_buffer(f"{name}_mask", mask[1:], persistent=False)  # (N,)
         rows, columns, weights = (torch.cat(parts) for parts in zip(*entries, strict=True))

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mllm_srec.baselines.base import ItemRecommender
 from mllm_srec.baselines.graph import SparseMatrix
+from mllm_srec.baselines.setting_checks import check_at_least
 from mllm_srec.baselines.train_data import TrainData
-from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch
+from mllm_srec.types import CandidateBatch, ItemBatch
 
 CHUNK = 256
 """Items compared with the catalogue at a time: at 35,000 users a dense block of 36 MB."""
@@ -41,10 +42,8 @@ class ItemKNN(ItemRecommender):
 
     def __init__(self, top_k: int = 100, shrinkage: float = 10.0, last_only: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if top_k < 1:
-            raise ConfigError(f"top_k={top_k}; give at least 1")
-        if shrinkage < 0:
-            raise ConfigError(f"shrinkage={shrinkage}; give 0 or more")
+        check_at_least(1, top_k=top_k)
+        check_at_least(0, shrinkage=shrinkage)
         self.top_k, self.shrinkage, self.last_only = top_k, shrinkage, last_only
 
     def build(self, train: TrainData) -> None:

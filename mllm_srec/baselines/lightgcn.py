@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mllm_srec.baselines.graph import GraphRecommender, SparseMatrix, like_edges, undirected
+from mllm_srec.baselines.setting_checks import check_at_least
 from mllm_srec.baselines.train_data import TrainData
-from mllm_srec.types import ConfigError
 
 
 class LightGCN(GraphRecommender):
@@ -31,9 +31,8 @@ class LightGCN(GraphRecommender):
 
     def __init__(self, hidden: int = 64, n_layers: int = 3, reg: float = 1e-4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (("hidden", hidden, 1), ("n_layers", n_layers, 0), ("reg", reg, 0)):
-            if value < least:
-                raise ConfigError(f"{name}={value}; give at least {least}")
+        check_at_least(1, hidden=hidden)
+        check_at_least(0, n_layers=n_layers, reg=reg)
         self.hidden, self.n_layers, self.reg = hidden, n_layers, reg
 
     def build(self, train: TrainData) -> None:

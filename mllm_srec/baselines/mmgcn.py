@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from mllm_srec.baselines.bpr import feature_tensors
 from mllm_srec.baselines.graph import GraphRecommender, SparseMatrix, like_edges, undirected
+from mllm_srec.baselines.setting_checks import check_at_least
 from mllm_srec.baselines.train_data import TrainData
-from mllm_srec.types import ConfigError
 
 
 class MMGCNLayer(nn.Module):
@@ -122,10 +122,8 @@ class MMGCN(GraphRecommender):
         **kwargs: Any,
     ) -> None:
         super().__init__(lr=lr, **kwargs)
-        sizes = (("hidden", hidden, 1), ("visual_hidden", visual_hidden, 1), ("n_layers", n_layers, 1), ("reg", reg, 0))
-        for name, value, least in sizes:
-            if value < least:
-                raise ConfigError(f"{name}={value}; give at least {least}")
+        check_at_least(1, hidden=hidden, visual_hidden=visual_hidden, n_layers=n_layers)
+        check_at_least(0, reg=reg)
         self.hidden, self.visual_hidden, self.n_layers = hidden, visual_hidden, n_layers
         self.concat, self.freeze_id, self.reg = concat, freeze_id, reg
 

@@ -81,6 +81,8 @@ class RecencyPopularity(ClosedForm):
         ConfigError: `days` is not positive.
     """
 
+    liked: Tensor
+    liked_at: Tensor
     times: Tensor
     keys: Tensor
 
@@ -95,18 +97,36 @@ class RecencyPopularity(ClosedForm):
         super().build(train)
         times, rank = np.unique(train.timestamp[train.liked], return_inverse=True)
         keys = np.sort(train.likes[1] * (len(times) + 1) + rank)
-        self.register_buffer("times", torch.from_numpy(times), persistent=False)  # (T,)
-        self.register_buffer("keys", torch.from_numpy(keys), persistent=False)  # (L,)
+        parts = {"liked": train.likes[1], "liked_at": train.timestamp[train.liked], "times": times, "keys": keys}
+        for name, values in parts.items():  # (L,), but times: (T,)
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
+
+    def _window(self, batch: ItemBatch) -> tuple[Tensor, Tensor]:
+        """Beginning and end `(B,)` of what is counted: likes in [timestamp - days, timestamp)."""
+        end = batch["timestamp"]
+        return end - round(self.days * DAY), end
 
     def item_scores(self, batch: ItemBatch, items: Tensor) -> Tensor:
-        """Float32 counts `(B, C)` of likes in [timestamp - days, timestamp)."""
-        end = batch["timestamp"]
-        return (self._before(items, end) - self._before(items, end - round(self.days * DAY))).float()
+        """Float32 counts `(B, C)`."""
+        begin, end = (self._before(items, moments) for moments in self._window(batch))
+        return (end - begin).float()
 
     def _before(self, items: Tensor, moments: Tensor) -> Tensor:
         """Place `(B, C)`, among all sorted likes, of the item's first like at or after the moment `(B,)`."""
         rank = torch.searchsorted(self.times, moments)  # (B,)
         return torch.searchsorted(self.keys, items * (len(self.times) + 1) + rank[:, None])
+
+    def score_all(self, batch: ItemBatch) -> Tensor:
+        """Float32 counts `(B, N)`, by one pass over all likes, not a search for each item and context."""
+        bounds = torch.cat(self._window(batch))  # (2 B,)
+        moments = bounds.sort().values
+        place = torch.searchsorted(moments, bounds)
+        first = torch.searchsorted(moments, self.liked_at, right=True)  # (L,) first moment after the like
+        shape = (len(moments) + 1, self.n_items + 1)
+        new = torch.bincount(first * shape[1] + self.liked, minlength=shape[0] * shape[1]).view(shape)
+        before = new.cumsum(0)[place, 1:]  # (2 B, N) likes before each moment
+        begin, end = before.chunk(2)
+        return (end - begin).float()
 
 
 def mixed(x: Tensor) -> Tensor:

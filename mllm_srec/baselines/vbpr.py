@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from mllm_srec.baselines.base import DotProductRecommender
 from mllm_srec.baselines.bpr import bpr_loss, feature_tensors
 from mllm_srec.baselines.negatives import NegativeSampler
+from mllm_srec.baselines.setting_checks import check_at_least, check_choice
 from mllm_srec.baselines.train_data import TrainData
-from mllm_srec.types import ConfigError, ItemBatch, TrainBatch
+from mllm_srec.types import ItemBatch, TrainBatch
 
 Modality = Literal["image", "both"]
 
@@ -82,12 +83,9 @@ class VBPR(DotProductRecommender):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (("hidden", hidden, 1), ("visual_hidden", visual_hidden, 1), ("reg", reg, 0),
-                                   ("reg_visual", reg_visual, 0)):  # fmt: skip
-            if value < least:
-                raise ConfigError(f"{name}={value}; give at least {least}")
-        if modality not in get_args(Modality):
-            raise ConfigError(f"modality={modality!r}; accepted: {', '.join(get_args(Modality))}")
+        check_at_least(1, hidden=hidden, visual_hidden=visual_hidden)
+        check_at_least(0, reg=reg, reg_visual=reg_visual)
+        check_choice(get_args(Modality), modality=modality)
         self.hidden, self.visual_hidden, self.modality, self.bias = hidden, visual_hidden, modality, bias
         self.reg, self.reg_visual = reg, reg_visual
 
