@@ -44,4 +44,5 @@ class StartMessage(pl.Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(datamodule, RankingDataModule):
             message += f" on {datamodule.n_train_examples:,} examples of {datamodule.name}"
+            message += f"; {datamodule.left_out}" if datamodule.left_out else ""
         print(message, flush=True)

@@ -124,13 +124,17 @@ class TrainExamples(Dataset[int]):
     def of(
         cls, interactions: pl.DataFrame, numbering: Numbering, unit: Literal["sequences", "targets"], max_history: int
     ) -> TrainExamples:
-        """Examples of the train split; nothing of another split is looked at."""
+        """Examples of the train split; nothing of another split is looked at.
+
+        A sequence of a single like has no next item, and is left out.
+        """
         likes = in_time_order(interactions.filter((pl.col("split") == "train") & is_liked()))
         user = numbering.users(likes["user_id"])
         _, first, counts = np.unique(user, return_index=True, return_counts=True)
         if unit == "targets":
             owner, begin, end = user, np.repeat(first, counts), np.arange(len(user))
         else:
+            first, counts = first[counts > 1], counts[counts > 1]
             owner, begin, end = user[first], first, first + counts
         return cls(owner, begin, end, numbering.items(likes["item_id"]), unit, max_history)
 

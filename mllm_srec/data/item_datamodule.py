@@ -6,8 +6,10 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 from torch.utils.data import DataLoader
 
+from mllm_srec.data.interactions import is_liked
 from mllm_srec.data.item_batches import Contexts, ItemGroups, TrainExamples
 from mllm_srec.data.item_numbers import Numbering
 from mllm_srec.data.rank_lists import RankLists
@@ -65,6 +67,15 @@ class ItemDataModule(RankingDataModule):
     def n_train_examples(self) -> int:
         """Number of training examples."""
         return len(self.train_examples())
+
+    @property
+    def left_out(self) -> str:
+        """Users of a single like, where examples are sequences."""
+        if self.unit != "sequences":
+            return ""
+        likes = self.data.interactions.filter((pl.col("split") == "train") & is_liked())
+        n_single = likes.group_by("user_id").len().filter(pl.col("len") == 1).height
+        return f"{n_single:,} users with a single like have no next item to learn from" if n_single else ""
 
     def train_examples(self) -> TrainExamples:
         """Examples of the train split after `max_train_groups`."""

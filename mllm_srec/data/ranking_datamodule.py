@@ -88,6 +88,11 @@ class RankingDataModule(lightning.LightningDataModule):
         """Number of training examples."""
         raise NotImplementedError(f"{type(self).__name__} has no n_train_examples")
 
+    @property
+    def left_out(self) -> str:
+        """What of the train split is no example, for the line that says what is trained on; empty for nothing."""
+        return ""
+
     def whole_lists(self, lists: RankLists) -> Lists:
         """Lists of the whole catalogue, in the form that this module can serve."""
         raise NotImplementedError(f"{type(self).__name__} has no whole_lists(lists)")
