@@ -32,6 +32,9 @@ from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch, TrainBatch
 
 Ranking = Literal["top_k", "next_k"]
 
+LENGTH_GROUPS = 8
+"""Groups of a training batch by length, each run at its own width: most users have few items, some have many."""
+
 
 class GPTRec(ItemRecommender):
     """A causal decoder of item codes; a candidate's score is the likelihood of its codes, or where it is generated.
@@ -121,10 +124,20 @@ class GPTRec(ItemRecommender):
 
     def loss(self, batch: TrainBatch) -> Tensor:
         """Mean cross-entropy over the tokens of all items of the sequences, the first one included."""
-        tokens, mask = self._tokens(batch["history"], self.max_history + 1)  # (B, T) each
+        history = batch["history"]
+        by_length = (history > 0).sum(dim=1).argsort()  # (B,)
+        parts = [self._losses(history[rows]) for rows in by_length.chunk(LENGTH_GROUPS)]
+        return torch.cat(parts).mean()
+
+    def _losses(self, history: Tensor) -> Tensor:
+        """Cross-entropy of every token of the sequences `(B, S)` that is no padding, in one dimension.
+
+        Projecting only these equals `ignore_index` on padding, with fewer logits.
+        """
+        tokens, mask = self._tokens(history, self.max_history + 1)  # (B, T) each
         hidden = self._run(tokens[:, :-1]).last_hidden_state  # (B, T - 1, D)
-        real = mask[:, 1:]  # projecting only what has a label equals ignore_index on padding, at a sixth of the logits
-        return cross_entropy(token_logits(self.gpt2, hidden[real], self.vocabulary).float(), tokens[:, 1:][real])
+        logits = token_logits(self.gpt2, hidden[mask[:, 1:]], self.vocabulary).float()  # (n, V)
+        return cross_entropy(logits, tokens[:, 1:][mask[:, 1:]], reduction="none")
 
     def score_candidates(self, batch: CandidateBatch) -> Tensor:
         """Float32 score of every candidate `(B, C)` of an `ItemBatch`; see the class."""
