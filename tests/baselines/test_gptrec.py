@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from mllm_srec.baselines import gptrec
 from mllm_srec.baselines.gptrec import GPTRec
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, left_padded, markov_chains, one_gradient, train_data, trained
@@ -181,7 +182,9 @@ def test_a_generation_longer_than_the_catalogue_ends_with_it():
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2])
-def test_loss_is_the_mean_over_real_tokens(n_tokens):
+@pytest.mark.parametrize("n_groups", [1, 2, 8])
+def test_loss_is_the_mean_over_real_tokens(n_tokens, n_groups, monkeypatch):
+    monkeypatch.setattr(gptrec, "LENGTH_GROUPS", n_groups)
     model = random_model(n_tokens=n_tokens)
     sequences = [[3, 7, 1], [5], [1, 2, 3, 4, 5, 6, 7, 8, 9]]
     losses = []
