@@ -26,6 +26,7 @@ from transformers import GPT2Config, GPT2Model
 
 from mllm_srec.baselines.base import ItemRecommender
 from mllm_srec.baselines.code_trie import Context, code_likelihoods, grow, token_logits
+from mllm_srec.baselines.setting_checks import check_at_least, check_choice, check_heads, check_share
 from mllm_srec.baselines.svd_codes import collision_rate, item_codes
 from mllm_srec.baselines.train_data import TrainData
 from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch, TrainBatch
@@ -59,6 +60,10 @@ class GPTRec(ItemRecommender):
 
     Attributes:
         codes: `(N + 1, t)` int64 tokens of each item number; row 0 is padding's, the token that begins a sequence.
+        collision_rate: Share of the items that have their codes with another; logged as `train/collision_rate`.
+
+    Raises:
+        ConfigError: A setting is out of range.
     """
 
     codes: Tensor
@@ -77,17 +82,11 @@ class GPTRec(ItemRecommender):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        smallest = {"hidden": 1, "n_layers": 1, "n_heads": 1, "n_tokens": 1, "n_values": 2, "n_generated": 1}
-        given = (hidden, n_layers, n_heads, n_tokens, n_values, n_generated)
-        for (name, least), value in zip(smallest.items(), given, strict=True):
-            if value < least:
-                raise ConfigError(f"{name}={value}; give at least {least}")
-        if hidden % n_heads:
-            raise ConfigError(f"hidden={hidden} is no multiple of n_heads={n_heads}")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"dropout={dropout}; give 0 <= dropout < 1")
-        if ranking not in get_args(Ranking):
-            raise ConfigError(f"ranking={ranking!r}; give one of {', '.join(get_args(Ranking))}")
+        check_at_least(1, hidden=hidden, n_layers=n_layers, n_tokens=n_tokens, n_generated=n_generated)
+        check_at_least(2, n_values=n_values)
+        check_heads(hidden, n_heads)
+        check_share(dropout=dropout, below_one=True)
+        check_choice(get_args(Ranking), ranking=ranking)
         if ranking == "next_k" and n_generated > self.max_history:
             raise ConfigError(f"n_generated={n_generated}; give at most max_history={self.max_history}")
         self.hidden, self.n_layers, self.n_heads, self.dropout = hidden, n_layers, n_heads, dropout
