@@ -52,7 +52,7 @@ class GPTRec(ItemRecommender):
         n_layers: Blocks of the decoder.
         n_heads: Attention heads.
         n_tokens: t, tokens of an item. With 1, the token is the item's number, and the vocabulary has N.
-        n_values: v, values of a token; not used with `n_tokens=1`.
+        n_values: v, values of a token; not used with `n_tokens=1`. Items share tokens only where v is well below N.
         ranking: What the score is: a likelihood (`top_k`), or the place in a generated list (`next_k`).
         n_generated: Items that `next_k` generates.
         dropout: On embeddings, attention and blocks (GPT-2's value).
