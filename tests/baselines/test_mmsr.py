@@ -264,8 +264,11 @@ def test_dropout_is_for_training_only():
 
 
 def area(model, histories, liked, others, n_items):
-    """AUC of items liked against others, pooled over all histories."""
-    scores = model.score_all(item_batch(histories, n_items=n_items)).detach().numpy()
+    """AUC of items liked against others, pooled over all histories.
+
+    Of log-probabilities: cross-entropy leaves scores free up to a constant of each history.
+    """
+    scores = model.score_all(item_batch(histories, n_items=n_items)).detach().log_softmax(dim=1).numpy()
     pairs = [(row, item, 1) for row, items in enumerate(liked) for item in items]
     pairs += [(row, item, 0) for row, items in enumerate(others) for item in items]
     return roc_auc_score([label for _, _, label in pairs], [scores[row, item - 1] for row, item, _ in pairs])
@@ -297,16 +300,24 @@ def test_pictures_tell_what_is_liked(clustered):
     others = [warm[cluster[warm] != taste].tolist() for taste in tastes]
     assert len(tastes) >= 3
 
-    model = trained(small(hidden=32, n_clusters=4, lr=5e-3), train, steps=150)
+    model = trained(small(hidden=32, n_clusters=4, lr=5e-3, dropout=0.1), train, steps=80)
     counts = [train.item_likes[np.concatenate(items)] for items in (liked, others)]
     popularity = roc_auc_score(np.repeat([1, 0], [len(c) for c in counts]), np.concatenate(counts))
-    print("area", area(model, known, liked, others, 60), popularity)
     assert area(model, known, liked, others, 60) > max(0.9, popularity + 0.2)
-    print("area", area(model, unknown, liked, others, 60), popularity)
-    assert area(model, unknown, liked, others, 60) > max(0.8, popularity + 0.2)
+    assert area(model, unknown, liked, others, 60) > max(0.7, popularity + 0.2)
     model.links.zero_()  # without codes an unknown item says nothing
-    print("area", area(model, unknown, liked, others, 60), popularity)
-    assert area(model, unknown, liked, others, 60) < 0.7
+    assert area(model, unknown, liked, others, 60) < 0.6
+
+
+def test_mixed_precision():
+    model = attached()
+    batch = item_batch(HISTORIES, n_items=N_ITEMS)
+    batch["target"] = torch.tensor([1, 2, 3, 4, 5, 6])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, scores = model.loss(batch), model.score_all(batch)
+    loss.backward()
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, model.score_all(batch), rtol=0.05, atol=0.01)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
