@@ -156,7 +156,6 @@ class MMSR(DotProductRecommender):
         x = self.mix(torch.cat(parts, dim=-1))  # (B, n, D)
         for layer in self.layers:
             x = functional.dropout(layer(x, graphs.kinds, graphs.edges), self.dropout, self.training)
-            x = x * (graphs.kinds > 0)[..., None]
         latest = x[torch.arange(len(x), device=x.device), graphs.last]  # (B, D)
         return torch.where(history[:, -1:] > 0, latest, self.no_history)
 
