@@ -28,8 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_srec.baselines.base import DotProductRecommender, Unit
+from mllm_srec.baselines.losses import full_cross_entropy
 from mllm_srec.baselines.mmsr_graph import BOTH, SELF, TEXT, build_graphs
 from mllm_srec.baselines.modality_codes import initial_embeddings, modality_codes
+from mllm_srec.baselines.setting_checks import check_at_least, check_share
 from mllm_srec.baselines.train_data import TrainData
 from mllm_srec.types import ConfigError, ItemBatch, TrainBatch
 
@@ -81,12 +83,11 @@ class MMSR(DotProductRecommender):
         **kwargs: Any,
     ) -> None:
         super().__init__(lr=lr, **kwargs)
-        for name, count in (("hidden", hidden), ("n_layers", n_layers), ("lr_decay_epochs", lr_decay_epochs)):
-            if count is not None and count < 1:
-                raise ConfigError(f"{name}={count}; give at least 1")
-        for name, share in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-            if not 0 <= share < 1:
-                raise ConfigError(f"{name}={share}; give at least 0 and less than 1")
+        check_at_least(1, hidden=hidden, n_layers=n_layers)
+        if lr_decay_epochs is not None:
+            check_at_least(1, lr_decay_epochs=lr_decay_epochs)
+        check_at_least(0, leaky=leaky, lr_decay=lr_decay)
+        check_share(dropout=dropout, attention_dropout=attention_dropout, below_one=True)
         if not 1 <= n_links <= n_clusters:
             raise ConfigError(f"n_links={n_links}; give 1 to n_clusters={n_clusters}")
         self.hidden, self.n_clusters, self.n_links, self.n_layers = hidden, n_clusters, n_links, n_layers
@@ -128,8 +129,7 @@ class MMSR(DotProductRecommender):
 
     def loss(self, batch: TrainBatch) -> Tensor:
         """Cross-entropy of the target among all items."""
-        logits = self._read_out(batch["history"]) @ self.item_vectors()[1:].T  # (B, N)
-        return functional.cross_entropy(logits, batch["target"] - 1)
+        return full_cross_entropy(self._read_out(batch["history"]), self.item_vectors()[1:], batch["target"] - 1)
 
     def query(self, batch: ItemBatch) -> Tensor:
         """The latest item's node, `(B, D)`; without a history, one learnt vector for all."""
