@@ -198,7 +198,7 @@ def test_markov_chain():
     n_items = 15
     chains = [chain[: 3 + user % 6] for user, chain in enumerate(markov_chains(n_items=n_items, length=8))]
     model = BERT4Rec(hidden=32, n_layers=1, dropout=0.0, mask_ratio=0.2, max_history=7, lr=5e-3)
-    trained(model, train_data(chains, n_items), steps=300)
+    trained(model, train_data(chains, n_items), steps=150)
     histories = [[(first + step) % n_items + 1 for step in range(4)] for first in range(n_items)]
     with torch.no_grad():
         scores = model.score_all(item_batch(histories, n_items=n_items, length=7))
@@ -237,7 +237,20 @@ def test_the_schedule_moves_the_optimizer_at_each_step():
 def test_defaults():
     model = attached(hidden=64)
     assert (model.inner, model.n_layers, model.n_heads, model.lr, model.patience) == (256, 2, 2, 1e-3, 50)
-    assert (model.mask_ratio, model.last_only_share) == (0.4, 0.5)
+    assert (model.mask_ratio, model.last_only_share, model.initial_weights) == (0.4, 0.5, "xavier")
+
+
+@pytest.mark.parametrize("initial_weights", ["xavier", "paper"])
+def test_initial_weights(initial_weights):
+    """Xavier's deviation is sqrt(2 / (in + out)); the paper's normal of 0.02 cut at 0.02 has 0.02 * 0.5396."""
+    model = BERT4Rec(hidden=64, initial_weights=initial_weights)
+    model.attach(train_data(markov_chains(n_users=5, n_items=N), N))
+    inside = model.blocks[1].feed_forward[0]
+    expected = math.sqrt(2 / (64 + 256)) if initial_weights == "xavier" else 0.02 * 0.5396
+    assert inside.weight.std().item() == pytest.approx(expected, rel=0.03)
+    assert initial_weights == "xavier" or inside.weight.abs().max() <= 0.02
+    assert inside.bias.abs().max() == model.items.weight[0].abs().max() == 0
+    assert model.items.weight[MASK].abs().max() > 0
 
 
 @pytest.mark.parametrize(
@@ -245,6 +258,7 @@ def test_defaults():
     [
         ({"mask_ratio": 1.5}, "mask_ratio=1.5; give a number from 0 to 1"),
         ({"last_only_share": -1}, "last_only_share=-1; give a number from 0 to 1"),
+        ({"initial_weights": "zero"}, "initial_weights='zero'; give one of xavier, paper"),
         ({"n_heads": 0}, "n_heads=0; give a divisor of hidden=64"),
         ({"warmup_steps": -1}, "warmup_steps=-1; give at least 0"),
         ({"warmup_steps": 5, "decay_steps": 5}, "decay_steps=5; give 0, or more than warmup_steps=5"),

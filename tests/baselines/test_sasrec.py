@@ -206,7 +206,7 @@ def test_markov_chain(loss, norm, seen_too):
 
 def test_pictures_are_not_seen_so_that_cold_items_are_at_chance(clustered):
     data, cluster, taste = clustered
-    model = trained(SASRec(loss="ce", hidden=16, n_layers=1, max_history=6), data, steps=60)
+    model = trained(SASRec(loss="ce", hidden=16, n_layers=1, max_history=6, lr=5e-3), data, steps=60)
     users = np.arange(1, data.n_users + 1)
     histories = [data.sequences[user].tolist() for user in users]
     with torch.no_grad():
