@@ -11,6 +11,9 @@ What differs from the paper, and why:
 - `lr=1e-3` without schedule reaches the same quality in fewer steps. The paper: 1e-4 with linear warm-up and decay
   (`lr`, `warmup_steps`, `decay_steps`), decoupled weight decay 0.01 (`weight_decay` here is Adam's L2, default 0),
   gradients clipped at 5 (`trainer.gradient_clip_val`), 400,000 steps on Beauty.
+- Xavier's initial weights (`initial_weights=xavier`). The paper's normal ones of deviation 0.02, which BERT chose for a
+  width of 768, are a sixth of that at a width of 64: attention starts out blind. On a synthetic world of 150 items
+  NDCG@10 was .52 after 600 steps and .60 after 1200, against .13 and .31 with `initial_weights=paper`.
 - `mask_ratio=0.4`; the paper has 0.6 for Beauty, 0.4 for Steam, 0.2 for MovieLens. Tune it.
 - `max_history=50` items and the mask; the paper's 50 include it.
 - Embeddings are normed before the first layer (the authors' code; the paper does not say so).
@@ -25,7 +28,7 @@ so that the mask of the question always stands where training masks the last ite
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -34,12 +37,14 @@ from torch import Tensor, nn
 from mllm_srec.baselines.attention import MultiHeadAttention, attention_mask
 from mllm_srec.baselines.base import DotProductRecommender
 from mllm_srec.baselines.losses import full_cross_entropy
-from mllm_srec.baselines.setting_checks import check_at_least, check_heads, check_share
+from mllm_srec.baselines.setting_checks import check_at_least, check_choice, check_heads, check_share
 from mllm_srec.baselines.train_data import TrainData
 from mllm_srec.types import ConfigError, ItemBatch, TrainBatch
 
+InitialWeights = Literal["xavier", "paper"]
+
 INITIAL_STD, INITIAL_BOUND = 0.02, 0.02
-"""Initial weights are normal, cut at this bound (section 4.3 of the paper)."""
+"""The paper's initial weights are normal, cut at this bound (section 4.3)."""
 
 
 class BertBlock(nn.Module):
@@ -89,6 +94,7 @@ class BERT4Rec(DotProductRecommender):
         dropout: Of embeddings and sublayers.
         mask_ratio: Probability of masking a position.
         last_only_share: Share of the examples that mask only the last item.
+        initial_weights: `xavier`, or small ones that do not depend on the width, `paper`.
         warmup_steps: Steps in which the learning rate rises linearly to `lr`; 0 begins with it.
         decay_steps: Step at which the learning rate has fallen linearly to 0, where training has to end; 0 keeps it.
         patience: Validations without a better one after which training ends; this model needs many.
@@ -107,6 +113,7 @@ class BERT4Rec(DotProductRecommender):
         dropout: float = 0.2,
         mask_ratio: float = 0.4,
         last_only_share: float = 0.5,
+        initial_weights: InitialWeights = "xavier",
         warmup_steps: int = 0,
         decay_steps: int = 0,
         patience: int = 50,
@@ -120,14 +127,15 @@ class BERT4Rec(DotProductRecommender):
         check_at_least(0, warmup_steps=warmup_steps, decay_steps=decay_steps)
         check_share(dropout=dropout, below_one=True)
         check_share(mask_ratio=mask_ratio, last_only_share=last_only_share)
+        check_choice(get_args(InitialWeights), initial_weights=initial_weights)
         if 0 < decay_steps <= warmup_steps:
             raise ConfigError(f"decay_steps={decay_steps}; give 0, or more than warmup_steps={warmup_steps}")
-        self.mask_ratio, self.last_only_share = mask_ratio, last_only_share
+        self.mask_ratio, self.last_only_share, self.initial_weights = mask_ratio, last_only_share, initial_weights
         self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
         self.dropout = nn.Dropout(dropout)
 
     def build(self, train: TrainData) -> None:
-        """Make embeddings, blocks and head with the paper's initial weights."""
+        """Make embeddings, blocks and head."""
         self.mask_number = train.n_items + 1
         self.items = nn.Embedding(train.n_items + 2, self.hidden, padding_idx=0)
         self.positions = nn.Parameter(torch.empty(self.max_history + 1, self.hidden))  # the last row is the latest's
@@ -136,13 +144,18 @@ class BERT4Rec(DotProductRecommender):
         self.blocks = nn.ModuleList(BertBlock(*sizes) for _ in range(self.n_layers))
         self.head = nn.Sequential(nn.Linear(self.hidden, self.hidden), nn.GELU())
         self.output_bias = nn.Parameter(torch.zeros(train.n_items + 1))
+        self._draw_weights()
+
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
         for name, weight in self.named_parameters():
-            if weight.ndim > 1:
+            if name.endswith("bias"):
+                weight.zero_()
+            elif weight.ndim > 1 and self.initial_weights == "xavier":
+                nn.init.xavier_normal_(weight)
+            elif weight.ndim > 1:
                 nn.init.trunc_normal_(weight, std=INITIAL_STD, a=-INITIAL_BOUND, b=INITIAL_BOUND)
-            elif name.endswith("bias"):
-                nn.init.zeros_(weight)
-        with torch.no_grad():
-            self.items.weight[0] = 0  # padding
+        self.items.weight[0] = 0  # padding
 
     def encode(self, numbers: Tensor) -> Tensor:
         """What every position says of the item that stands there.

@@ -12,8 +12,8 @@ What differs from the paper, and why:
 - Embeddings are multiplied by sqrt(D), as in the authors' code; the paper does not say so.
 - Dropout is on embeddings and on the output of sublayers (the paper's section 3.3); the authors' code drops attention
   weights and the hidden layer of the feed-forward network instead.
-- Negatives of `bce` and `gbce` have no interaction with the user in the train split, liked or not. So neither loss ever
-  lowers an item of the history: rank without what the user has seen.
+- Negatives of `bce` and `gbce` have no interaction with the user in the train split, liked or not. So neither loss puts
+  the items of a history below others: rank without what the user has seen.
 
 Positions are counted from the right end, as the paper's padding to a fixed length does: the item just before the target
 is always at the same place. So every user trains the place from which all questions are asked; counted from the first
