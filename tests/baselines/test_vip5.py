@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from mllm_srec.baselines import vip5 as vip5_module
+from mllm_srec.baselines import vip5_prompts
 from mllm_srec.baselines.train_data import ItemFeatures
 from mllm_srec.baselines.vip5 import VIP5
-from mllm_srec.baselines.vip5_model import Adapter, VisualTokens
+from mllm_srec.baselines.vip5_model import Adapter, VisualTokens, small_tokenizer
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, left_padded, one_gradient, train_data, trained
 
@@ -135,10 +136,6 @@ def embedded_by_hand(model, user, history, candidate=0):
 
 
 def model_tokenizer(model):
-    from transformers import AutoTokenizer
-
-    from mllm_srec.baselines.vip5_model import small_tokenizer
-
     return small_tokenizer() if model.backbone == "random" else AutoTokenizer.from_pretrained(model.backbone)
 
 
@@ -427,6 +424,9 @@ def test_untrained_weights_are_known_as_such(t5_folder, tmp_path):
 # --- what it learns -----------------------------------------------------------------------------------------------
 
 
+FAST = {"hidden": 32, "n_layers": 1, "n_heads": 4, "lr": 5e-3, "max_history": 6, "target_window": 0}
+
+
 def pair_auc(positive, negative):
     """Share of (positive, negative) pairs in the right order, ties half."""
     difference = np.asarray(positive)[:, None] - np.asarray(negative)[None, :]
@@ -460,55 +460,70 @@ def popularity_auc(train, cluster, taste, items):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scoring", ["likelihood", "yes_no"])
-def test_pictures_tell_more_than_popularity(clustered, scoring):
+def test_pictures_tell_more_than_popularity(clustered):
     """Only yes-no prompts show the candidate's picture, so that only they know anything of cold items."""
     train, cluster, taste = clustered
-    settings = {"hidden": 32, "n_heads": 4, "lr": 3e-3, "max_history": 10, "target_window": 0}
-    model = trained(small(scoring=scoring, **settings), train, steps=150)
+    model = trained(small(**FAST), train, steps=200, seed=1)
     warm, cold = np.arange(1, 41), np.arange(41, 61)
-    assert popularity_auc(train, cluster, taste, warm) < 0.65
+    assert popularity_auc(train, cluster, taste, warm) < 0.6
     assert cluster_auc(model, train, cluster, taste, warm) > 0.9
-    if scoring == "yes_no":
-        assert cluster_auc(model, train, cluster, taste, cold) > 0.9
+    model.scoring = "yes_no"
+    assert cluster_auc(model, train, cluster, taste, warm) > 0.9
+    assert cluster_auc(model, train, cluster, taste, cold) > 0.9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scoring", ["likelihood", "yes_no"])
-def test_it_overfits_32_instances(scoring):
-    random = np.random.default_rng(0)
-    sequences = [random.choice(np.arange(1, 41), 3, replace=False).tolist() for _ in range(32)]
-    train = train_data(sequences, 40, features(40))
-    negative = [int(random.choice(np.setdiff1d(np.arange(1, 41), row))) for row in sequences]
-    model = trained(small(scoring=scoring, hidden=32, lr=3e-3, target_window=1), train, steps=500)
-    candidates = [[row[-1], other] for row, other in zip(sequences, negative, strict=True)]
-    scores = score(model, item_batch([row[:-1] for row in sequences], candidates))
-    if scoring == "likelihood":  # log p of different prompts is not meant to be compared between users
-        assert (scores[:, 0] > scores[:, 1]).all()
-    assert pair_auc(scores[:, 0], scores[:, 1]) == 1.0
-
-
-@pytest.mark.slow
-def test_neither_relabelled_items_nor_another_permutation_change_the_quality(clustered):
-    """A world whose numbers betray clusters (items sorted by them) is no easier than the same world shuffled."""
+def test_relabelled_items_are_as_easy_as_before(clustered):
+    """Items sorted by cluster, and other permutations: all end above .85."""
     train, cluster, taste = clustered
-    warm = np.arange(1, 41)
     order = np.concatenate([[0], 1 + np.argsort(cluster[1:], kind="stable")])  # new number -> old number
     new_of = np.argsort(order)
-    sequences = [[int(new_of[item]) for item in train.sequences[user]] for user in range(1, train.n_users + 1)]
-    image = train.features.image[order]
-    sorted_train = train_data(sequences, train.n_items, ItemFeatures(image, train.features.text, "sorted"))
-    settings = {"hidden": 32, "n_heads": 4, "lr": 3e-3, "max_history": 10, "target_window": 0}
+    sequences = [new_of[train.sequences[user]].tolist() for user in range(1, train.n_users + 1)]
+    relabelled = ItemFeatures(train.features.image[order], train.features.text[order], "sorted")
+    for seed in (1, 2):
+        data = train_data(sequences, train.n_items, relabelled)
+        model = trained(small(**FAST), data, steps=200, seed=seed)
+        assert cluster_auc(model, data, cluster[order], taste, new_of[1:41]) > 0.85
+
+
+def betrayed(by_number, seed):
+    """Users like one of four clusters that no picture shows; `by_number` sorts items by cluster."""
+    random = np.random.default_rng(seed)
+    cluster = np.repeat(np.arange(4), 20)
+    cluster = np.concatenate([[-1], cluster if by_number else random.permutation(cluster)])
+    taste = np.concatenate([[-1], random.integers(0, 4, 40)])
+    sequences = [random.permutation(np.flatnonzero(cluster == taste[user]))[:6].tolist() for user in range(1, 41)]
+    return train_data(sequences, 80, features(80)), cluster, taste
+
+
+def mean_quality(by_number):
     found = []
-    for data, clusters, items, seed in (
-        (train, cluster, warm, 0),
-        (train, cluster, warm, 1),
-        (sorted_train, cluster[order], new_of[warm], 0),
-        (sorted_train, cluster[order], new_of[warm], 1),
-    ):
-        model = trained(small(**settings), data, steps=60, batch_size=120, seed=seed)
-        found.append(cluster_auc(model, data, clusters, taste, items))
-    plain, relabelled = found[:2], found[2:]
-    noise = max(abs(plain[0] - plain[1]), abs(relabelled[0] - relabelled[1]), 0.03)
-    assert abs(np.mean(plain) - np.mean(relabelled)) <= noise
-    assert min(found) > 0.6
+    for seed in (0, 1):
+        train, cluster, taste = betrayed(by_number, seed)
+        model = trained(small(**FAST), train, steps=120, batch_size=40, seed=seed)
+        found.append(cluster_auc(model, train, cluster, taste, np.arange(1, 81)))
+    return float(np.mean(found))
+
+
+@pytest.mark.slow
+def test_numbers_betray_nothing(monkeypatch):
+    """Items sorted by cluster are no easier than shuffled ones, but would be if they were numbered in that order."""
+    assert abs(mean_quality(by_number=True) - mean_quality(by_number=False)) < 0.06
+    monkeypatch.setattr(vip5_prompts, "_permutation", lambda n: torch.arange(n + 1))
+    assert mean_quality(by_number=True) > 0.62
+
+
+@pytest.mark.slow
+def test_it_overfits_32_instances():
+    """Each user knows all items but one, which is then always the negative: 32 yes, 32 no, and 32 numbers."""
+    random = np.random.default_rng(0)
+    chosen = np.stack([random.choice(np.arange(1, 10), 3, replace=False) for _ in range(32)])
+    sequences, negative = chosen[:, :2].tolist(), chosen[:, 2]
+    disliked = [(user, item) for user in range(1, 33) for item in range(1, 10) if item not in chosen[user - 1]]
+    train = train_data(sequences, 9, features(9), disliked)
+    settings = {"hidden": 32, "n_heads": 4, "n_layers": 1, "lr": 3e-3, "target_window": 1}
+    model = trained(small(**settings), train, steps=800)
+    batch = item_batch(chosen[:, :1].tolist(), np.stack([chosen[:, 1], negative], axis=1))
+    for model.scoring in ("likelihood", "yes_no"):
+        scores = score(model, batch)
+        assert pair_auc(scores[:, 0], scores[:, 1]) == 1.0
