@@ -1,0 +1,242 @@
+"""VIP5: a T5 that reads item numbers and visual tokens, and writes the next item's number or yes and no.
+
+Geng, Tan, Liu, Fu and Zhang, "VIP5: Towards Multimodal Foundation Models for Recommendation", Findings of EMNLP 2023.
+
+What differs from the paper or its code, and why:
+- Items and users get their numbers by a random permutation. The original numbers items in order of first appearance,
+  test items included, so that the next item's digits can be guessed; TIGER's authors measured what that is worth.
+- It starts from T5-small, as the shipped script does; the paper's P5 checkpoint was trained on these very data sets.
+- Both embedding tables (words, categories) are trained. The shipped code leaves them at their initial values when the
+  backbone is frozen: `strict: true`.
+- Only the sequential tasks are trained: next item, and yes or no (one of the two per user and step, one wording each,
+  ours). Direct choice among listed candidates and explanations are left out, as is beam search, which cannot score a
+  given candidate.
+- A candidate's score is the sum of log p over the tokens of its number and the end of text, or with
+  `scoring: yes_no` the difference of the two logits at the first step of the answer.
+- A constant rate follows a warm-up of `warmup_steps`; the original warms up over 10 % and decays linearly to 0.
+- One epoch draws one window per user; the original draws five per task, so that its 20 epochs are about 200 of ours.
+- `target_window: 0` draws targets from the whole sequence; the default is the official code's last three.
+`backbone: random` is not the method but its code path: a small untrained T5. Results carry `random_weights`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional
+
+from mllm_srec.baselines.base import ItemRecommender, Unit
+from mllm_srec.baselines.negatives import NegativeSampler
+from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.vip5_model import N_WORDS, RANDOM, VIP5Network, insert_adapters, load_t5, small_t5
+from mllm_srec.baselines.vip5_prompts import IGNORED, Lexicon, Prompts, draw_windows
+from mllm_srec.baselines.vip5_trie import NumberTrie, log_likelihoods
+from mllm_srec.models.backbone_files import RANDOM_MARK
+from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch, TrainBatch
+
+MAX_LOGITS = 2**26
+"""Logits that are held at once when candidates are scored: 256 MiB."""
+MAX_CANDIDATES = 8192
+MAX_PROMPTS = 256
+
+
+class VIP5(ItemRecommender):
+    """Visual item-number language model.
+
+    Args:
+        backbone: Folder or hub name of a T5 with its tokenizer, or `random` for a small untrained one.
+        finetune: `adapters` trains adapters, layer norms, visual tokens and tables; `full` all of T5, without adapters.
+        scoring: `likelihood` of the candidate's number, or `yes_no` with the candidate and its picture in the prompt.
+        n_visual_tokens: Visual tokens behind every item of a prompt.
+        adapter_reduction: Adapters are `hidden / adapter_reduction` wide.
+        strict: Keep the tables of words and categories as they were drawn, like the official code; needs `adapters`.
+        target_window: How many of the latest items of a sequence may be a training target; 0 for all.
+        max_tokens: Longest prompt; the oldest items of longer histories give way, and are counted (`n_cut`).
+        warmup_steps: Steps over which the rate rises to `lr`; it stays constant after them.
+        dropout: Of all layers of T5.
+        hidden: Width of the `random` backbone.
+        n_layers: Layers of each of its encoder and decoder.
+        n_heads: Its attention heads.
+        lr: Learning rate of AdamW.
+        weight_decay: Of AdamW.
+        **kwargs: `max_history`, `patience`; see `ItemRecommender`.
+
+    Attributes:
+        random_weights: The backbone was never trained; results must say so.
+
+    Raises:
+        ConfigError: A setting out of range, or adapters in an untrained backbone.
+    """
+
+    unit: ClassVar[Unit] = "sequences"
+    needs_features: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backbone: str = "t5-small",
+        finetune: Literal["adapters", "full"] = "adapters",
+        scoring: Literal["likelihood", "yes_no"] = "likelihood",
+        n_visual_tokens: int = 2,
+        adapter_reduction: int = 8,
+        strict: bool = False,
+        target_window: int = 3,
+        max_tokens: int = N_WORDS,
+        warmup_steps: int = 0,
+        dropout: float = 0.1,
+        hidden: int = 64,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(lr=lr, weight_decay=weight_decay, **kwargs)
+        self.backbone, self.finetune, self.scoring, self.strict = backbone, finetune, scoring, strict
+        self.n_visual_tokens, self.adapter_reduction = n_visual_tokens, adapter_reduction
+        self.target_window, self.max_tokens, self.warmup_steps = target_window, max_tokens, warmup_steps
+        self.dropout, self.hidden, self.n_layers, self.n_heads = dropout, hidden, n_layers, n_heads
+        self.random_weights = backbone == RANDOM
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Refuse values out of range and contradictions."""
+        choices = {"finetune": ("adapters", "full"), "scoring": ("likelihood", "yes_no")}
+        for name, accepted in choices.items():
+            if getattr(self, name) not in accepted:
+                raise ConfigError(f"{name}={getattr(self, name)!r}; accepted: {', '.join(accepted)}")
+        lowest = {"n_visual_tokens": 1, "adapter_reduction": 1, "target_window": 0, "warmup_steps": 0, "max_tokens": 1}
+        lowest |= {"hidden": 1, "n_layers": 1, "n_heads": 1}
+        for name, least in lowest.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)}; give at least {least}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout={self.dropout}; give 0 or more, and less than 1")
+        if self.max_tokens > N_WORDS:
+            raise ConfigError(f"max_tokens={self.max_tokens}; the table of words has {N_WORDS} rows, give no more")
+        if self.hidden % self.n_heads:
+            raise ConfigError(f"hidden={self.hidden} is no multiple of n_heads={self.n_heads}")
+        if self.strict and self.finetune == "full":
+            raise ConfigError("strict=True freezes two tables beside a frozen T5; give finetune: adapters with it")
+        if self.random_weights:
+            self._check_random()
+
+    def _check_random(self) -> None:
+        """Refuse to freeze weights that never learnt anything: adapters would only decode noise."""
+        if self.finetune == "adapters":
+            raise ConfigError(
+                f"backbone={self.backbone!r} has random weights, which finetune='adapters' would freeze; give "
+                "finetune: full, or a pretrained T5 as backbone"
+            )
+
+    def build(self, train: TrainData) -> None:
+        """Load or make T5, number items and users, and add what VIP5 adds."""
+        if self.backbone == RANDOM:
+            t5, tokenizer = small_t5(self.hidden, self.n_layers, self.n_heads, self.dropout)
+        else:
+            t5, tokenizer = load_t5(self.backbone, self.dropout)
+        self.random_weights = bool(getattr(t5.config, RANDOM_MARK, False))
+        if self.random_weights:
+            self._check_random()
+        if self.finetune == "adapters":
+            insert_adapters(t5, self.adapter_reduction)
+        self.lexicon = Lexicon(tokenizer, train.n_items, train.n_users, self.n_visual_tokens, self.max_tokens)
+        self.trie = NumberTrie(self.lexicon.number_tokens, t5.config.decoder_start_token_id, self.lexicon.eos)
+        self.network = VIP5Network(t5, self.features, self.n_visual_tokens)
+        self.network.freeze(self.finetune, self.strict)
+        self.negatives = NegativeSampler(train)
+
+    @property
+    def n_cut(self) -> int:
+        """Items of histories that gave way to `max_tokens` since `attach`."""
+        return self.lexicon.cut_items
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: TrainBatch) -> Tensor:
+        """Cross-entropy per token, averaged over an answer's tokens and then over answers.
+
+        Each sequence gives one window, and with equal odds the question for the next item or, with equal odds again,
+        the yes-no question of that item or of an unseen one.
+        """
+        history, target = draw_windows(batch["history"], self.target_window)  # (B, S), (B,)
+        unseen = self.negatives(batch["user"], 1)[:, 0]  # (B,)
+        asked, liked = torch.rand(2, len(target), device=target.device) < 0.5  # (B,) each
+        candidate = torch.where(asked, torch.where(liked, target, unseen), 0)
+        labels = self._labels(target, asked, liked)
+        prompts = self.lexicon.prompts(batch["user"], history, candidate)
+        logits = self.network.decode(self.network.encode(prompts), prompts, labels)  # (B, L, V)
+        each = functional.cross_entropy(
+            logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+        )  # (B, L)
+        return (each.sum(dim=1) / (labels != IGNORED).sum(dim=1)).mean()
+
+    def _labels(self, target: Tensor, asked: Tensor, liked: Tensor) -> Tensor:
+        """Tokens of the answers `(B, L)`: "yes" or "no" where asked, else the target's number."""
+        numbers, answers = self.trie.labels[self.lexicon.item_number[target]], self.lexicon.answers[liked.long()]
+        width = max(numbers.shape[1], answers.shape[1])
+        numbers, answers = (
+            functional.pad(rows, (0, width - rows.shape[1]), value=IGNORED) for rows in (numbers, answers)
+        )
+        return torch.where(asked[:, None], answers, numbers)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over what is trained, constant after a linear warm-up."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        warmup = max(1, self.warmup_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # --- scoring --------------------------------------------------------------------------------------------------
+
+    def score_candidates(self, batch: CandidateBatch) -> Tensor:
+        """Float32 score of every candidate `(B, C)` of an `ItemBatch`."""
+        return self._scores(cast(ItemBatch, batch), (batch["item_index"] + 1).clamp(min=1))
+
+    def score_all(self, batch: ItemBatch) -> Tensor:
+        """Float32 score of the whole catalogue `(B, N)`, column j being item row j."""
+        everything = torch.arange(1, self.train_data.n_items + 1, device=batch["history"].device)
+        return self._scores(batch, everything.expand(len(batch["history"]), -1))
+
+    @torch.no_grad()
+    def _scores(self, batch: ItemBatch, candidates: Tensor) -> Tensor:
+        """Float32 score of items `(B, C)`."""
+        score = self._likelihoods if self.scoring == "likelihood" else self._yes_no
+        return score(batch["user"], batch["history"], candidates)
+
+    def _likelihoods(self, user: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
+        """Log p of the candidates' numbers; a prompt is encoded once, candidates are decoded in chunks."""
+        numbers = self.lexicon.item_number[candidates]  # (B, C)
+        order = self.trie.rank[numbers].argsort(dim=1)  # neighbours share most of their way from the root
+        at_once = max(1, min(MAX_CANDIDATES, MAX_LOGITS // self.network.t5.config.vocab_size))
+        n_rows = max(1, at_once // candidates.shape[1])
+        scores = torch.empty(candidates.shape, device=candidates.device)  # (B, C)
+        for rows in torch.split(torch.arange(len(user), device=user.device), n_rows):
+            prompts = self.lexicon.prompts(user[rows], history[rows], torch.zeros_like(user[rows]))
+            memory = self.network.encode(prompts)  # (b, T, D)
+            for columns in torch.split(order[rows], at_once, dim=1):
+                wanted = numbers[rows].gather(1, columns)  # (b, c)
+                found = log_likelihoods(self.network.t5, self.trie, memory, prompts.mask, wanted)
+                scores[rows[:, None], columns] = found
+        return scores
+
+    def _yes_no(self, user: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
+        """Logit of "yes" minus that of "no"; one prompt per candidate, since the encoder reads in both directions."""
+        pairs = torch.cartesian_prod(
+            torch.arange(len(user), device=user.device), torch.arange(candidates.shape[1], device=user.device)
+        )  # (B C, 2)
+        scores = [
+            self._answer(self.lexicon.prompts(user[row], history[row], candidates[row, column]))
+            for row, column in (part.unbind(1) for part in torch.split(pairs, MAX_PROMPTS))
+        ]
+        return torch.cat(scores).view(candidates.shape)
+
+    def _answer(self, prompts: Prompts) -> Tensor:
+        """Difference of the two logits after the decoder's start token, `(b,)`."""
+        no, yes = self.lexicon.answers[:, 0]
+        first = self.lexicon.answers[1:, :1].expand(len(prompts.tokens), 1)  # one label: its step sees the start only
+        logits = self.network.decode(self.network.encode(prompts), prompts, first)[:, 0].float()  # (b, V)
+        return logits[:, yes] - logits[:, no]
