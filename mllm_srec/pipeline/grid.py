@@ -51,9 +51,7 @@ def run_grid(
     pool = ThreadPoolExecutor(n_jobs, thread_name_prefix="cell")
     with _told_to_stop():
         try:
-            waiting = [
-                pool.submit(run_cell, cell, program, stop, locks[path], say) for path, cell in different.items()
-            ]
+            waiting = [pool.submit(run_cell, cell, program, stop, locks[path], say) for path, cell in different.items()]
             for done in as_completed(waiting):
                 outcome = done.result()
                 outcomes[outcome.cell.run.path] = outcome

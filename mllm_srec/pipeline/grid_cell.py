@@ -1,4 +1,4 @@
-"""One cell as a process of its own, which outlives nothing but a grid that was killed, and is never run twice at once."""
+"""One cell of a grid as a process of its own, never run twice at once, not even behind a grid that was killed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -162,10 +162,8 @@ def _end(process: subprocess.Popen[bytes], log: LockedLog) -> None:
     """Ask the process and all that it started to end, and make them, if they do not; keeps the log locked."""
     log.hand_over()
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if process.returncode is None:

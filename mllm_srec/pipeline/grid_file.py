@@ -138,7 +138,8 @@ def check_grid(grid: GridSettings) -> None:
         raise ConfigError(f"significance.base: got {base!r}; accepted are best, first, {', '.join(labels)}")
     for place, settings in (("set", grid.set), *((f"set of row {row.label!r}", row.set) for row in grid.rows)):
         _check_set(place, settings)
-    files = [*grid.base, *(name for part in (*grid.data_sets, *grid.rows) for name in part.configs)]
+    files = [*grid.base, *(name for data_set in grid.data_sets for name in data_set.configs)]
+    files += [name for row in grid.rows for name in row.configs]
     missing = [name for name in dict.fromkeys(files) if not Path(name).is_file()]
     folders = [data_set.row_configs for data_set in grid.data_sets if data_set.row_configs is not None]
     missing += [name for name in folders if not Path(name).is_dir()]

@@ -62,7 +62,7 @@ def begin_attempt(cell: Cell) -> None:
 def end_attempt(cell: Cell, status: int, seconds: dict[str, float], peak_memory: int | None) -> None:
     """Note how the last attempt ended, and what it cost."""
     *earlier, attempt = read_attempts(cell)
-    attempt.update(status=status, seconds=seconds, peak_memory=peak_memory)
+    attempt["status"], attempt["seconds"], attempt["peak_memory"] = status, seconds, peak_memory
     _write(cell, [*earlier, attempt])
 
 
