@@ -61,17 +61,13 @@ def _parser(command: str) -> Parser:
     add_config_file(parser)
     parser.add_class_arguments(GridSettings)
     parser.add_argument("--name", type=str | None, default=None, help="Name of the table; null: that of the grid file.")
-    parser.add_argument(
-        "--quick", type=bool, nargs="?", const=True, default=False, help="Run the file's quick version."
-    )
+    parser.add_argument("--quick", action="store_true", help="Run what the file's quick_grid says.")
     parser.add_argument("--jobs", type=PositiveInt, default=1, help="Cells at a time.")
     parser.add_argument("--output", type=str | None, default=None, help=f"Folder of results; null: {OUTPUT}/<name>.")
     parser.add_argument(
         "--merge", type=str, nargs="+", default=[], help="Results of other grids whose rows join the table."
     )
-    parser.add_argument(
-        "--dry_run", type=bool, nargs="?", const=True, default=False, help="Print the command of every cell, no more."
-    )
+    parser.add_argument("--dry_run", action="store_true", help="Print the command of every cell, no more.")
     return parser
 
 
@@ -86,14 +82,14 @@ def _name(config: Any) -> str:
 
 def _grid_settings(values: Any) -> GridSettings:
     """The parsed settings as dataclasses."""
-    quick, significance = values["quick"], values["significance"]
+    quick, significance = values["quick_grid"], values["significance"]
     return GridSettings(
         rows=[GridRow(**row) for row in map(plain, values["rows"])],
         base=values["base"],
         data_sets=[GridDataSet(**data_set) for data_set in map(plain, values["data_sets"])],
         seeds=values["seeds"],
         set=values["set"],
-        quick=None if quick is None else QuickGrid(**plain(quick)),
+        quick_grid=None if quick is None else QuickGrid(**plain(quick)),
         metrics=values["metrics"],
         significance=significance if isinstance(significance, Significance) else Significance(**plain(significance)),
     )

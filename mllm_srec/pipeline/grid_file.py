@@ -90,7 +90,7 @@ class GridSettings:
         data_sets: Data sets; none: the one that `base` names.
         seeds: Values of `seed_everything`.
         set: Dotted settings of every cell, such as a common `data.retriever`.
-        quick: What `--quick` changes.
+        quick_grid: What `--quick` changes.
         metrics: Columns of the summary, in their order.
         significance: Which row the others are compared with, and how.
     """
@@ -100,7 +100,7 @@ class GridSettings:
     data_sets: list[GridDataSet] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     set: dict[str, Any] = field(default_factory=dict)
-    quick: QuickGrid | None = None
+    quick_grid: QuickGrid | None = None
     metrics: list[str] = field(default_factory=_shown)
     significance: Significance = field(default_factory=Significance)
 
@@ -111,13 +111,13 @@ def quickened(grid: GridSettings) -> GridSettings:
     Raises:
         ConfigError: The grid does not say what that is.
     """
-    if grid.quick is None:
+    if grid.quick_grid is None:
         raise ConfigError(
-            "quick: this grid has no such section; give one, for instance quick: {seeds: [0], set: {trainer.max_epochs:"
-            " 1}}"
+            "quick_grid: this grid has no such section; give one, for instance quick_grid: {seeds: [0], set: "
+            "{trainer.max_epochs: 1}}"
         )
-    rows = [replace(row, set={**row.set, **grid.quick.set}) for row in grid.rows]
-    return replace(grid, rows=rows, seeds=grid.quick.seeds)
+    rows = [replace(row, set={**row.set, **grid.quick_grid.set}) for row in grid.rows]
+    return replace(grid, rows=rows, seeds=grid.quick_grid.seeds)
 
 
 def check_grid(grid: GridSettings) -> None:

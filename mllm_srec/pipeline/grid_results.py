@@ -1,4 +1,4 @@
-"""Results of a grid: a JSON file per cell and one tidy table, and no two numbers in it that were measured differently."""
+"""Results of a grid: a JSON file per cell and one tidy table, in which all numbers were measured alike."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def wide_table(summary: pl.DataFrame, metrics: Sequence[str], findings: Mapping[
 
 def _number(cell: Mapping[str, Any] | None) -> str:
     if cell is None:
-        return "–"
+        return "-"
     text = f"{cell['mean']:.{DIGITS}f}" + ("" if cell["sd"] is None else f" ± {cell['sd']:.{DIGITS}f}")
     return {1: f"**{text}**", 2: f"*{text}*"}.get(cell["place"], text)
 
@@ -106,14 +106,12 @@ def cost_table(records: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in dict.fromkeys(record["row"] for record in records):
         of_row = [record for record in records if record["row"] == row]
-        seconds = [
-            _mean([r["seconds"][stage] for r in of_row if stage in r["seconds"]]) for stage in (*stages, "total")
-        ]
+        times = [[r["seconds"][stage] for r in of_row if stage in r["seconds"]] for stage in (*stages, "total")]
         peaks = [record["peak_memory"] for record in of_row if record["peak_memory"] is not None]
-        peak = f"{max(peaks) / 2**30:.2f}" if peaks else "–"
-        lines.append([row, str(len(of_row)), *seconds, peak])
+        peak = f"{max(peaks) / 2**30:.2f}" if peaks else "-"
+        lines.append([row, str(len(of_row)), *map(_mean, times), peak])
     return markdown_table(["", "runs", *(f"{stage}, s" for stage in stages), "total, s", "peak memory, GiB"], lines)
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.1f}" if values else "–"
+    return f"{sum(values) / len(values):.1f}" if values else "-"
