@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse.typing import PositiveInt
 
@@ -19,6 +19,8 @@ DESCRIPTION = (
     "whichever grid ran it; a grid that was killed continues when it is given again. A cell that fails is named with "
     "its log, and the others go on."
 )
+Section = TypeVar("Section", QuickGrid, Significance)
+
 OUTPUT = Path("experiments/results")
 """Results of a grid are below it, in a folder of the grid's name."""
 
@@ -82,14 +84,17 @@ def _name(config: Any) -> str:
 
 def _grid_settings(values: Any) -> GridSettings:
     """The parsed settings as dataclasses."""
-    quick, significance = values["quick_grid"], values["significance"]
     return GridSettings(
         rows=[GridRow(**row) for row in map(plain, values["rows"])],
         base=values["base"],
         data_sets=[GridDataSet(**data_set) for data_set in map(plain, values["data_sets"])],
         seeds=values["seeds"],
         set=values["set"],
-        quick_grid=None if quick is None else QuickGrid(**plain(quick)),
+        quick_grid=_as(QuickGrid, values["quick_grid"]),
         metrics=values["metrics"],
-        significance=significance if isinstance(significance, Significance) else Significance(**plain(significance)),
+        significance=_as(Significance, values["significance"]),
     )
+
+
+def _as(kind: type[Section], values: Any) -> Section:
+    return values if isinstance(values, kind) else kind(**plain(values))

@@ -51,11 +51,11 @@ class QuickGrid:
     """What `--quick` makes of a grid.
 
     Args:
-        seeds: In place of the grid's.
+        seeds: In place of the grid's; none: the grid's.
         set: Dotted settings on top of all others.
     """
 
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
 
 
@@ -100,7 +100,7 @@ class GridSettings:
     data_sets: list[GridDataSet] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     set: dict[str, Any] = field(default_factory=dict)
-    quick_grid: QuickGrid | None = None
+    quick_grid: QuickGrid = field(default_factory=QuickGrid)
     metrics: list[str] = field(default_factory=_shown)
     significance: Significance = field(default_factory=Significance)
 
@@ -111,13 +111,13 @@ def quickened(grid: GridSettings) -> GridSettings:
     Raises:
         ConfigError: The grid does not say what that is.
     """
-    if grid.quick_grid is None:
+    if grid.quick_grid == QuickGrid():
         raise ConfigError(
-            "quick_grid: this grid has no such section; give one, for instance quick_grid: {seeds: [0], set: "
-            "{trainer.max_epochs: 1}}"
+            "quick_grid: this grid has no such section, or an empty one; give one, for instance "
+            "quick_grid: {seeds: [0], set: {trainer.max_epochs: 1}}"
         )
     rows = [replace(row, set={**row.set, **grid.quick_grid.set}) for row in grid.rows]
-    return replace(grid, rows=rows, seeds=grid.quick_grid.seeds)
+    return replace(grid, rows=rows, seeds=grid.quick_grid.seeds or grid.seeds)
 
 
 def check_grid(grid: GridSettings) -> None:

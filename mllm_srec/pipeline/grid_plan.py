@@ -86,7 +86,7 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
         for seed in grid.seeds:
             for row in grid.rows:
                 files = _files(grid, data_set, row)
-                flags = {**FOR_LOGS, **grid.set, **row.set, "seed_everything": seed}
+                flags = {**FOR_LOGS, **flat_settings(grid.set), **flat_settings(row.set), "seed_everything": seed}
                 settings = merged_settings(files, flags)
                 data_name = str(_value(settings, "data.name", default_data))
                 folder = Path(str(_value(settings, "trainer.default_root_dir", default_root))) / data_name
@@ -113,6 +113,17 @@ def _name(folder: Path, label: str, seed: int, key: str) -> str:
     """The name under which the same settings were run before, whatever the label was then, or a new one."""
     before = sorted(path.stem for path in folder.glob(f"*-{key}.json"))
     return before[0] if before else f"{label}-{seed}-{key}"
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as dotted ones, each a flag of its own, since a flag with a mapping would replace a section."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{inner}": of_inner for inner, of_inner in flat_settings(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

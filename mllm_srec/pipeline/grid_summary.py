@@ -61,7 +61,7 @@ def _report(name: str, records: Sequence[CellRecord], significance: Significance
         f"candidates {str(records[0]['candidates_hash'])[:12]}; "
         f"{len(dict.fromkeys(record['row'] for record in records))} rows, seeds {_seeds(records)}"
     )
-    lines = comparison_notes(found) if found else []
+    lines = comparison_notes(found) if found else [f"nothing is compared: base {significance.base!r}"]
     return DataSetReport(name, about, found.rows if found else (), lines, records)
 
 
@@ -75,20 +75,25 @@ def _seeds(records: Sequence[CellRecord]) -> str:
 
 
 def compare_rows(records: Sequence[CellRecord], significance: Significance) -> Comparison | None:
-    """Rows of one data set against the base, seeds averaged within each user; None where there is nothing to compare.
+    """Rows of one data set against the base, seeds averaged within each user.
 
     Args:
         records: Its cells.
         significance: Base and metrics.
 
+    Returns:
+        None where there is nothing to compare: one row, no metrics, or no finished cell of the base.
+
     Raises:
-        ConfigError: The base has no finished run, or runs cannot be compared.
+        ConfigError: Runs cannot be compared.
         DataError: A run's file is damaged.
     """
     rows = list(dict.fromkeys(record["row"] for record in records))
     if len(rows) < 2 or not significance.metrics:
         return None
     base = _base(rows, records, significance)
+    if base not in rows:
+        return None
     groups = [
         RunGroup(row, tuple(Path(record["run"]) for record in records if record["row"] == row))
         for row in sorted(rows, key=lambda row: row != base)  # stable: the base first, the others as they were
@@ -100,8 +105,6 @@ def _base(rows: Sequence[str], records: Sequence[CellRecord], significance: Sign
     if significance.base == "first":
         return rows[0]
     if significance.base != "best":
-        if significance.base not in rows:
-            raise ConfigError(f"significance.base: row {significance.base!r} has no finished cell")
         return significance.base
     metric = f"test/{significance.metrics[0]}"
     return max(rows, key=lambda row: _mean([r["metrics"].get(metric) for r in records if r["row"] == row]))

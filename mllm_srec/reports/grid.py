@@ -47,7 +47,7 @@ def summarise(results: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
         sd=spread,
         n_seeds=pl.when(~pl.col("reference").first()).then(pl.len()),
     )
-    return summary.with_columns(_place())
+    return summary.with_columns(_place()).sort("reference", maintain_order=True)
 
 
 def _place() -> pl.Expr:

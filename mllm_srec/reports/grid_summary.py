@@ -54,10 +54,11 @@ def summary_text(
             if row.holm_p is not None and row.holm_p <= FINDING
         }
         table = wide_table(summary.filter(pl.col("data_set") == report.name), metrics, findings)
-        parts += [f"## {report.name}", report.about, table, f"{_legend(report)}"]
+        parts += [f"## {report.name}", report.about, table, _legend(report)]
         if report.compared:
             base = report.compared[0].run
-            parts += [f"### {report.name}: differences to {base}", _differences(report.compared), _list(report.notes)]
+            parts += [f"### {report.name}: differences to {base}", _differences(report.compared)]
+        parts += [_list(report.notes)]
         parts += [f"### {report.name}: cost", cost_table(report.records)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
