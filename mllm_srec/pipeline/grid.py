@@ -6,13 +6,12 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Lock, current_thread, main_thread
-from types import FrameType
 
-from mllm_srec.pipeline.grid_cell import Outcome, Say, run_cell
+from mllm_srec.pipeline.grid_cell import POLL, Outcome, Say, run_cell
 from mllm_srec.pipeline.grid_plan import Cell
 
 PROGRAM = (sys.executable, "-m", "mllm_srec")
@@ -44,21 +43,25 @@ def run_grid(
         KeyboardInterrupt: After all processes have ended.
         SystemExit: With status 143, after SIGTERM and the end of all processes.
     """
-    different = {cell.run.path: cell for cell in cells}
+    different = {cell.run.path: cell for cell in reversed(cells)}  # the first of equal ones
+    different = dict(reversed(different.items()))
     stop, building = Event(), defaultdict[Path, Lock](Lock)
     locks = {path: building[cell.folder] for path, cell in different.items()}
     outcomes: dict[Path, Outcome] = {}
     pool = ThreadPoolExecutor(n_jobs, thread_name_prefix="cell")
-    with _told_to_stop():
+    with _signals() as told:
         try:
-            waiting = [pool.submit(run_cell, cell, program, stop, locks[path], say) for path, cell in different.items()]
-            for done in as_completed(waiting):
-                outcome = done.result()
-                outcomes[outcome.cell.run.path] = outcome
-                say(f"[{len(outcomes)}/{len(different)}] {outcome_line(outcome)}")
+            waiting = {pool.submit(run_cell, cell, program, stop, locks[path], say) for path, cell in different.items()}
+            while waiting and not told:
+                done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
+                for outcome in (future.result() for future in done):
+                    outcomes[outcome.cell.run.path] = outcome
+                    say(f"[{len(outcomes)}/{len(different)}] {outcome_line(outcome)}")
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+    if told:
+        raise KeyboardInterrupt if told[0] == signal.SIGINT else SystemExit(128 + told[0])
     return [outcomes[path] for path in different]
 
 
@@ -71,17 +74,18 @@ def outcome_line(outcome: Outcome) -> str:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C, with its own status; only the main thread may hear of signals."""
+def _signals() -> Iterator[list[int]]:
+    """Numbers of SIGINT and SIGTERM as they come, to be looked at where nothing is half done.
+
+    Another thread than the main one may be interrupted by them, so that the main one must look by itself.
+    """
+    told: list[int] = []
     if current_thread() is not main_thread():
-        yield
+        yield told
         return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, lambda n, _: told.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield told
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

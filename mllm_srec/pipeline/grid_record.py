@@ -109,6 +109,7 @@ class StageClock:
         """Stage -> seconds until the next or until now, and `total`, which counts the time before the first too."""
         end = self._now()
         found: dict[str, float] = {}
-        for (stage, begun), (_, until) in zip(self._stages, [*self._stages[1:], ("", end)], strict=True):
+        ends = [*(begun for _, begun in self._stages[1:]), end]
+        for (stage, begun), until in zip(self._stages, ends, strict=False):  # no stage has no end
             found[stage] = round(found.get(stage, 0.0) + until - begun, 3)
         return {**found, "total": round(end - self._begun, 3)}

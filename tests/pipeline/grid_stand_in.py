@@ -4,8 +4,9 @@
     python grid_stand_in.py grid --config FILE ...
 
 The second is the real command line, whose cells are run by the first. `stand.` settings: `gain` (added to the chance of
-a hit), `sleep` (seconds within `fit`), `fail` (text of an error), `hash` (of the candidates), `memory` (MiB to use),
-`child` (start a process that lives on), `together` (fit only when so many cells do).
+a hit), `sleep` (seconds within `fit`), `first` (the same, the first time only), `fail` (text of an error), `hash` (of
+the candidates), `memory` (MiB to use), `child` (program of a process that lives on), `together` (fit only when so many
+cells do), `until` (fit until this file is there).
 """
 
 import json
@@ -53,17 +54,24 @@ def run(arguments):
         (root / "child").write_text(str(child.pid))
     if "stand.memory" in settings:
         _ = bytearray(os.urandom(1 << 20)) * int(settings["stand.memory"])
-    (root / f"{name}.fitting").touch()
-    patience = time.monotonic() + 30
-    while len(list(root.glob("*.fitting"))) < int(settings.get("stand.together", 0)):
-        assert time.monotonic() < patience, "alone"
-        time.sleep(0.02)
-    time.sleep(float(settings.get("stand.sleep", 0)))
+    (root / f".{name}").write_text(str(os.getpid()))
+    (root / f".{name}").rename(root / f"{name}.fitting")
+    wait_for(lambda: len(list(root.glob("*.fitting"))) >= int(settings.get("stand.together", 0)))
+    wait_for(Path(settings.get("stand.until", ".")).exists)
+    first = (root / "invocations").read_text().split().count(name) == 1
+    time.sleep(float(settings.get("stand.sleep", 0)) + first * float(settings.get("stand.first", 0)))
     if "stand.fail" in settings:
         print(f"epoch 1: 10 %\repoch 1: 20 %\nRuntimeError: {settings['stand.fail']}\n\n", file=sys.stderr)
         sys.exit(3)
     print("$ python -m mllm_srec test --config x", flush=True)
     leave_results(folder, user_values(seed, float(settings.get("stand.gain", 0))), settings.get("stand.hash", "c0ffee"))
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
 
 
 def leave_results(folder, values, candidates_hash):

@@ -62,7 +62,7 @@ def test_the_commit_of_a_package(tmp_path):
     assert commit(package) == (None, None), "installed within another repository's folder"
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "x")
-    head = (tmp_path / ".git" / "refs" / "heads")
+    head = tmp_path / ".git" / "refs" / "heads"
     (branch,) = head.iterdir()
     assert commit(package) == (branch.read_text().strip(), False)
     (package / "new.py").touch()
