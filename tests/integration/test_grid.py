@@ -13,10 +13,12 @@ DEMO = Path(__file__).resolve().parents[2] / "configs/demo.yaml"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # nine processes that import everything
 def test_a_grid_on_the_demo_shop(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sizes = {"n_users": 16, "n_items": 40, "n_interactions": 8, "image_size": 28}
     small = {"prepare.k_core": 1, "summaries.variant": "none", "trainer.max_epochs": 1, "data.max_train_groups": 16}
+    small |= {"data.batch_size": 4, "model.warmup_steps": 0}  # else nothing is learnt, and seeds are alike
     grid = {
         "base": [str(DEMO)],
         "seeds": [0, 1],
@@ -45,6 +47,8 @@ def test_a_grid_on_the_demo_shop(tmp_path, monkeypatch, capsys):
         assert settings["data"]["pictures"]["max_pixels"] == 3136, "of configs/demo.yaml, which the flag leaves"
     assert "prepare" in cells[0]["seconds"]
     assert not any("prepare" in cell["seconds"] for cell in cells[1:])
+    scores = [pd.read_parquet(Path(cell["run"]) / "predictions/test.parquet")["score"] for cell in cells]
+    assert not scores[0].equals(scores[1]), "the seed did not reach the run"
     summary = pd.read_csv(folder / "summary.csv")
     means = summary.query("not reference and metric == 'auc'").set_index("row")["mean"]
     for row in ("both", "text only"):
