@@ -1,0 +1,100 @@
+"""`grid`: every row of a table on every data set with every seed, then the table."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse.typing import PositiveInt
+
+from mllm_srec.cli.parser import Parser, plain
+from mllm_srec.cli.schema import PROGRAM, RUNS, DataLocation, add_config_file
+from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings, QuickGrid, Significance, quickened
+from mllm_srec.types import ConfigError, MllmSrecError
+
+DESCRIPTION = (
+    "Run every row of a grid file on every data set with every seed, each as `run` in a process of its own, and write "
+    "one table: means and deviations over seeds, differences with p-values, costs. What is finished is not run again, "
+    "whichever grid ran it; a grid that was killed continues when it is given again. A cell that fails is named with "
+    "its log, and the others go on."
+)
+Section = TypeVar("Section", QuickGrid, Significance)
+
+OUTPUT = Path("experiments/results")
+"""Results of a grid are below it, in a folder of the grid's name."""
+
+
+def main(command: str, arguments: list[str]) -> None:
+    """Run a grid and write its results."""
+    config = _parser(command).parse_args(arguments)
+    grid, name = _grid_settings(plain(config)), _name(config)
+    if config.quick:
+        grid, name = quickened(grid), f"{name}-quick"
+    from mllm_srec.pipeline.grid_plan import plan_cells
+
+    cells = plan_cells(grid, RUNS, DataLocation().name)
+    if config.dry_run:
+        for cell in cells:
+            print(f"{PROGRAM} run {shlex.join(cell.arguments)}")
+        return
+    from mllm_srec.pipeline.grid import outcome_line, run_grid
+    from mllm_srec.pipeline.grid_results import cell_record, check_output, merge_records, read_records, write_results
+    from mllm_srec.pipeline.grid_summary import write_summary
+
+    output = Path(config.output) if config.output is not None else OUTPUT / name
+    check_output(output, name)
+    others = [record for folder in config.merge for record in read_records(Path(folder))]
+    outcomes = {outcome.cell.run.path: outcome for outcome in run_grid(cells, n_jobs=config.jobs)}
+    failed = [outcome_line(outcome) for outcome in outcomes.values() if outcome.state == "failed"]
+    own = [cell_record(name, cell) for cell in cells if outcomes[cell.run.path].state in ("finished", "found")]
+    if own:
+        records = merge_records(own, others)
+        write_results(output, own, records)
+        write_summary(output, name, records, grid.metrics, grid.significance, failed)
+        print((output / "summary.md").read_text(encoding="utf-8"))
+        print(f"written: {output}")
+    if failed:
+        raise MllmSrecError(f"{len(failed)} of {len(outcomes)} cells failed:\n  " + "\n  ".join(failed))
+
+
+def _parser(command: str) -> Parser:
+    parser = Parser(prog=f"{PROGRAM} {command}", description=DESCRIPTION)
+    add_config_file(parser)
+    parser.add_class_arguments(GridSettings)
+    parser.add_argument("--name", type=str | None, default=None, help="Name of the table; null: that of the grid file.")
+    parser.add_argument("--quick", action="store_true", help="Run what the file's quick_grid says.")
+    parser.add_argument("--jobs", type=PositiveInt, default=1, help="Cells at a time.")
+    parser.add_argument("--output", type=str | None, default=None, help=f"Folder of results; null: {OUTPUT}/<name>.")
+    parser.add_argument(
+        "--merge", type=str, nargs="+", default=[], help="Results of other grids whose rows join the table."
+    )
+    parser.add_argument("--dry_run", action="store_true", help="Print the command of every cell, no more.")
+    return parser
+
+
+def _name(config: Any) -> str:
+    """Given, or that of the first grid file."""
+    if config.name is not None:
+        return str(config.name)
+    if not config.config:
+        raise ConfigError("config: got none; give a grid file, such as --config experiments/table3.yaml")
+    return Path(str(config.config[0])).stem
+
+
+def _grid_settings(values: Any) -> GridSettings:
+    """The parsed settings as dataclasses."""
+    return GridSettings(
+        rows=[GridRow(**row) for row in map(plain, values["rows"])],
+        base=values["base"],
+        data_sets=[GridDataSet(**data_set) for data_set in map(plain, values["data_sets"])],
+        seeds=values["seeds"],
+        set=values["set"],
+        quick_grid=_as(QuickGrid, values["quick_grid"]),
+        metrics=values["metrics"],
+        significance=_as(Significance, values["significance"]),
+    )
+
+
+def _as(kind: type[Section], values: Any) -> Section:
+    return values if isinstance(values, kind) else kind(**plain(values))

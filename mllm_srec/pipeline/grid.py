@@ -1,0 +1,91 @@
+"""All cells of a grid, one after another or several at a time: what fails is named, what is done is not done again."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Lock, current_thread, main_thread
+
+from mllm_srec.pipeline.grid_cell import POLL, Outcome, Say, run_cell
+from mllm_srec.pipeline.grid_plan import Cell
+
+PROGRAM = (sys.executable, "-m", "mllm_srec")
+"""How cells are run."""
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def run_grid(
+    cells: Sequence[Cell], program: Sequence[str] = PROGRAM, n_jobs: int = 1, say: Say = _print
+) -> list[Outcome]:
+    """Run every cell that is not finished; equal cells once.
+
+    Cells that prepare the same data set or write its summaries do so one after another, whatever `n_jobs` is.
+
+    Args:
+        cells: From `plan_cells`.
+        program: Words before `run`.
+        n_jobs: Cells at a time.
+        say: Called with lines for the terminal.
+
+    Returns:
+        Outcomes of the different cells, in their order.
+
+    Raises:
+        ConfigError: A folder cannot be written.
+        KeyboardInterrupt: After all processes have ended.
+        SystemExit: With status 143, after SIGTERM and the end of all processes.
+    """
+    different = {cell.run.path: cell for cell in reversed(cells)}  # the first of equal ones
+    different = dict(reversed(different.items()))
+    stop, building = Event(), defaultdict[Path, Lock](Lock)
+    locks = {path: building[cell.folder] for path, cell in different.items()}
+    outcomes: dict[Path, Outcome] = {}
+    pool = ThreadPoolExecutor(n_jobs, thread_name_prefix="cell")
+    with _signals() as told:
+        try:
+            waiting = {pool.submit(run_cell, cell, program, stop, locks[path], say) for path, cell in different.items()}
+            while waiting and not told:
+                done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
+                for outcome in (future.result() for future in done):
+                    outcomes[outcome.cell.run.path] = outcome
+                    say(f"[{len(outcomes)}/{len(different)}] {outcome_line(outcome)}")
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    if told:
+        raise KeyboardInterrupt if told[0] == signal.SIGINT else SystemExit(128 + told[0])
+    return [outcomes[path] for path in different]
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """How a cell ended, with the log of what failed."""
+    name = outcome.cell.name
+    if outcome.state == "failed":
+        return f"{name}: failed, {outcome.detail} (log {outcome.cell.log})"
+    return f"{name}: {'finished before' if outcome.state == 'found' else outcome.state}"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Numbers of SIGINT and SIGTERM as they come, to be looked at where nothing is half done.
+
+    Another thread than the main one may be interrupted by them, so that the main one must look by itself.
+    """
+    told: list[int] = []
+    if current_thread() is not main_thread():
+        yield told
+        return
+    before = {number: signal.signal(number, lambda n, _: told.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,172 @@
+"""What a grid file says: rows, data sets and seeds, and how their table is made."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mllm_srec.types import EVAL_TOP_K, ConfigError
+
+OWN = ("name", "seed_everything", "config", "ckpt_path")
+"""Settings of a run that the grid gives itself."""
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A row of the table: one model, or one variant of it.
+
+    Args:
+        label: Name in the table, different for every row.
+        configs: Configuration files on top of those of the data set.
+        set: Dotted settings on top of all files, such as `model.lr: 1.0e-3`.
+    """
+
+    label: str
+    configs: list[str] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GridDataSet:
+    """A data set that all rows are run on.
+
+    Args:
+        name: Name in the table, different for every data set.
+        configs: Configuration files on top of `base`.
+        row_configs: Folder with settings of single rows for this data set: `<label>.yaml`, on top of the row's own
+            files; rows without a file there have none.
+    """
+
+    name: str
+    configs: list[str] = field(default_factory=list)
+    row_configs: str | None = None
+
+
+@dataclass(frozen=True)
+class QuickGrid:
+    """What `--quick` makes of a grid.
+
+    Args:
+        seeds: In place of the grid's; none: the grid's.
+        set: Dotted settings on top of all others.
+    """
+
+    seeds: list[int] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Significance:
+    """Paired bootstrap over users against one row, with Holm's correction over all that is compared.
+
+    Args:
+        base: `best` (the row with the highest mean of the first metric), `first`, or a label.
+        metrics: Columns of `predictions/test_users.parquet`; empty: no comparison.
+        n_resamples: Resamples of the bootstrap.
+        seed: Its seed.
+    """
+
+    base: str = "best"
+    metrics: list[str] = field(default_factory=lambda: ["ndcg@10", "hr@10", "user_auc"])
+    n_resamples: int = 10_000
+    seed: int = 0
+
+
+def _shown() -> list[str]:
+    return ["auc", "user_auc", *(f"{name}@{k}" for name in ("hr", "recall", "ndcg") for k in EVAL_TOP_K)]
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """A grid: every row on every data set with every seed.
+
+    Args:
+        rows: Rows of the table, in their order.
+        base: Configuration files of every cell.
+        data_sets: Data sets; none: the one that `base` names.
+        seeds: Values of `seed_everything`.
+        set: Dotted settings of every cell, such as a common `data.retriever`.
+        quick_grid: What `--quick` changes.
+        metrics: Columns of the summary, in their order.
+        significance: Which row the others are compared with, and how.
+    """
+
+    rows: list[GridRow]
+    base: list[str] = field(default_factory=list)
+    data_sets: list[GridDataSet] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    set: dict[str, Any] = field(default_factory=dict)
+    quick_grid: QuickGrid = field(default_factory=QuickGrid)
+    metrics: list[str] = field(default_factory=_shown)
+    significance: Significance = field(default_factory=Significance)
+
+
+def quickened(grid: GridSettings) -> GridSettings:
+    """The grid that `--quick` runs.
+
+    Raises:
+        ConfigError: The grid does not say what that is.
+    """
+    if grid.quick_grid == QuickGrid():
+        raise ConfigError(
+            "quick_grid: this grid has no such section, or an empty one; give one, for instance "
+            "quick_grid: {seeds: [0], set: {trainer.max_epochs: 1}}"
+        )
+    rows = [replace(row, set={**row.set, **grid.quick_grid.set}) for row in grid.rows]
+    return replace(grid, rows=rows, seeds=grid.quick_grid.seeds or grid.seeds)
+
+
+def check_grid(grid: GridSettings) -> None:
+    """Look for what would be found only after hours.
+
+    Raises:
+        ConfigError: Something is double, empty, missing on disk, or not a grid's to say.
+    """
+    _check_names("rows", [row.label for row in grid.rows])
+    _check_names("data_sets", [data_set.name for data_set in grid.data_sets], optional=True)
+    _check_names("seeds", [str(seed) for seed in grid.seeds])
+    _check_names("metrics", grid.metrics)
+    _check_names("significance.metrics", grid.significance.metrics, optional=True)
+    if any(seed < 0 for seed in grid.seeds):
+        raise ConfigError(f"seeds: got {min(grid.seeds)}; whole numbers from 0 are accepted")
+    base, labels = grid.significance.base, [row.label for row in grid.rows]
+    if base not in ("best", "first", *labels):
+        raise ConfigError(f"significance.base: got {base!r}; accepted are best, first, {', '.join(labels)}")
+    for place, settings in (("set", grid.set), *((f"set of row {row.label!r}", row.set) for row in grid.rows)):
+        _check_set(place, settings)
+    files = [*grid.base, *(name for data_set in grid.data_sets for name in data_set.configs)]
+    files += [name for row in grid.rows for name in row.configs]
+    missing = [name for name in dict.fromkeys(files) if not Path(name).is_file()]
+    folders = [data_set.row_configs for data_set in grid.data_sets if data_set.row_configs is not None]
+    missing += [name for name in folders if not Path(name).is_dir()]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: no such file; paths of a grid are relative to the current folder")
+
+
+def _check_names(place: str, names: Sequence[str], optional: bool = False) -> None:
+    """Names become parts of file names, so they must differ as such."""
+    if not names and not optional:
+        raise ConfigError(f"{place}: got none; at least one is needed")
+    for part, n in Counter(file_name(name) for name in names).items():
+        if not part:
+            raise ConfigError(f"{place}: a name of {list(names)} has no letter or digit")
+        if n > 1:
+            same = [name for name in names if file_name(name) == part]
+            raise ConfigError(f"{place}: {' and '.join(map(repr, same))} are the same name; give each its own")
+
+
+def _check_set(place: str, settings: Mapping[str, Any]) -> None:
+    for key in settings:
+        if key in OWN:
+            raise ConfigError(f"{place}: {key!r} is given by the grid itself (seeds, names of cells); leave it out")
+        if not re.fullmatch(r"\w+(\.\w+)*", key):
+            raise ConfigError(f"{place}: {key!r} is no dotted setting, such as model.lr")
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name: letters, digits, `_`, `.`, `@` and `-`; empty if it has none of them."""
+    return re.sub(r"[^\w.@]+", "-", label).strip("-.")

@@ -1,0 +1,199 @@
+"""Results of a grid: a JSON file per cell and one tidy table, in which all numbers were measured alike."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mllm_srec.data.parquet_files import write_whole
+from mllm_srec.pipeline.comparison import MUST_AGREE
+from mllm_srec.pipeline.grid_file import file_name
+from mllm_srec.pipeline.grid_plan import Cell
+from mllm_srec.pipeline.grid_record import read_attempts
+from mllm_srec.types import ConfigError, DataError
+
+CELLS = "cells"
+"""Folder of the JSON files of the cells."""
+
+RESULTS = "results.parquet"
+
+SCHEMA = {
+    "table": pl.String,
+    "row": pl.String,
+    "data_set": pl.String,
+    "seed": pl.Int64,
+    "metric": pl.String,
+    "value": pl.Float64,
+}
+"""Columns of `results.parquet`: one row per number of `metrics.json`, whose keys are the metrics; null: undefined."""
+
+CellRecord = dict[str, Any]
+
+
+def cell_record(table: str, cell: Cell) -> CellRecord:
+    """All that is known of a finished cell, as its JSON file holds it.
+
+    Args:
+        table: Name of the grid.
+        cell: The cell.
+    """
+    metrics, attempts = cell.run.read_metrics(), read_attempts(cell)
+    seconds: Counter[str] = Counter()
+    for attempt in attempts:
+        seconds.update(attempt["seconds"])
+    peaks = [attempt["peak_memory"] for attempt in attempts if attempt["peak_memory"] is not None]
+    last = attempts[-1]
+    return {
+        "table": table,
+        "row": cell.row,
+        "data_set": cell.data_set,
+        "seed": cell.seed,
+        "run": str(cell.run.path),
+        "log": str(cell.log),
+        "command": f"python -m mllm_srec run {shlex.join(cell.arguments)}",
+        "config_hash": cell.settings_hash,
+        "candidates_hash": metrics.get("test/candidates_hash"),
+        "commit": last["commit"],
+        "dirty": last["dirty"],
+        "versions": last["versions"],
+        "started": attempts[0]["started"],
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "peak_memory": max(peaks, default=None),
+        "attempts": len(attempts),
+        "attempts_without_cost": sum(not attempt["seconds"] for attempt in attempts),
+        "metrics": metrics,
+    }
+
+
+def read_records(folder: Path) -> list[CellRecord]:
+    """Cells of an earlier grid.
+
+    Args:
+        folder: Its `--output`.
+
+    Raises:
+        ConfigError: It holds no results of a grid.
+        DataError: A file is damaged.
+    """
+    paths = sorted((folder / CELLS).glob("*.json"))
+    if not paths:
+        raise ConfigError(f"{folder} holds no results of a grid; give a folder that `grid --output` wrote")
+    records = []
+    for path in paths:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            records.append({**record, **{key: record[key] for key in ("table", "row", "data_set", "seed", "metrics")}})
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is no cell of a grid ({error!r}); run its grid again") from error
+    return records
+
+
+def merge_records(own: Sequence[CellRecord], others: Sequence[CellRecord]) -> list[CellRecord]:
+    """Cells of several grids; a run that is already there counts once.
+
+    Raises:
+        ConfigError: Two different runs would be the same cell, or were not measured alike.
+    """
+    merged = {_place(record): record for record in own}
+    for record in others:
+        there = merged.setdefault(_place(record), record)
+        if there["config_hash"] != record["config_hash"]:
+            raise ConfigError(
+                f"{_named(record)} of {record['table']} and of {there['table']} are different runs ({record['run']}, "
+                f"{there['run']}); give one of the rows another label"
+            )
+    check_measured_alike(list(merged.values()))
+    return list(merged.values())
+
+
+def _place(record: CellRecord) -> tuple[str, str, int]:
+    return record["data_set"], record["row"], record["seed"]
+
+
+def check_measured_alike(records: Sequence[CellRecord]) -> None:
+    """Refuse cells of a data set that differ from the others in what they were measured with.
+
+    Raises:
+        ConfigError: Naming them.
+    """
+    for data_set in dict.fromkeys(record["data_set"] for record in records):
+        of_data_set = [record for record in records if record["data_set"] == data_set]
+        for key in MUST_AGREE:
+            values = [json.dumps(record["metrics"].get(f"test/{key}")) for record in of_data_set]
+            usual = Counter(values).most_common(1)[0][0]
+            odd = [f"{_named(r)} ({r['run']}): {v}" for r, v in zip(of_data_set, values, strict=True) if v != usual]
+            if odd:
+                raise ConfigError(
+                    f"{key} of data set {data_set!r} is {usual} in {values.count(usual)} cells, but not in\n  "
+                    + "\n  ".join(odd)
+                    + "\nNumbers of different protocols cannot stand in one table; run these cells on the same "
+                    "data, candidates and evaluator, or as a data set of their own"
+                )
+
+
+def _named(record: CellRecord) -> str:
+    return f"row {record['row']!r}, data set {record['data_set']!r}, seed {record['seed']}"
+
+
+def tidy(records: Sequence[CellRecord]) -> pl.DataFrame:
+    """One row per cell and number, see `SCHEMA`."""
+    rows = [
+        (record["table"], record["row"], record["data_set"], record["seed"], metric, value)
+        for record in records
+        for metric, value in record["metrics"].items()
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    ]
+    numbers: Mapping[str, Any] = SCHEMA
+    table = pl.DataFrame(rows, schema=numbers, orient="row", strict=False)
+    known = table.group_by("metric").agg(pl.col("value").is_not_null().any().alias("number"))
+    return table.join(known.filter("number"), on="metric", how="semi", maintain_order="left")
+
+
+def check_output(folder: Path, table: str) -> None:
+    """Look whether results of this grid may be written into a folder, before anything is run.
+
+    Raises:
+        ConfigError: It holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output: {folder} is a file; give a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        known = pl.read_parquet(folder / RESULTS, glob=False)["table"][0]
+    except (OSError, pl.exceptions.PolarsError, IndexError) as error:
+        raise ConfigError(f"output: {folder} holds something else than results of a grid; give another") from error
+    if known != table:
+        raise ConfigError(f"output: {folder} holds results of the grid {known!r}; give another for {table!r}")
+
+
+def write_results(folder: Path, own: Sequence[CellRecord], records: Sequence[CellRecord]) -> None:
+    """Write the cells of a grid, each as JSON, and the tidy table; what the folder held before is replaced.
+
+    Args:
+        folder: From `check_output`.
+        own: Cells of this grid.
+        records: These and those of merged grids, from `merge_records`; the first is one of this grid.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    names = {f"{'--'.join(file_name(part) for part in map(str, _place(record)))}.json": record for record in own}
+    try:
+        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+        write_whole(tidy(records), folder / RESULTS)
+        for name, record in names.items():
+            partial = folder / CELLS / f".{name}.partial"
+            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            partial.replace(folder / CELLS / name)
+        for path in (folder / CELLS).glob("*.json"):
+            if path.name not in names:
+                path.unlink()  # of a row, seed or data set that the grid has no longer
+    except OSError as error:
+        raise DataError(f"output: {folder} cannot be written ({error.strerror})") from error

@@ -1,0 +1,124 @@
+"""From the cells of a grid to its summary: the rows of a data set compared user by user, then written as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mllm_srec.pipeline.comparison import Comparison, compare_runs
+from mllm_srec.pipeline.comparison_record import notes as comparison_notes
+from mllm_srec.pipeline.grid_file import Significance
+from mllm_srec.pipeline.grid_results import CellRecord, tidy
+from mllm_srec.pipeline.run_groups import RunGroup
+from mllm_srec.reports.grid import summarise
+from mllm_srec.reports.grid_summary import DataSetReport, summary_rows, summary_text
+from mllm_srec.types import ConfigError, DataError
+
+
+def write_summary(
+    folder: Path,
+    title: str,
+    records: Sequence[CellRecord],
+    metrics: Sequence[str],
+    significance: Significance,
+    missing: Sequence[str] = (),
+) -> None:
+    """Write `summary.md` and `summary.csv`.
+
+    Args:
+        folder: Where to.
+        title: Name of the grid.
+        records: From `merge_records`.
+        metrics: Columns of the tables.
+        significance: Which row the others are compared with.
+        missing: Cells that failed, one line each.
+
+    Raises:
+        ConfigError: A metric is unknown, or runs cannot be compared.
+        DataError: A run is damaged, or the folder cannot be written.
+    """
+    try:
+        summary = summarise(tidy(records), metrics)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    reports = [
+        _report(name, [record for record in records if record["data_set"] == name], significance)
+        for name in dict.fromkeys(record["data_set"] for record in records)
+    ]
+    lines = [*_about_code(records), *(f"missing: {line}" for line in missing)]
+    try:
+        (folder / "summary.md").write_text(summary_text(title, summary, metrics, reports, lines), encoding="utf-8")
+        summary_rows(summary, reports).write_csv(folder / "summary.csv")
+    except OSError as error:
+        raise DataError(f"output: {folder} cannot be written ({error.strerror})") from error
+
+
+def _report(name: str, records: Sequence[CellRecord], significance: Significance) -> DataSetReport:
+    found = compare_rows(records, significance)
+    first = records[0]["metrics"]
+    about = (
+        f"{first.get('test/evaluator')}, ties {first.get('test/ties')}, {first.get('test/n_users')} users, "
+        f"candidates {str(records[0]['candidates_hash'])[:12]}; "
+        f"{len(dict.fromkeys(record['row'] for record in records))} rows, seeds {_seeds(records)}"
+    )
+    lines = comparison_notes(found) if found else [f"nothing is compared: base {significance.base!r}"]
+    return DataSetReport(name, about, found.rows if found else (), lines, records)
+
+
+def _seeds(records: Sequence[CellRecord]) -> str:
+    """Seeds of all rows, and rows that have fewer."""
+    seeds = sorted({record["seed"] for record in records})
+    rows = dict.fromkeys(record["row"] for record in records)
+    counts = {row: sum(record["row"] == row for record in records) for row in rows}
+    fewer = [f"{row!r} only {n} of {len(seeds)}" for row, n in counts.items() if n < len(seeds)]
+    return ", ".join(map(str, seeds)) + (f" ({'; '.join(fewer)})" if fewer else "")
+
+
+def compare_rows(records: Sequence[CellRecord], significance: Significance) -> Comparison | None:
+    """Rows of one data set against the base, seeds averaged within each user.
+
+    Args:
+        records: Its cells.
+        significance: Base and metrics.
+
+    Returns:
+        None where there is nothing to compare: one row, no metrics, or no finished cell of the base.
+
+    Raises:
+        ConfigError: Runs cannot be compared.
+        DataError: A run's file is damaged.
+    """
+    rows = list(dict.fromkeys(record["row"] for record in records))
+    if len(rows) < 2 or not significance.metrics:
+        return None
+    base = _base(rows, records, significance)
+    if base not in rows:
+        return None
+    groups = [
+        RunGroup(row, tuple(Path(record["run"]) for record in records if record["row"] == row))
+        for row in sorted(rows, key=lambda row: row != base)  # stable: the base first, the others as they were
+    ]
+    return compare_runs(groups, significance.metrics, "test", significance.n_resamples, significance.seed)
+
+
+def _base(rows: Sequence[str], records: Sequence[CellRecord], significance: Significance) -> str:
+    if significance.base == "first":
+        return rows[0]
+    if significance.base != "best":
+        return significance.base
+    metric = f"test/{significance.metrics[0]}"
+    return max(rows, key=lambda row: _mean([r["metrics"].get(metric) for r in records if r["row"] == row]))
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("-inf")
+
+
+def _about_code(records: Sequence[CellRecord]) -> list[str]:
+    """Commits of the cells: one line, which says whether they differ."""
+    commits = dict.fromkeys(
+        "outside a repository" if r["commit"] is None else r["commit"][:12] + (" with changes" if r["dirty"] else "")
+        for r in records
+    )
+    return [f"code: {', '.join(commits)}" + ("; cells were run with different code" if len(commits) > 1 else "")]

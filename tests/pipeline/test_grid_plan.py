@@ -1,0 +1,174 @@
+"""Cells of a grid: what they run, and which of them are the same."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mllm_srec.pipeline.grid_file import (
+    GridDataSet,
+    GridRow,
+    GridSettings,
+    QuickGrid,
+    Significance,
+    check_grid,
+    quickened,
+)
+from mllm_srec.pipeline.grid_plan import merged_settings, plan_cells
+from mllm_srec.types import ConfigError
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """Current folder with small configuration files."""
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "shop": {"data": {"name": "shop", "batch_size": 4}, "model": {"lr": 0.1, "lora": {"r": 4}}},
+        "toys": {"data": {"name": "toys"}},
+        "fast": {"trainer": {"max_epochs": 1}},
+        "own/a": {"trainer": {"max_epochs": 9}},
+    }
+    for name, content in files.items():
+        Path(f"{name}.yaml").parent.mkdir(exist_ok=True)
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path
+
+
+def plan(*rows, **changes):
+    return plan_cells(GridSettings(**{"rows": list(rows), "base": ["shop.yaml"], "seeds": [0], **changes}), "runs", "d")
+
+
+def test_what_a_cell_runs_is_given_from_the_common_to_the_own(desk):
+    row = GridRow("a", ["fast.yaml"], {"model.lr": 1e-3, "data.retriever": "x y", "data.pictures": {"serve": "none"}})
+    data_set = GridDataSet("set of toys", ["toys.yaml"], "own")
+    (cell,) = plan(row, data_sets=[data_set], seeds=[3], set={"model.lr": 0.5, "tracking.wandb": True, "x": None})
+    assert cell.arguments[:8] == (
+        "--config", "shop.yaml", "--config", "toys.yaml", "--config", "fast.yaml", "--config", "own/a.yaml",
+    )  # fmt: skip
+    assert cell.arguments[8:] == (
+        "--trainer.enable_progress_bar=false", "--model.lr=0.001", "--tracking.wandb=true", "--x=null",
+        "--data.retriever=x y", "--data.pictures.serve=none", "--seed_everything=3", "--name", cell.name,
+    )  # fmt: skip
+    assert (cell.row, cell.data_set, cell.seed) == ("a", "set of toys", 3)
+    assert cell.name == f"a-3-{cell.settings_hash[:12]}"
+    assert (cell.folder, cell.run.path, cell.log, cell.record) == (
+        Path("runs/toys"), Path("runs/toys") / cell.name, Path(f"runs/toys/{cell.name}.log"),
+        Path(f"runs/toys/{cell.name}.json"),
+    )  # fmt: skip
+    assert cell.settings["data"] == {
+        "name": "toys", "batch_size": 4, "retriever": "x y", "pictures": {"serve": "none"},
+    }  # fmt: skip
+    assert cell.settings["trainer"]["max_epochs"] == 9
+
+
+def test_a_row_without_a_file_of_its_own_for_a_data_set_has_none(desk):
+    _, b = plan(GridRow("a"), GridRow("b"), data_sets=[GridDataSet("t", ["toys.yaml"], "own")])
+    assert [word for word in b.arguments if word.endswith(".yaml")] == ["shop.yaml", "toys.yaml"]
+
+
+def test_defaults_of_folder_and_data_set(desk):
+    (cell,) = plan(GridRow("a"), base=["fast.yaml"])
+    assert (cell.folder, cell.data_set) == (Path("runs/d"), "d")
+    (cell,) = plan(GridRow("a"), set={"trainer.default_root_dir": "elsewhere"})
+    assert (cell.folder, cell.data_set) == (Path("elsewhere/shop"), "shop")
+
+
+def test_a_whole_table_of_one_seed_comes_before_the_next(desk):
+    sets = [GridDataSet("s"), GridDataSet("t", ["toys.yaml"])]
+    cells = plan(GridRow("a"), GridRow("b", ["fast.yaml"]), seeds=[1, 0], data_sets=sets)
+    assert [(c.data_set, c.seed, c.row) for c in cells] == [
+        (data_set, seed, row) for data_set in "st" for seed in (1, 0) for row in "ab"
+    ]
+
+
+def test_the_same_settings_are_the_same_run_however_they_are_written(desk):
+    Path("b.yaml").write_text("model: {lora: {r: 4}, lr: 0.1}\ndata.batch_size: 4\ndata: {name: shop}\n")
+    a, b, c = plan(
+        GridRow("a", ["fast.yaml"]),
+        GridRow("other", set={"trainer.max_epochs": 1}),
+        GridRow("third", ["b.yaml"], {"trainer": {"max_epochs": 1}, "tracking.wandb": True}),
+    )
+    (d,) = plan(GridRow("d"), base=["b.yaml", "fast.yaml"], set={"trainer.enable_progress_bar": True})
+    assert [cell.name for cell in (a, b, c)] == [a.name] * 3
+    assert d.settings_hash == a.settings_hash
+    assert d.name == a.name.replace("a-0", "d-0")
+    a.folder.mkdir(parents=True)
+    a.record.write_text("{}")
+    (again,) = plan(GridRow("d"), base=["b.yaml", "fast.yaml"])
+    assert again.name == a.name, "run before, in another grid"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seeds": [1]}, {"set": {"model.lr": 0.2}}, {"set": {"data.root": "x"}}, {"base": ["shop.yaml", "fast.yaml"]},
+        {"set": {"trainer.accelerator": "gpu"}}, {"set": {"model.lora.r": None}}, {"set": {"baseline.class_path": "x"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_settings_are_another_run(desk, change):
+    (a,), (b,) = plan(GridRow("a")), plan(GridRow("a"), **change)
+    assert a.settings_hash != b.settings_hash
+    assert a.name != b.name
+
+
+def test_arguments_of_another_class_stay_so_that_rather_too_many_are_run(desk):
+    for name, content in {"x": {"class_path": "X", "init_args": {"k": 1}}, "y": {"class_path": "Y"}}.items():
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"baseline": content}))
+    assert merged_settings(["x.yaml", "y.yaml"], {})["baseline"] == {"class_path": "Y", "init_args": {"k": 1}}
+
+
+def test_the_quick_version(desk):
+    grid = GridSettings([GridRow("a", set={"model.lr": 1}), GridRow("b")], ["shop.yaml"], seeds=[0, 1])
+    with pytest.raises(ConfigError, match=r"quick_grid: this grid has no such section, or an empty one; give one"):
+        quickened(grid)
+    quick = quickened(replace(grid, quick_grid=QuickGrid(set={"model.lr": 9, "data.name": "q"})))
+    assert quick.seeds == [0, 1]
+    assert [row.set for row in quick.rows] == [{"model.lr": 9, "data.name": "q"}] * 2
+    assert quickened(replace(grid, quick_grid=QuickGrid([5]))).seeds == [5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": []}, "rows: got none; at least one is needed"),
+        ({"seeds": []}, "seeds: got none"),
+        ({"seeds": [1, 1]}, "seeds: '1' and '1' are the same name"),
+        ({"seeds": [0, -1]}, "seeds: got -1; whole numbers from 0"),
+        ({"rows": [GridRow("a b"), GridRow("a/b")]}, "rows: 'a b' and 'a/b' are the same name; give each its own"),
+        ({"rows": [GridRow("-")]}, "rows: a name of \\['-'\\] has no letter or digit"),
+        ({"metrics": ["hr@5", "hr@5"]}, "metrics: 'hr@5' and 'hr@5'"),
+        ({"set": {"name": "x"}}, "set: 'name' is given by the grid itself"),
+        ({"rows": [GridRow("a", set={"seed_everything": 1})]}, "set of row 'a': 'seed_everything' is given by"),
+        ({"set": {"--model.lr": 1}}, "set: '--model.lr' is no dotted setting, such as model.lr"),
+        ({"significance": Significance("c")}, "significance.base: got 'c'; accepted are best, first, a"),
+        ({"base": ["no.yaml"], "rows": [GridRow("a", ["na.yaml"])]}, "no.yaml, na.yaml: no such file; paths of a"),
+        ({"data_sets": [GridDataSet("s", ["shop.yaml"], "nowhere")]}, "nowhere: no such file"),
+        ({"base": []}, "row 'a' of data set '' has no configuration file; set base"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_grids_that_cannot_be_run(desk, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(**{"rows": [GridRow("a")], **changes})
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "is not valid YAML"), ("[1]", "holds list; sections such as")])
+def test_files_that_are_no_settings(desk, text, message):
+    Path("bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        plan(GridRow("a", ["bad.yaml"]))
+
+
+def test_table_3_names_the_overlay_of_every_row():
+    """Files that other rooms bring are not asked for here, only that each row has the name of its overlay."""
+    content = yaml.safe_load((Path(__file__).resolve().parents[2] / "experiments/table3.yaml").read_text())
+    *baselines, ours = content["rows"]
+    assert ours == {"label": "mllm_srec"}
+    assert len(baselines) == 18
+    assert all(row["configs"] == [f"configs/baselines/{row['label']}.yaml"] for row in baselines)
+    assert content["seeds"] == [0, 1, 2]
+    assert json.dumps(content["quick_grid"]["set"])
+    check_grid(GridSettings([GridRow(row["label"]) for row in content["rows"]], seeds=content["seeds"]))

@@ -1,0 +1,352 @@
+"""The results of a grid: recomputed by pandas, and nothing merged that was measured differently."""
+
+import json
+import re
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from mllm_srec.__main__ import main
+from mllm_srec.pipeline import grid as runner
+from mllm_srec.pipeline.grid_file import Significance
+from mllm_srec.pipeline.grid_results import check_output, merge_records, read_records, tidy, write_results
+from mllm_srec.pipeline.grid_summary import write_summary
+from mllm_srec.types import ConfigError, DataError
+from tests.pipeline.grid_stand_in import METRICS, N_USERS, leave_results, user_values
+
+ROWS = {"popularity": -0.3, "sasrec": 0.0, "ours": 0.25}
+SEEDS = (0, 1, 2)
+
+
+def record(folder, row="a", seed=0, data_set="shop", gain=0.0, candidates_hash="c0ffee", table="t", **changes):
+    """A cell's record and its run folder, without a process."""
+    run = folder / f"{table}-{row}-{seed}-{data_set}"
+    leave_results(run, user_values(100 * seed + 7, gain), candidates_hash)
+    metrics = {**json.loads((run / "metrics.json").read_text()), **changes.pop("metrics", {})}
+    return {
+        "table": table, "row": row, "data_set": data_set, "seed": seed, "run": str(run), "log": f"{run}.log",
+        "config_hash": f"{row}{seed}{gain}", "candidates_hash": candidates_hash, "commit": "f" * 40, "dirty": False,
+        "versions": {}, "seconds": {"fit": 2.0 + seed, "total": 3.0}, "peak_memory": 2**30 * (seed + 1),
+        "metrics": metrics, **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def records(tmp_path):
+    return [record(tmp_path / "runs", row, seed, gain=gain) for seed in SEEDS for row, gain in ROWS.items()]
+
+
+@pytest.fixture
+def out(records, tmp_path):
+    folder = tmp_path / "out"
+    write_results(folder, records, records)
+    write_summary(folder, "t", records, ["ndcg@10", "hr@10", "user_auc"], Significance("best", list(METRICS)))
+    return folder
+
+
+def by_pandas(records):
+    """Row, seed, user and values of every user, read from the runs' own files."""
+    tables = [
+        pd.read_parquet(Path(r["run"]) / "predictions/test_users.parquet").assign(row=r["row"], seed=r["seed"])
+        for r in records
+    ]
+    return pd.concat(tables)
+
+
+# --- the numbers ----------------------------------------------------------------------------------------------------
+
+
+def test_means_and_deviations_by_pandas_from_the_users_files(records, out):
+    users = by_pandas(records)
+    of_seeds = users.groupby(["row", "seed"])[list(METRICS)].mean()
+    summary = pd.read_csv(out / "summary.csv").query("not reference").set_index(["row", "metric"])
+    assert len(summary) == 9
+    for metric in METRICS:
+        for row in ROWS:
+            found, values = summary.loc[(row, metric)], of_seeds.loc[row][metric]
+            assert found["mean"] == pytest.approx(values.mean(), abs=1e-9)
+            assert found["sd"] == pytest.approx(values.std(ddof=1), abs=1e-9)
+            assert found["n_seeds"] == 3
+        order = of_seeds.groupby("row")[metric].mean().sort_values(ascending=False).index
+        assert [summary.loc[(row, metric)]["place"] for row in order[:2]] == [1, 2]
+        assert np.isnan(summary.loc[(order[2], metric)]["place"])
+
+
+def test_the_tidy_table_holds_every_number_of_every_cell(records, out):
+    table = pd.read_parquet(out / "results.parquet")
+    assert list(table.columns) == ["table", "row", "data_set", "seed", "metric", "value"]
+    numbers = [
+        ("t", r["row"], "shop", r["seed"], key, value)
+        for r in records
+        for key, value in r["metrics"].items()
+        if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool))
+    ]
+    assert list(table.itertuples(index=False, name=None)) == numbers
+    assert "test/reference/popularity/hr@10" in set(table["metric"])
+
+
+def test_a_number_that_one_cell_has_not_is_null_there(tmp_path):
+    rows = [record(tmp_path, "a", metrics={"test/auc": 0.5}), record(tmp_path, "b", metrics={"test/auc": None})]
+    table = tidy(rows).to_pandas().query("metric == 'test/auc'")
+    assert table["value"].tolist()[0] == 0.5
+    assert np.isnan(table["value"].tolist()[1])
+    assert "test/auc" not in set(tidy(rows[1:])["metric"]), "no number anywhere"
+
+
+def test_differences_to_the_best_row_by_pandas(records, out):
+    """Seeds averaged within a user, users paired; Holm's correction written out."""
+    averaged = by_pandas(records).groupby(["row", "user_id"])[list(METRICS)].mean()
+    assert averaged.groupby("row")["ndcg@10"].mean().idxmax() == "ours"
+    summary = pd.read_csv(out / "summary.csv").query("not reference").set_index(["row", "metric"])
+    assert set(summary.loc["ours"]["base"].isna()) == {True}
+    others = summary.drop("ours")
+    assert set(others["base"]) == {"ours"}
+    for (row, metric), found in others.iterrows():
+        gain = averaged.loc[row][metric] - averaged.loc["ours"][metric]
+        assert found["difference"] == pytest.approx(gain.mean(), abs=1e-9)
+        assert found["low"] < gain.mean() < found["high"]
+        spread = gain.std(ddof=1) / np.sqrt(N_USERS)  # the normal interval, which that of the bootstrap is near
+        assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    p_values, largest = others["p_value"].sort_values(), 0.0
+    for place, (key, p) in enumerate(p_values.items()):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p))
+        assert others.loc[key]["holm_p"] == pytest.approx(largest, abs=1e-12)
+
+
+def test_the_markdown_says_the_same(records, out):
+    text = (out / "summary.md").read_text()
+    summary = pd.read_csv(out / "summary.csv").query("not reference").set_index(["row", "metric"])
+    (header, _, *lines) = re.findall(r"^\|.*\|$", text.split("### ")[0], re.MULTILINE)
+    metrics = [cell.strip() for cell in header.strip("|").split("|")][1:]
+    assert metrics == ["ndcg@10", "hr@10", "user_auc"]
+    for line, row in zip(lines, ROWS, strict=False):
+        label, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        assert label == row
+        for metric, cell in zip(metrics, cells, strict=True):
+            found = summary.loc[(row, metric)]
+            number = f"{found['mean']:.4f} ± {found['sd']:.4f}"
+            around = {1: "**", 2: "*"}.get(found["place"], "")
+            dagger = " †" if found["holm_p"] <= 0.05 else ""
+            assert cell == f"{around}{number}{around}{dagger}"
+    assert lines[3:] == ["| (chance) | 0.2000 | 0.5000 | - |", "| (popularity) | - | 0.6000 | - |"]
+    assert "| ours | 3 | 3.0 | 3.0 | 3.00 |" in text, "cost: mean of 2, 3, 4 seconds; the largest process"
+    assert "sampled@20, ties expected, 40 users, candidates c0ffee; 3 rows, seeds 0, 1, 2" in text
+    assert "- code: ffffffffffff\n" in text
+
+
+def test_references_are_no_models(out):
+    """Chance has a higher hr@10 than any row here, and is neither best nor has it seeds."""
+    references = pd.read_csv(out / "summary.csv").query("reference")
+    assert set(references["row"]) == {"chance", "popularity"}
+    assert references[["place", "sd", "n_seeds", "difference"]].isna().all().all()
+
+
+def test_a_row_with_fewer_seeds_is_said_to_have_them(records, tmp_path):
+    write_results(tmp_path / "out", records[:-1], records[:-1])
+    write_summary(tmp_path / "out", "t", records[:-1], ["hr@10"], Significance("first"), ["ours-2: failed"])
+    text = (tmp_path / "out/summary.md").read_text()
+    assert "seeds 0, 1, 2 ('ours' only 2 of 3)" in text
+    assert "- missing: ours-2: failed" in text
+    assert "### shop: differences to popularity" in text
+
+
+@pytest.mark.parametrize(
+    ("significance", "n_rows"),
+    [(Significance("absent"), 3), (Significance(metrics=[]), 3), (Significance(), 1)],
+    ids=["base without a finished cell", "no metrics", "one row"],
+)
+def test_where_nothing_can_be_compared_the_means_are_there(records, tmp_path, significance, n_rows):
+    some = records[:n_rows]
+    write_results(tmp_path / "out", some, some)
+    write_summary(tmp_path / "out", "t", some, ["hr@10"], significance)
+    text = (tmp_path / "out/summary.md").read_text()
+    assert f"- nothing is compared: base {significance.base!r}" in text
+    assert "†" not in text
+    assert "holm_p" in pd.read_csv(tmp_path / "out/summary.csv").columns
+
+
+def test_data_sets_are_compared_each_for_itself(tmp_path):
+    runs = tmp_path / "runs"
+    records = [
+        record(runs, row, data_set=name, gain=gain, candidates_hash=name)
+        for name, sign in (("x", 1), ("y", -1))
+        for row, gain in (("a", 0.0), ("b", 0.3 * sign))
+    ]
+    write_results(tmp_path / "out", records, merge_records(records, []))
+    write_summary(tmp_path / "out", "t", records, ["ndcg@10"], Significance())
+    table = pd.read_csv(tmp_path / "out/summary.csv").query("not reference").set_index(["data_set", "row"])
+    assert table["place"].to_dict() == {("x", "a"): 2, ("x", "b"): 1, ("y", "a"): 1, ("y", "b"): 2}
+    assert table["base"].dropna().to_dict() == {("x", "a"): "b", ("y", "b"): "a"}
+
+
+def test_an_unknown_metric_is_refused(records, tmp_path):
+    with pytest.raises(ConfigError, match=r"metrics: no result has hr@11; there are .*hr@10"):
+        write_summary(tmp_path, "t", records, ["hr@10", "hr@11"], Significance())
+
+
+def test_cells_of_different_code_are_said_to_be(records, tmp_path):
+    records[0] |= {"commit": "a" * 40, "dirty": True}
+    records[1] |= {"commit": None, "dirty": None}
+    write_results(tmp_path / "out", records, records)
+    write_summary(tmp_path / "out", "t", records, ["hr@10"], Significance(metrics=[]))
+    line = "- code: aaaaaaaaaaaa with changes, outside a repository, ffffffffffff; cells were run with different code\n"
+    assert line in (tmp_path / "out/summary.md").read_text()
+
+
+# --- what must not be merged ----------------------------------------------------------------------------------------
+
+
+def test_other_candidates_are_refused_by_name(records, tmp_path):
+    odd = record(tmp_path / "odd", "ours", 1, candidates_hash="bead")
+    records[5] = odd
+    with pytest.raises(ConfigError) as caught:
+        merge_records(records, [])
+    message = str(caught.value)
+    assert message.startswith("candidates_hash of data set 'shop' is \"c0ffee\" in 8 cells, but not in\n")
+    assert f"row 'ours', data set 'shop', seed 1 ({odd['run']}): \"bead\"\n" in message
+    assert message.count("row '") == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("evaluator", "full"), ("m", 100), ("max_groups", 5), ("ties", "worst")])
+def test_another_protocol_is_refused_too(records, key, value):
+    records[2]["metrics"][f"test/{key}"] = value
+    with pytest.raises(ConfigError, match=f"^{key} of data set 'shop' .*\n.*row 'ours', data set 'shop', seed 0"):
+        merge_records(records, [])
+
+
+def test_two_grids_merge_unless_their_candidates_differ(records, tmp_path):
+    others = [record(tmp_path / "more", f"b{i}", table="u") for i in range(2)]
+    write_results(tmp_path / "u", others, others)
+    assert read_records(tmp_path / "u") == others
+    merged = merge_records(records, read_records(tmp_path / "u"))
+    assert [(r["table"], r["row"]) for r in merged[-2:]] == [("u", "b0"), ("u", "b1")]
+    assert merge_records(records, records) == records, "the same runs count once"
+    with pytest.raises(ConfigError, match="candidates_hash of data set 'shop'"):
+        merge_records(records, [record(tmp_path / "x", "b", candidates_hash="bead", table="u")])
+    with pytest.raises(ConfigError, match=r"row 'ours', data set 'shop', seed 0 of u and of t are different runs"):
+        merge_records(records, [record(tmp_path / "x", "ours", gain=9, table="u")])
+
+
+# --- the folder -----------------------------------------------------------------------------------------------------
+
+
+def test_only_results_of_the_same_grid_are_replaced(records, out, tmp_path):
+    check_output(out, "t")
+    check_output(tmp_path / "new", "t")
+    with pytest.raises(ConfigError, match="holds results of the grid 't'; give another for 'u'"):
+        check_output(out, "u")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/notes.txt").touch()
+    with pytest.raises(ConfigError, match="holds something else than results of a grid"):
+        check_output(tmp_path / "thesis", "t")
+    with pytest.raises(ConfigError, match=r"notes.txt is a file; give a folder"):
+        check_output(tmp_path / "thesis/notes.txt", "t")
+    write_results(out, records[:1], records)
+    assert [path.name for path in (out / "cells").iterdir()] == ["shop--popularity--0.json"]
+
+
+def test_damaged_results_of_another_grid(out, tmp_path):
+    with pytest.raises(ConfigError, match=f"{tmp_path} holds no results of a grid"):
+        read_records(tmp_path)
+    path = out / "cells/shop--ours--1.json"
+    for text in ("{", "[]", "{}"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"shop--ours--1.json is no cell of a grid"):
+            read_records(out)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Function that writes a grid file and runs the command on it, with the stand-in."""
+    monkeypatch.chdir(tmp_path)
+    program = (sys.executable, str(Path(__file__).with_name("grid_stand_in.py")))
+    monkeypatch.setattr(runner, "run_grid", partial(runner.run_grid, program=program))
+    Path("shop.yaml").touch()
+    Path("runs").mkdir()
+
+    def grid(name, rows, *arguments, **changes):
+        content = {
+            "base": ["shop.yaml"], "seeds": [0], "metrics": ["hr@10"],
+            "set": {"data.name": "shop", "trainer.default_root_dir": "runs"},
+            "rows": [{"label": label, "set": settings} for label, settings in rows.items()], **changes,
+        }  # fmt: skip
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(content))
+        return main(["grid", "--config", f"{name}.yaml", *arguments])
+
+    return grid
+
+
+def test_the_command_from_the_file_to_the_table(command, capsys):
+    quick = {"seeds": [5], "set": {"stand.gain": 0.5}}
+    assert command("small", {"a": {}}, "--quick", quick_grid=quick) == 0
+    out = capsys.readouterr().out
+    assert out.rstrip().endswith("written: experiments/results/small-quick")
+    assert "# small-quick\n" in out
+    cell = json.loads(Path("experiments/results/small-quick/cells/shop--a--5.json").read_text())
+    assert (cell["table"], cell["row"], cell["data_set"], cell["seed"]) == ("small-quick", "a", "shop", 5)
+    assert re.fullmatch("[0-9a-f]{40}", cell["commit"])
+    assert cell["dirty"] in (True, False)
+    assert cell["candidates_hash"] == "c0ffee"
+    assert cell["config_hash"][:12] == cell["run"][-12:]
+    assert cell["versions"]["polars"]
+    assert "--stand.gain=0.5" in cell["command"]
+    assert cell["metrics"]["test/hr@10"] == pytest.approx(user_values(5, 0.5)["hr@10"].mean())
+
+
+def test_the_command_refuses_to_merge_other_candidates(command, capsys):
+    assert command("one", {"a": {}}) == 0
+    assert command("two", {"b": {"stand.gain": 0.1}}, "--merge", "experiments/results/one") == 0
+    text = Path("experiments/results/two/summary.md").read_text()
+    assert "| b | " in text
+    assert "| a | " in text
+    assert len(list(Path("experiments/results/two/cells").iterdir())) == 1, "merged cells stay where they are"
+    capsys.readouterr()
+    assert command("three", {"c": {"stand.hash": "bead"}}, "--merge", "experiments/results/two") == 1
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "mllm_srec grid: error: candidates_hash of data set 'shop' is \"bead\" in 1 cells, but not in"
+    )
+    assert "row 'b', data set 'shop', seed 0 (runs/shop/b-0-" in err
+    assert not Path("experiments/results/three").exists()
+
+
+def test_the_command_prints_commands_and_runs_nothing(command, capsys):
+    assert command("dry", {"a": {"model.lr": 0.1}, "b c": {"data.x": "d e"}}, "--dry_run", "--seeds", "[3]") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("python -m mllm_srec run --config shop.yaml --trainer.enable_progress_bar=false ")
+    assert "--model.lr=0.1 --seed_everything=3 --name a-3-" in first
+    assert "'--data.x=d e' --seed_everything=3 --name b-c-3-" in second
+    assert list(Path("runs").iterdir()) == []
+    shutil.rmtree("runs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "rows"),
+        (["--rows", "[{label: a}]", "--base", "[shop.yaml]"], 1, "config: got none; give a grid file, such as"),
+        (["--config", "bad.yaml"], 2, "'seds' is not known; did you mean 'seeds'?"),
+        (["--config", "bad.yaml", "--jobs", "0"], 2, ""),
+        (["--config", "good.yaml", "--quick"], 1, "quick_grid: this grid has no such section"),
+        (["--config", "good.yaml", "--output", "good.yaml"], 1, "output: good.yaml is a file"),
+        (["--config", "good.yaml", "--merge", "runs"], 1, "runs holds no results of a grid"),
+    ],
+)
+def test_the_command_refuses(command, capsys, arguments, status, message):
+    Path("bad.yaml").write_text("rows: [{label: a}]\nseds: [1]\n")
+    Path("good.yaml").write_text("rows: [{label: a}]\nbase: [shop.yaml]\n")
+    try:
+        found = main(["grid", *arguments])
+    except SystemExit as error:
+        found = error.code
+    assert found == status
+    assert message in capsys.readouterr().err

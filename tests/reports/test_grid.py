@@ -1,0 +1,109 @@
+"""Tables of grids by hand: which number is best, and what a cell of a Markdown table may hold."""
+
+import polars as pl
+import pytest
+
+from mllm_srec.metrics.comparison import Compared
+from mllm_srec.metrics.significance import PairedDifference
+from mllm_srec.reports.grid import cost_table, markdown_table, summarise, wide_table
+from mllm_srec.reports.grid_summary import DataSetReport, summary_rows, summary_text
+
+
+def results(**rows):
+    """Row -> values of `test/hr@5` by seed."""
+    return pl.DataFrame(
+        [("shop", row, seed, "test/hr@5", value) for row, values in rows.items() for seed, value in enumerate(values)],
+        schema={"data_set": pl.String, "row": pl.String, "seed": pl.Int64, "metric": pl.String, "value": pl.Float64},
+        orient="row",
+    )
+
+
+def places(**rows):
+    table = summarise(results(**rows), ["hr@5"])
+    return dict(zip(table["row"], table["place"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ({"a": [0.1, 0.3], "b": [0.5], "c": [0.3]}, {"a": None, "b": 1, "c": 2}),
+        ({"a": [0.5], "b": [0.5], "c": [0.3]}, {"a": 1, "b": 1, "c": None}),
+        ({"a": [0.5], "b": [0.3], "c": [0.3]}, {"a": 1, "b": 2, "c": 2}),
+        ({"a": [0.50001], "b": [0.50002], "c": [0.3]}, {"a": 1, "b": 1, "c": None}),
+        ({"a": [0.5]}, {"a": None}),
+        ({"a": [0.5], "b": [None]}, {"a": None}),
+    ],
+    ids=["in order", "first place shared", "second shared", "written alike", "alone", "alone with a value"],
+)
+def test_best_and_second(rows, expected):
+    assert places(**rows) == expected
+
+
+def test_mean_and_deviation_by_hand():
+    (row,) = summarise(results(a=[0.1, 0.2, 0.6, None]), ["hr@5"]).iter_rows(named=True)
+    assert row["mean"] == pytest.approx(0.3)
+    assert row["sd"] == pytest.approx((0.14 / 2) ** 0.5)
+    assert row["n_seeds"] == 3
+
+
+def test_a_single_seed_has_no_deviation():
+    table = summarise(results(a=[0.25], b=[0.5]), ["hr@5"])
+    assert table["sd"].to_list() == [None, None]
+    text = wide_table(table, ["hr@5"], {("a", "hr@5"): " †"})
+    assert text.splitlines() == ["|  | hr@5 |", "| --- | ---: |", "| a | *0.2500* † |", "| b | **0.5000** |"]
+
+
+def test_a_reference_is_not_the_row_of_its_name():
+    named = results(popularity=[0.1], b=[0.2])
+    reference = named.filter(pl.col("row") == "b").with_columns(
+        metric=pl.lit("test/reference/popularity/hr@5"), value=0.9
+    )
+    text = wide_table(summarise(pl.concat([named, reference]), ["hr@5"]), ["hr@5"], {("popularity", "hr@5"): "!"})
+    assert text.splitlines()[2:] == ["| popularity | *0.1000*! |", "| b | **0.2000** |", "| (popularity) | 0.9000 |"]
+
+
+def test_other_splits_and_metrics_do_not_count():
+    others = results(a=[0.9]).with_columns(metric=pl.lit("val/hr@5"))
+    table = summarise(pl.concat([results(a=[0.1]), others]), ["hr@5"])
+    assert table["mean"].to_list() == [0.1]
+    with pytest.raises(ValueError, match=r"no result has ndcg@5; there are hr@5\."):
+        summarise(results(a=[0.1]), ["ndcg@5"])
+
+
+def test_a_label_cannot_break_the_table():
+    assert markdown_table(["", "x"], [["a|b\n# c", "1"]]).splitlines()[-1] == "| a\\|b # c | 1 |"
+
+
+def test_costs_by_hand():
+    records = [
+        {"row": "a", "seconds": {"fit": 1.0, "total": 4.0}, "peak_memory": 2**30},
+        {"row": "a", "seconds": {"fit": 2.0, "test": 1.0, "total": 5.0}, "peak_memory": 3 * 2**30},
+        {"row": "b", "seconds": {}, "peak_memory": None},
+    ]
+    assert cost_table(records).splitlines() == [
+        "|  | runs | fit, s | test, s | total, s | peak memory, GiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| a | 2 | 1.5 | 1.0 | 4.5 | 3.00 |",
+        "| b | 1 | - | - | - | - |",
+    ]
+
+
+def compared(holm_p):
+    difference = PairedDifference(difference=-0.1, low=-0.2, high=-0.01, p_value=0.004, n_users=9, n_changed=9)
+    base = Compared("b", "hr@5", 0.2, None, 1, 9, None, None)
+    return [base, Compared("a", "hr@5", 0.1, None, 1, 9, difference, holm_p)]
+
+
+@pytest.mark.parametrize(("holm_p", "mark"), [(0.05, " †"), (0.051, "")])
+def test_findings_are_marked_in_both_tables(holm_p, mark):
+    summary = summarise(results(a=[0.1], b=[0.2]), ["hr@5"])
+    report = DataSetReport("shop", "sampled@20", compared(holm_p), ["a note"], [])
+    text = summary_text("table", summary, ["hr@5"], [report], ["code: abc"])
+    assert text.startswith("# table\n\n- code: abc\n\n## shop\n\nsampled@20\n\n|")
+    assert f"| a | *0.1000*{mark} |" in text
+    assert f"| a | hr@5 | -0.1000 | -0.2000 … -0.0100 | 0.004 | {holm_p:.2g}{mark} |" in text
+    assert "\n- a note\n" in text
+    rows = summary_rows(summary, [report]).to_dicts()
+    assert [(row["row"], row["base"], row["difference"], row["holm_p"]) for row in rows] == [
+        ("a", "b", -0.1, holm_p), ("b", None, None, None),
+    ]  # fmt: skip
