@@ -1,7 +1,7 @@
 """Losses of next-item models as pure functions: P positions, each with one item to predict, and K negatives.
 
-All are means over positions, and 0, with gradients that are 0, where there is no position: a last batch may hold only
-users with a single like, and a mean of nothing would be NaN and end the training.
+All are means over positions, and 0, with gradients that are 0, where there is no position: a batch of users with a
+single like has none, and a mean of nothing would be NaN and end the training.
 """
 
 from __future__ import annotations
