@@ -107,15 +107,18 @@ def test_the_modality_loss_leaves_out_pairs_without_pictures():
     model = FREEDOM(hidden=4, modality_weight=2.0)
     model.attach(train)
     random = np.random.default_rng(0)
-    vectors = random.normal(size=(3, 4)).astype(np.float32)
-    liked, unseen = np.array([1, 3, 4]), np.array([2, 1, 5])  # item 3 has no picture
+    vectors = random.normal(size=(5, 4)).astype(np.float32)
+    liked, unseen = np.array([1, 3, 4, 2, 6]), np.array([2, 1, 5, 3, 4])  # item 3 has no picture, item 6 no text
     by_hand = 0.0
-    for name, values, pairs in (("image", train.features.image, [0, 2]), ("text", train.features.text, [0, 1, 2])):
+    for name, values, pairs in (
+        ("image", train.features.image, [0, 2, 4]),
+        ("text", train.features.text, [0, 1, 2, 3]),
+    ):
         w = model.projections[name].weight.detach().numpy()
         gaps = [vectors[p] @ (w @ values[unseen[p]] - w @ values[liked[p]]) for p in pairs]
         by_hand += 2.0 * np.mean(np.log1p(np.exp(gaps)))
     nodes = [torch.from_numpy(items) + train.n_users - 1 for items in (liked, unseen)]
-    found = model.further_loss(torch.from_numpy(vectors), torch.zeros(3, dtype=torch.long), *nodes)
+    found = model.further_loss(torch.from_numpy(vectors), torch.zeros(5, dtype=torch.long), *nodes)
     assert found.item() == pytest.approx(by_hand, rel=1e-5)
 
 
