@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from mllm_srec.baselines.base import ItemRecommender, Unit
 from mllm_srec.baselines.negatives import NegativeSampler
+from mllm_srec.baselines.setting_checks import check_at_least, check_choice, check_heads, check_share
 from mllm_srec.baselines.train_data import TrainData
 from mllm_srec.baselines.vip5_model import N_WORDS, RANDOM, VIP5Network, insert_adapters, load_t5, small_t5
 from mllm_srec.baselines.vip5_prompts import IGNORED, Lexicon, Prompts, draw_windows
@@ -103,21 +104,15 @@ class VIP5(ItemRecommender):
 
     def _check_settings(self) -> None:
         """Refuse values out of range and contradictions."""
-        choices = {"finetune": ("adapters", "full"), "scoring": ("likelihood", "yes_no")}
-        for name, accepted in choices.items():
-            if getattr(self, name) not in accepted:
-                raise ConfigError(f"{name}={getattr(self, name)!r}; accepted: {', '.join(accepted)}")
-        lowest = {"n_visual_tokens": 1, "adapter_reduction": 1, "target_window": 0, "warmup_steps": 0, "max_tokens": 1}
-        lowest |= {"hidden": 1, "n_layers": 1, "n_heads": 1}
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)}; give at least {least}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout}; give 0 or more, and less than 1")
+        check_choice(("adapters", "full"), finetune=self.finetune)
+        check_choice(("likelihood", "yes_no"), scoring=self.scoring)
+        check_at_least(0, target_window=self.target_window, warmup_steps=self.warmup_steps)
+        check_at_least(1, n_visual_tokens=self.n_visual_tokens, adapter_reduction=self.adapter_reduction)
+        check_at_least(1, n_layers=self.n_layers, max_tokens=self.max_tokens)
+        check_share(below_one=True, dropout=self.dropout)
+        check_heads(self.hidden, self.n_heads)
         if self.max_tokens > N_WORDS:
             raise ConfigError(f"max_tokens={self.max_tokens}; the table of words has {N_WORDS} rows, give no more")
-        if self.hidden % self.n_heads:
-            raise ConfigError(f"hidden={self.hidden} is no multiple of n_heads={self.n_heads}")
         if self.strict and self.finetune == "full":
             raise ConfigError("strict=True freezes two tables beside a frozen T5; give finetune: adapters with it")
         if self.random_weights:

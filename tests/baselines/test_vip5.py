@@ -382,13 +382,13 @@ def test_the_rate_warms_up():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"finetune": "lora"}, "finetune='lora'; accepted: adapters, full"),
+        ({"finetune": "lora"}, "finetune='lora'; give one of adapters, full"),
         ({"scoring": "beam"}, "scoring='beam'"),
         ({"n_visual_tokens": 0}, "n_visual_tokens=0; give at least 1"),
         ({"target_window": -1}, "target_window=-1"),
         ({"max_tokens": 2000}, "max_tokens=2000; the table of words has 1024 rows"),
         ({"dropout": 1.0}, "dropout=1.0"),
-        ({"hidden": 30, "n_heads": 4}, "hidden=30 is no multiple of n_heads=4"),
+        ({"hidden": 30, "n_heads": 4}, "n_heads=4; give a divisor of hidden=30"),
         ({"strict": True}, "strict=True freezes two tables"),
         ({"finetune": "adapters"}, "has random weights, which finetune='adapters' would freeze"),
     ],
