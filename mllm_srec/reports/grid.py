@@ -10,6 +10,9 @@ import polars as pl
 DIGITS = 4
 """Decimals of means and deviations; what is written alike is ranked alike."""
 
+STAGES = ("prepare", "summarize", "fit", "test")
+"""Stages of `run` whose cost is shown."""
+
 REFERENCE = r"^test/reference/([^/]+)/(.+)$"
 """Keys of the rows that results are compared with: chance, popularity, ceilings."""
 
@@ -102,7 +105,7 @@ def cost_table(records: Sequence[Mapping[str, Any]]) -> str:
     Args:
         records: `row`, `seconds` by stage, `peak_memory` in bytes or None.
     """
-    stages = list(dict.fromkeys(stage for r in records for stage in r["seconds"] if stage != "total"))
+    stages = [stage for stage in STAGES if any(stage in record["seconds"] for record in records)]
     lines = []
     for row in dict.fromkeys(record["row"] for record in records):
         of_row = [record for record in records if record["row"] == row]

@@ -76,8 +76,8 @@ def test_a_label_cannot_break_the_table():
 
 def test_costs_by_hand():
     records = [
-        {"row": "a", "seconds": {"fit": 1.0, "total": 4.0}, "peak_memory": 2**30},
-        {"row": "a", "seconds": {"fit": 2.0, "test": 1.0, "total": 5.0}, "peak_memory": 3 * 2**30},
+        {"row": "a", "seconds": {"test": 1.0, "total": 4.0, "fit": 1.0}, "peak_memory": 2**30},
+        {"row": "a", "seconds": {"fit": 2.0, "total": 5.0}, "peak_memory": 3 * 2**30},
         {"row": "b", "seconds": {}, "peak_memory": None},
     ]
     assert cost_table(records).splitlines() == [
