@@ -89,6 +89,11 @@ class PromptDataModule(RankingDataModule):
             max_train_groups, max_eval_groups, max_test_groups, num_workers, seed,
         )  # fmt: skip
         self.backbone, self.revision = backbone, revision
+        if prompt.phrases.items_only and pictures.serve != "none":
+            raise ConfigError(
+                f"data.pictures.serve={pictures.serve!r} with data.prompt.wording={prompt.wording!r}, which shows no "
+                "pictures; set data.pictures.serve to none"
+            )
         self.prompt, self.pictures, self.packing, self.max_length = prompt, pictures, packing, max_length
         self.eval_batch_tokens, self.negatives, self.balance = eval_batch_tokens, negatives, balance
         self.features_folder: Path | None = None  # set by the pipeline, which computed them

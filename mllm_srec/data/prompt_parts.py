@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mllm_srec.data.context_fitting import ContextFitter
+from mllm_srec.data.context_fitting import ContextFitter, TwoListFitter
 from mllm_srec.data.context_texts import ContextBody
 from mllm_srec.data.image_store import ImageStore
 from mllm_srec.data.item_texts import ShownItem, shown_item
@@ -44,7 +44,7 @@ class PromptParts:
     ) -> None:
         self.encoder, self.settings, self.max_length, self.texts = encoder, settings, max_length, texts
         self.chain = texts.prompts if texts is not None and settings.cot else None
-        self.mentions_pictures = texts is None or texts.modality != "text"
+        self.mentions_pictures = not settings.phrases.items_only and (texts is None or texts.modality != "text")
         self.images = images if self.mentions_pictures else None
         self.report = PromptReport()
 
@@ -98,7 +98,8 @@ class PromptParts:
         Args:
             lines: item_id -> what `line` returned.
         """
-        return ContextFitter(lines, self.encoder, self.settings.max_preference_tokens, self.report)
+        kind = TwoListFitter if self.settings.phrases.disliked else ContextFitter
+        return kind(lines, self.encoder, self.settings, self.report)
 
     def context(
         self, group: Mapping[str, Any], profile: str | None, body: ContextBody, fitter: ContextFitter

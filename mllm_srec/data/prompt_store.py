@@ -124,13 +124,19 @@ def build_prompt_store(
         texts: Stored summaries, None for prompts of titles.
 
     Raises:
-        ConfigError: Instruction, question and target alone exceed `max_length`, or a chain of thought has no summaries.
+        ConfigError: Instruction, question and target alone exceed `max_length`, a chain of thought has no summaries, or
+            the wording has no place for preferences.
         DataError: A summary that is needed was not written, or does not belong to these tables.
     """
     if settings.cot and texts is None:
         raise ConfigError(
             "data.prompt.cot=true needs stored summaries for its earlier turns, but there are none "
             "(summaries.variant=none); set summaries.variant to base, sv, svi or full, or data.prompt.cot to false"
+        )
+    if settings.phrases.items_only and texts is not None:
+        raise ConfigError(
+            f"data.prompt.wording={settings.wording!r} lists items and has no place for preferences; "
+            "set summaries.variant to none"
         )
     key = {
         "template": settings.version,

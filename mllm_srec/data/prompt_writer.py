@@ -72,7 +72,7 @@ class PromptWriter:
     def _context_rows(self, target_lengths: list[int]) -> Iterator[dict[str, Any]]:
         lines = map(self.parts.line, self.items)
         fitter = self.parts.fitter(dict(zip(self.data.items["item_id"], lines, strict=True)))
-        contexts = ContextTexts(self.data.interactions, self.parts.texts)
+        contexts = ContextTexts(self.data.interactions, self.parts.texts, self.parts.settings)
         groups = self.data.groups.join(_longest_target(self.data, target_lengths), on="group_id", how="left")
         longest = max(target_lengths, default=0)  # any item may be ranked in a list, whatever was drawn for it
         groups = groups.with_columns(

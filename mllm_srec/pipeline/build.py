@@ -131,7 +131,7 @@ def _texts(data: PreparedDataset) -> Iterator[str]:
     if data.users is not None:
         yield from data.users["profile"]
     for wording in WORDINGS.values():
-        phrases = [wording.instruction, wording.profile, wording.preference, wording.question, wording.question_end]
-        yield from [*phrases, wording.chain, wording.chain_question] * 2  # a word must be seen twice to be learnt
+        phrases = [text for name, text in vars(wording).items() if isinstance(text, str) and name != "version"]
+        yield from phrases * 2  # a word must be seen twice to be learnt
     questions = [IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, CAPTION_PROMPT]
     yield from [SYSTEM, NO_PICTURE, NO_HISTORY, SINCE, *questions, "system\n user\n assistant\n user_ "] * 2

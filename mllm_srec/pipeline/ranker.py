@@ -158,7 +158,8 @@ class Ranker:
         return self._people([who])[0]
 
     def _people(self, user_ids: Sequence[str]) -> list[Person]:
-        return people_now(self.data.interactions, user_ids, self._texts, self._max_history)
+        prompt = self.run.datamodule.prompt
+        return people_now(self.data.interactions, user_ids, self._texts, self._max_history, prompt)
 
     def _newcomer(self, history: History) -> Person:
         """A person whose preference, where prompts hold one, is written now."""
@@ -169,7 +170,7 @@ class Ranker:
         if texts is not None and self.run.arrivals is not None:
             states = self.run.arrivals.preferences(table)
             texts = SummaryTexts(**{**vars(texts), "preference": {(history.user_id, "train_val"): states}})
-        return people_now(table, [history.user_id], texts, self._max_history)[0]
+        return people_now(table, [history.user_id], texts, self._max_history, self.run.datamodule.prompt)[0]
 
     @property
     def _texts(self) -> SummaryTexts | None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from mllm_srec.prompts.templates import (
     ANSWERS,
+    EMPTY_LIST,
     NO_HISTORY,
     NO_PICTURE,
     SINCE,
     SYSTEM,
     UNTITLED,
-    WORDINGS,
     PromptSettings,
 )
 
@@ -86,8 +86,8 @@ def user_name(user_id: str, settings: PromptSettings, with_article: bool = False
 def user_clause(user_id: str, profile: str | None, settings: PromptSettings) -> str:
     """What opens the question: the profile where there is one."""
     if settings.profile and profile:
-        return _fill(WORDINGS[settings.wording].profile, user=user_name(user_id, settings), profile=profile)
-    return "Based"
+        return _fill(settings.phrases.profile, user=user_name(user_id, settings), profile=profile)
+    return settings.phrases.no_profile
 
 
 def plain_context(user_id: str, profile: str | None, settings: PromptSettings) -> ContextFrame:
@@ -97,7 +97,7 @@ def plain_context(user_id: str, profile: str | None, settings: PromptSettings) -
 
 def context_head(user_id: str, profile: str | None, settings: PromptSettings) -> list[Piece]:
     """Everything before the user's preference: system turn, instruction, profile."""
-    wording = WORDINGS[settings.wording]
+    wording = settings.phrases
     opening = user_clause(user_id, profile, settings)
     return [*turn("system", SYSTEM), TURN_START, "user\n", wording.instruction, opening, wording.preference]
 
@@ -112,15 +112,15 @@ def preference_line(text: str, has_lines: bool) -> str:
     return f"{text}\n{SINCE}" if has_lines else text
 
 
-def empty_history() -> str:
-    """Stands where a user has no history; the context is kept and says so."""
-    return NO_HISTORY
+def empty_history(settings: PromptSettings) -> str:
+    """Stands where a user has no history, or a list no item; the context is kept and says so."""
+    return EMPTY_LIST if settings.phrases.items_only else NO_HISTORY
 
 
 def context_tail(user_id: str, settings: PromptSettings) -> list[Piece]:
     """From the end of the preference to the quote that opens the target: the end of the shared prefix."""
     user = user_name(user_id, settings, with_article=True)
-    return [_fill(WORDINGS[settings.wording].question, user=user)]
+    return [_fill(settings.phrases.question, user=user)]
 
 
 def target(text: str, has_picture: bool | None, settings: PromptSettings) -> list[Piece]:
@@ -132,7 +132,7 @@ def target(text: str, has_picture: bool | None, settings: PromptSettings) -> lis
         settings: Wording.
     """
     shown: dict[bool | None, list[Piece]] = {True: [Picture(), text], False: [f"{NO_PICTURE}, {text}"], None: [text]}
-    return [*shown[has_picture], WORDINGS[settings.wording].question_end, TURN_END, "\n", TURN_START, "assistant\n"]
+    return [*shown[has_picture], settings.phrases.question_end, TURN_END, "\n", TURN_START, "assistant\n"]
 
 
 def answer(label: int) -> list[Piece]:
