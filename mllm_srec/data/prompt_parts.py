@@ -86,7 +86,7 @@ class PromptParts:
     def _target_pieces(self, item: ShownItem, has_picture: bool) -> tuple[list[Piece], list[Piece]]:
         """What stands before the context's middle part, and behind it."""
         if self.chain is None:
-            return [], target(item.line, has_picture if self.mentions_pictures else None, self.settings)
+            return [], target(item.target, has_picture if self.mentions_pictures else None, self.settings)
         before = chain_target(self.chain, has_picture, item.image_summary, item.text, item.line)
         return before, target(item.line, None, self.settings)
 

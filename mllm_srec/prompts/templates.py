@@ -76,6 +76,17 @@ WORDINGS = {
         question_end='"?\n',
         items_only=True,
     ),
+    # Rec-GPT4V (Liu et al., 2024), its question put to one candidate. The words are ours.
+    "rec_gpt4v": Wording(
+        version="rec-gpt4v-v1",
+        instruction="",
+        profile="The {user} is {profile}.\n",
+        no_profile="",
+        preference="Items that the user liked, oldest first:\n",
+        question='Will {user} like the item "',
+        question_end='" next? Answer "Yes." or "No.".\n',
+        items_only=True,
+    ),
 }
 
 
@@ -85,7 +96,7 @@ class PromptSettings:
 
     Args:
         wording: `article` is Table 1 letter by letter; `neutral` says the same without its slips; `tallrec` lists
-            liked and disliked items apart, without pictures.
+            liked and disliked items apart, `rec_gpt4v` the liked ones, both without pictures.
         user_id: Name the user by id, as Table 1 does (a channel for memorising users: worth an ablation).
         profile: Open with the user's profile where the data set has one (Amazon has none).
         brand: Give the brand with the title, where it is known.
@@ -101,7 +112,7 @@ class PromptSettings:
             the article's order, image and item summary of the target first.
     """
 
-    wording: Literal["article", "neutral", "tallrec"] = "article"
+    wording: Literal["article", "neutral", "tallrec", "rec_gpt4v"] = "article"
     user_id: bool = True
     profile: bool = True
     brand: bool = False
