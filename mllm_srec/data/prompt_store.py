@@ -81,6 +81,15 @@ class PromptStore:
             kind=kind,
         )
 
+    def choice(self, item_index: int) -> list[int]:
+        """Token ids of a candidate behind its letter, by the item's row; empty where no lists are shown."""
+        ids: list[int] = self._targets[item_index]["choice_ids"]
+        return ids
+
+    def choice_lengths(self) -> pl.Series:
+        """Tokens of every candidate behind its letter."""
+        return _lengths(self._targets, "choice_ids")
+
     def context_lengths(self) -> pl.Series:
         """Tokens of every context's prefix."""
         return _lengths(self._contexts, "prefix_ids")

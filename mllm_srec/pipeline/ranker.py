@@ -94,6 +94,11 @@ class Ranker:
                 f"model.finetune={run.model.settings.finetune!r} needs fine-tuned weights; give a run's checkpoint "
                 "(--ckpt_path), or set model.finetune to none to rank with the untrained backbone"
             )
+        if run.datamodule.prompt.layout == "listwise":
+            raise ConfigError(
+                "data.prompt.layout='listwise' gives scores within a list and no probabilities; to rank for people, "
+                "set it to pointwise in the run's config.yaml"
+            )
         self.run, self.data, self._device = run, run.datamodule.data, device
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._weights = None if checkpoint is None else read_checkpoint(checkpoint)

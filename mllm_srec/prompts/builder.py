@@ -36,6 +36,8 @@ class Picture:
 Piece = str | Control | Picture
 TURN_START = Control("<|im_start|>")
 TURN_END = Control("<|im_end|>")
+ANSWER_TURN: tuple[Piece, ...] = (TURN_END, "\n", TURN_START, "assistant\n")
+"""From the end of the question to the place of the answer."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,9 @@ def user_clause(user_id: str, profile: str | None, settings: PromptSettings) -> 
     return settings.phrases.no_profile
 
 
-def plain_context(user_id: str, profile: str | None, settings: PromptSettings) -> ContextFrame:
-    """The context of a prompt that is one question."""
-    return ContextFrame(context_head(user_id, profile, settings), context_tail(user_id, settings))
+def plain_context(user_id: str, profile: str | None, settings: PromptSettings, of_list: bool = False) -> ContextFrame:
+    """The context of a prompt that is one question, about one target or about a list of candidates."""
+    return ContextFrame(context_head(user_id, profile, settings), context_tail(user_id, settings, of_list))
 
 
 def context_head(user_id: str, profile: str | None, settings: PromptSettings) -> list[Piece]:
@@ -117,10 +119,10 @@ def empty_history(settings: PromptSettings) -> str:
     return EMPTY_LIST if settings.phrases.items_only else NO_HISTORY
 
 
-def context_tail(user_id: str, settings: PromptSettings) -> list[Piece]:
-    """From the end of the preference to the quote that opens the target: the end of the shared prefix."""
+def context_tail(user_id: str, settings: PromptSettings, of_list: bool = False) -> list[Piece]:
+    """From the end of the preference to what opens the target, or the list: the end of the shared prefix."""
     user = user_name(user_id, settings, with_article=True)
-    return [_fill(settings.phrases.question, user=user)]
+    return [_fill(settings.phrases.choices if of_list else settings.phrases.question, user=user)]
 
 
 def target(text: str, has_picture: bool | None, settings: PromptSettings) -> list[Piece]:
@@ -132,7 +134,17 @@ def target(text: str, has_picture: bool | None, settings: PromptSettings) -> lis
         settings: Wording.
     """
     shown: dict[bool | None, list[Piece]] = {True: [Picture(), text], False: [f"{NO_PICTURE}, {text}"], None: [text]}
-    return [*shown[has_picture], settings.phrases.question_end, TURN_END, "\n", TURN_START, "assistant\n"]
+    return [*shown[has_picture], settings.phrases.question_end, *ANSWER_TURN]
+
+
+def choice_line(text: str) -> str:
+    """What follows the letter of a candidate of a list; tokenised once, whatever its letter."""
+    return f". {text}\n"
+
+
+def choices_end(settings: PromptSettings) -> list[Piece]:
+    """From behind the last candidate of a list to the opening of the answer's turn."""
+    return [settings.phrases.choices_end, *ANSWER_TURN]
 
 
 def answer(label: int) -> list[Piece]:

@@ -7,6 +7,7 @@ results name it.
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,9 @@ ANSWERS = {1: "Yes.", 0: "No."}
 SYSTEM = "You are a helpful assistant."  # the turn Qwen2-VL was instruction-tuned with
 NO_PICTURE = "no picture available"
 NO_HISTORY = "no history"
+LABELS = string.ascii_uppercase
+"""Names of the candidates of a list prompt; what comes first in the answer is scored."""
+
 EMPTY_LIST = "none\n"  # stands where a list of items has none
 UNTITLED = "untitled item"
 SINCE = "Since then:\n"  # between a preference and the items that came after its last window
@@ -38,6 +42,8 @@ class Wording:
     no_profile: str = "Based"  # stands for `profile` where none is known
     items_only: bool = False  # lists items: has no place for a written preference, a chain of thought or pictures
     disliked: str = ""  # heads a second list, of disliked items; empty where they are not shown
+    choices: str = ""  # heads a list of candidates to choose from; empty where the wording cannot ask so
+    choices_end: str = ""  # behind that list
 
 
 WORDINGS = {
@@ -76,7 +82,7 @@ WORDINGS = {
         question_end='"?\n',
         items_only=True,
     ),
-    # Rec-GPT4V (Liu et al., 2024), its question put to one candidate. The words are ours.
+    # Rec-GPT4V (Liu et al., 2024), its question put to one candidate or to a list of them. The words are ours.
     "rec_gpt4v": Wording(
         version="rec-gpt4v-v1",
         instruction="",
@@ -85,6 +91,8 @@ WORDINGS = {
         preference="Items that the user liked, oldest first:\n",
         question='Will {user} like the item "',
         question_end='" next? Answer "Yes." or "No.".\n',
+        choices="Candidates for the next item of {user}:\n",
+        choices_end="Which candidate will be liked best? Answer with its letter.\n",
         items_only=True,
     ),
 }
@@ -110,6 +118,11 @@ class PromptSettings:
             the earlier answers come from the stored summaries.
         cot_order: `user_first` begins with the preference, so that all targets of a context share it; `article` is
             the article's order, image and item summary of the target first.
+        layout: `pointwise` asks about one target at a time. `listwise` lays the candidates of a list before the model,
+            each with a letter, and asks for the best; labelled pairs are still asked about one at a time, since a list
+            of one has no order.
+        list_size: Candidates of a list prompt at most, 2 to 26; a longer list is cut into parts at random.
+        list_shuffles: Orders in which a list is shown, each drawn anew: scores are averaged over them.
     """
 
     wording: Literal["article", "neutral", "tallrec", "rec_gpt4v"] = "article"
@@ -123,6 +136,9 @@ class PromptSettings:
     max_preference_tokens: int = 256
     cot: bool = False
     cot_order: Literal["user_first", "article"] = "user_first"
+    layout: Literal["pointwise", "listwise"] = "pointwise"
+    list_size: int = 20
+    list_shuffles: int = 3
 
     def __post_init__(self) -> None:
         """Refuse an unknown wording and a limit that leaves no text."""
@@ -141,6 +157,23 @@ class PromptSettings:
                 f"cot=true with wording={self.wording!r}, which asks one question about lists of items; "
                 f"set cot to false, or wording to one of {chained}"
             )
+
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        """Refuse lists that cannot be asked about."""
+        if self.layout not in ("pointwise", "listwise"):
+            raise ValueError(f"layout={self.layout!r} is not known; choose pointwise or listwise")
+        if self.layout == "listwise" and not self.phrases.choices:
+            able = sorted(name for name, wording in WORDINGS.items() if wording.choices)
+            raise ConfigError(
+                f"layout='listwise' with wording={self.wording!r}, which has no question about a list; "
+                f"set layout to pointwise, or wording to one of {able}"
+            )
+        if not 2 <= self.list_size <= len(LABELS):
+            raise ConfigError(f"list_size={self.list_size}; candidates are named by letters, give 2 to {len(LABELS)}")
+        if self.list_shuffles < 1:
+            raise ConfigError(f"list_shuffles={self.list_shuffles}; a list is shown at least once")
 
     @property
     def phrases(self) -> Wording:
