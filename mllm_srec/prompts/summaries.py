@@ -31,8 +31,8 @@ def image_messages(prompt: str) -> list[Message]:
 
 
 def titled_image_messages(prompt: str, title: str) -> list[Message]:
-    """VST: the picture, the item's title, then the question (Rec-GPT4V)."""
-    return [_system(), Message("user", (Picture(), f"Title: {one_line(title) or UNTITLED}\n{prompt}"))]
+    """VST: the picture, the question and the item's title (Rec-GPT4V)."""
+    return [_system(), Message("user", (Picture(), f"{prompt}\nTitle: {one_line(title) or UNTITLED}"))]
 
 
 def item_messages(prompt: str, image_summary: str | None, text: str | None) -> list[Message]:
