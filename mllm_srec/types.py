@@ -67,6 +67,10 @@ class PackedBatch(CandidateBatch):
     image_grid_thw: NotRequired[torch.Tensor]  # (n pictures, 3) int64, patches in time, height, width
     image_features: NotRequired[torch.Tensor]  # (sum of picture tokens, D), the frozen tower's output
     image_index: NotRequired[torch.Tensor]  # (n placeholders,) int64: which picture of the batch fills it
+    # Where prompts show lists of candidates, `answer_index` is (B, P, 2), of P prompts, and these say who is in them:
+    label_ids: NotRequired[torch.Tensor]  # (K,) int64, tokens of the letters that name candidates
+    label_mask: NotRequired[torch.Tensor]  # (B, P, K) bool, letters that occur in a prompt
+    places: NotRequired[torch.Tensor]  # (B, shuffles, C) int64, prompt * K + letter of each candidate; 0 where masked
 
 
 class ItemBatch(CandidateBatch):

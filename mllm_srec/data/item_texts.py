@@ -9,7 +9,7 @@ from typing import Any
 from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.prompts.builder import ItemText, item_text
 from mllm_srec.prompts.encoding import PromptEncoder
-from mllm_srec.prompts.summaries import one_line
+from mllm_srec.prompts.summaries import captioned_line, one_line
 from mllm_srec.prompts.templates import NO_PICTURE, UNTITLED, PromptSettings
 
 
@@ -18,14 +18,21 @@ class ShownItem:
     """The texts of one item.
 
     Attributes:
-        line: Stands in history lines and as the target.
+        line: Stands in history lines, and as the target.
+        asked: Stands as the target in place of `line`; None where both are the same.
         image_summary: Answer of the chain's first turn; None where there is no such turn.
         text: The `Text:` of the chain's second turn; None where it is not shown.
     """
 
     line: str
+    asked: str | None = None
     image_summary: str | None = None
     text: str | None = None
+
+    @property
+    def target(self) -> str:
+        """What stands as the target."""
+        return self.line if self.asked is None else self.asked
 
     def cut(self, encoder: PromptEncoder, max_tokens: int) -> ShownItem:
         """The same with each text cut at `max_tokens`, but for the phrase that stands for a picture."""
@@ -48,10 +55,14 @@ def shown_item(row: Mapping[str, Any], settings: PromptSettings, texts: SummaryT
     text = item_text(item, settings)
     if texts is None:
         return ShownItem(text)
+    if texts.titled:
+        seen = "" if row["image"] is None else texts.image_summary(row["item_id"])
+        return ShownItem(captioned_line(text, seen), text)
     line = one_line(texts.item_summary(row["item_id"])) or UNTITLED
     if not settings.cot:
         return ShownItem(line)
-    return ShownItem(line, _image_answer(row, texts), None if texts.modality == "image" else text)
+    shown = None if texts.modality == "image" else text
+    return ShownItem(line, image_summary=_image_answer(row, texts), text=shown)
 
 
 def _image_answer(row: Mapping[str, Any], texts: SummaryTexts) -> str | None:

@@ -13,6 +13,7 @@ from mllm_srec.data.examples import GroupExamples, pair_examples, select_train_r
 from mllm_srec.data.feature_store import FeatureStore
 from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.image_store import build_image_store, load_image_processor
+from mllm_srec.data.list_batches import ListCollator, ListDataset
 from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptStores
 from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.rank_lists import RankLists
@@ -89,6 +90,11 @@ class PromptDataModule(RankingDataModule):
             max_train_groups, max_eval_groups, max_test_groups, num_workers, seed,
         )  # fmt: skip
         self.backbone, self.revision = backbone, revision
+        if prompt.phrases.items_only and pictures.serve != "none":
+            raise ConfigError(
+                f"data.pictures.serve={pictures.serve!r} with data.prompt.wording={prompt.wording!r}, which shows no "
+                "pictures; set data.pictures.serve to none"
+            )
         self.prompt, self.pictures, self.packing, self.max_length = prompt, pictures, packing, max_length
         self.eval_batch_tokens, self.negatives, self.balance = eval_batch_tokens, negatives, balance
         self.features_folder: Path | None = None  # set by the pipeline, which computed them
@@ -217,8 +223,25 @@ class PromptDataModule(RankingDataModule):
             raise TypeError(f"prompts need lists that are written out, got {type(examples).__name__}")
         return self._loader(examples, train=False)
 
+    def lists_loader(self, examples: Lists) -> DataLoader[Any]:
+        """As `eval_loader`; where candidates are shown as lists, as such."""
+        if self.prompt.layout == "pointwise" or not isinstance(examples, GroupExamples):
+            return self.eval_loader(examples)
+        dataset = ListDataset(examples, self.stores, self.prompt, self.seed)
+        return self._batches(dataset, ListCollator(dataset, self.packing), train=False)
+
     def _loader(self, examples: GroupExamples, train: bool) -> DataLoader[PromptGroup]:
         dataset = PromptDataset(examples, self.stores, train)
+        return self._batches(dataset, PromptCollator(self.stores, self.packing), train)
+
+    def _batches(self, dataset: Any, collate: Any, train: bool) -> DataLoader[Any]:
+        """Loader of batches of similar length.
+
+        Args:
+            dataset: Groups, with their `lengths`.
+            collate: Packs them.
+            train: In random order.
+        """
         rank, world_size = self.shard
         sampler = GroupBatchSampler(
             dataset.lengths,
@@ -233,7 +256,7 @@ class PromptDataModule(RankingDataModule):
         return DataLoader(
             dataset,
             batch_sampler=sampler,
-            collate_fn=PromptCollator(self.stores, self.packing),
+            collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=self.pins_memory,
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mllm_srec.data.context_fitting import ContextFitter
+from mllm_srec.data.context_fitting import ContextFitter, TwoListFitter
 from mllm_srec.data.context_texts import ContextBody
 from mllm_srec.data.image_store import ImageStore
 from mllm_srec.data.item_texts import ShownItem, shown_item
 from mllm_srec.data.prompt_report import PromptReport
 from mllm_srec.data.summary_texts import SummaryTexts
-from mllm_srec.prompts.builder import ContextFrame, Piece, history_line, plain_context, target
+from mllm_srec.prompts.builder import ContextFrame, Piece, choice_line, choices_end, history_line, plain_context, target
 from mllm_srec.prompts.chain import chain_context, chain_target
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.templates import NO_PICTURE, PromptSettings
@@ -44,8 +44,9 @@ class PromptParts:
     ) -> None:
         self.encoder, self.settings, self.max_length, self.texts = encoder, settings, max_length, texts
         self.chain = texts.prompts if texts is not None and settings.cot else None
-        self.mentions_pictures = texts is None or texts.modality != "text"
+        self.mentions_pictures = not settings.phrases.items_only and (texts is None or texts.modality != "text")
         self.images = images if self.mentions_pictures else None
+        self.listwise = settings.layout == "listwise"
         self.report = PromptReport()
 
     # --- items -----------------------------------------------------------------------------------------------------
@@ -79,14 +80,29 @@ class PromptParts:
         return {
             "before_ids": self.encoder.encode(before, n_tokens),
             "input_ids": self.encoder.encode(after, n_tokens),
+            "choice_ids": self.encoder.encode_text(choice_line(item.target)) if self.listwise else [],
             "picture": picture,
             "grid": grid,
         }
 
+    @property
+    def list_end(self) -> Ids:
+        """Tokens from behind a list of candidates to its answer."""
+        return self.encoder.encode(choices_end(self.settings))
+
+    def longest_list(self, choice_lengths: Sequence[int]) -> int:
+        """Tokens of a list prompt without its context, of the candidates with the most tokens.
+
+        Args:
+            choice_lengths: Lengths of all items' `choice_ids`.
+        """
+        longest = sorted(choice_lengths)[-self.settings.list_size :]
+        return sum(longest) + len(longest) + len(self.list_end)
+
     def _target_pieces(self, item: ShownItem, has_picture: bool) -> tuple[list[Piece], list[Piece]]:
         """What stands before the context's middle part, and behind it."""
         if self.chain is None:
-            return [], target(item.line, has_picture if self.mentions_pictures else None, self.settings)
+            return [], target(item.target, has_picture if self.mentions_pictures else None, self.settings)
         before = chain_target(self.chain, has_picture, item.image_summary, item.text, item.line)
         return before, target(item.line, None, self.settings)
 
@@ -98,7 +114,8 @@ class PromptParts:
         Args:
             lines: item_id -> what `line` returned.
         """
-        return ContextFitter(lines, self.encoder, self.settings.max_preference_tokens, self.report)
+        kind = TwoListFitter if self.settings.phrases.disliked else ContextFitter
+        return kind(lines, self.encoder, self.settings, self.report)
 
     def context(
         self, group: Mapping[str, Any], profile: str | None, body: ContextBody, fitter: ContextFitter
@@ -106,7 +123,8 @@ class PromptParts:
         """Tokens of a context: a row of `contexts`.
 
         Args:
-            group: `group_id` and `user_id`, and in `longest` the tokens of the longest target, None where it has none.
+            group: `group_id`, `user_id` and, of the data set, `purpose`; in `longest` the tokens of the longest target,
+                or list of them; None where it has none.
             profile: The user's profile, where there is one.
             body: What is to be said.
             fitter: Knows the lines of the body's items.
@@ -114,7 +132,7 @@ class PromptParts:
         Raises:
             ConfigError: Even without any history the prompt exceeds `max_length`.
         """
-        frame = self._frame(group["user_id"], profile)
+        frame = self._frame(group, profile)
         head, tail, apart = (self.encoder.encode(pieces) for pieces in (frame.head, frame.tail, frame.apart))
         room = self._room(group, len(head) + len(tail) + len(apart), len(fitter.nothing))
         fitted, n_dropped = fitter.fit(body, room)
@@ -122,9 +140,11 @@ class PromptParts:
         prefix, middle = (whole, apart) if frame.body_first else (apart, whole)
         return {"prefix_ids": prefix, "middle_ids": middle, "n_dropped": n_dropped}
 
-    def _frame(self, user_id: str, profile: str | None) -> ContextFrame:
+    def _frame(self, group: Mapping[str, Any], profile: str | None) -> ContextFrame:
+        user_id = group["user_id"]
         if self.chain is None:
-            return plain_context(user_id, profile, self.settings)
+            of_list = self.listwise and group.get("purpose") == "rank"
+            return plain_context(user_id, profile, self.settings, of_list)
         return chain_context(self.chain, user_id, profile, self.settings)
 
     def _room(self, group: Mapping[str, Any], n_frame: int, n_nothing: int) -> int:

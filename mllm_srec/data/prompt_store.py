@@ -81,6 +81,15 @@ class PromptStore:
             kind=kind,
         )
 
+    def choice(self, item_index: int) -> list[int]:
+        """Token ids of a candidate behind its letter, by the item's row; empty where no lists are shown."""
+        ids: list[int] = self._targets[item_index]["choice_ids"]
+        return ids
+
+    def choice_lengths(self) -> pl.Series:
+        """Tokens of every candidate behind its letter."""
+        return _lengths(self._targets, "choice_ids")
+
     def context_lengths(self) -> pl.Series:
         """Tokens of every context's prefix."""
         return _lengths(self._contexts, "prefix_ids")
@@ -124,14 +133,11 @@ def build_prompt_store(
         texts: Stored summaries, None for prompts of titles.
 
     Raises:
-        ConfigError: Instruction, question and target alone exceed `max_length`, or a chain of thought has no summaries.
+        ConfigError: Instruction, question and target alone exceed `max_length`, a chain of thought has no summaries, or
+            the wording has no place for preferences.
         DataError: A summary that is needed was not written, or does not belong to these tables.
     """
-    if settings.cot and texts is None:
-        raise ConfigError(
-            "data.prompt.cot=true needs stored summaries for its earlier turns, but there are none "
-            "(summaries.variant=none); set summaries.variant to base, sv, svi or full, or data.prompt.cot to false"
-        )
+    _check_summaries(settings, texts)
     key = {
         "template": settings.version,
         "settings": asdict(settings),
@@ -155,6 +161,21 @@ def build_prompt_store(
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     return PromptStore(folder)
+
+
+def _check_summaries(settings: PromptSettings, texts: SummaryTexts | None) -> None:
+    """Refuse a chain of thought without its earlier answers, and summaries that would not be shown."""
+    if settings.cot and (texts is None or texts.titled):
+        variant = "none" if texts is None else "vst"
+        raise ConfigError(
+            "data.prompt.cot=true needs stored summaries for its earlier turns, but there are none "
+            f"(summaries.variant={variant}); set summaries.variant to base, sv, svi or full, or cot to false"
+        )
+    if settings.phrases.items_only and texts is not None and not texts.titled:
+        raise ConfigError(
+            f"data.prompt.wording={settings.wording!r} lists items and has no place for preferences; "
+            "set summaries.variant to none, or to vst"
+        )
 
 
 def _lengths(table: datasets.Dataset, column: str) -> pl.Series:

@@ -23,7 +23,7 @@ from mllm_srec.prompts.templates import PromptSettings
 IDS = datasets.Sequence(datasets.Value("int32"))
 CONTEXT_FEATURES = datasets.Features({"prefix_ids": IDS, "middle_ids": IDS, "n_dropped": datasets.Value("int32")})
 TARGET_FEATURES = datasets.Features(
-    {"before_ids": IDS, "input_ids": IDS, "picture": datasets.Value("string"), "grid": IDS}
+    {"before_ids": IDS, "input_ids": IDS, "choice_ids": IDS, "picture": datasets.Value("string"), "grid": IDS}
 )
 
 
@@ -66,15 +66,18 @@ class PromptWriter:
         shown = zip(self.data.items["item_id"], self.items, strict=True)
         targets = [self.parts.target(item_id, item) for item_id, item in shown]
         _write_arrow(folder / "targets.arrow", TARGET_FEATURES, iter(targets))
-        contexts = self._context_rows([len(row["before_ids"]) + len(row["input_ids"]) for row in targets])
+        lengths = [len(row["before_ids"]) + len(row["input_ids"]) for row in targets]
+        longest = max(lengths, default=0)  # any item may be ranked in a list, whatever was drawn for it
+        if self.parts.listwise:
+            longest = self.parts.longest_list([len(row["choice_ids"]) for row in targets])
+        contexts = self._context_rows(lengths, longest)
         _write_arrow(folder / "contexts.arrow", CONTEXT_FEATURES, contexts)
 
-    def _context_rows(self, target_lengths: list[int]) -> Iterator[dict[str, Any]]:
+    def _context_rows(self, target_lengths: list[int], longest: int) -> Iterator[dict[str, Any]]:
         lines = map(self.parts.line, self.items)
         fitter = self.parts.fitter(dict(zip(self.data.items["item_id"], lines, strict=True)))
-        contexts = ContextTexts(self.data.interactions, self.parts.texts)
+        contexts = ContextTexts(self.data.interactions, self.parts.texts, self.parts.settings)
         groups = self.data.groups.join(_longest_target(self.data, target_lengths), on="group_id", how="left")
-        longest = max(target_lengths, default=0)  # any item may be ranked in a list, whatever was drawn for it
         groups = groups.with_columns(
             longest=pl.when(pl.col("purpose") == "rank").then(longest).otherwise(pl.col("longest"))
         )

@@ -101,6 +101,10 @@ class RankingDataModule(lightning.LightningDataModule):
         """Loader of groups in evaluation."""
         raise NotImplementedError(f"{type(self).__name__} has no eval_loader(examples)")
 
+    def lists_loader(self, examples: Lists) -> DataLoader[Any]:
+        """Loader of candidate lists; the same as of pairs, unless a subclass serves them otherwise."""
+        return self.eval_loader(examples)
+
     # --- what they share ------------------------------------------------------------------------------------------
 
     @property
@@ -167,10 +171,10 @@ class RankingDataModule(lightning.LightningDataModule):
         """Candidate lists of the test split."""
         return self._eval_loaders(*self.eval_examples("test"))[1]
 
-    def _eval_loaders(self, *parts: Lists) -> list[DataLoader[Any]]:
+    def _eval_loaders(self, pairs: GroupExamples, lists: Lists) -> list[DataLoader[Any]]:
         """Loaders of the pairs and of the lists, without what was scored before."""
-        done = (set(), set()) if self.fitting else self.done
-        return [self.eval_loader(examples.without(scored)) for examples, scored in zip(parts, done, strict=True)]
+        done: tuple[set[int], set[int]] = (set(), set()) if self.fitting else self.done
+        return [self.eval_loader(pairs.without(done[0])), self.lists_loader(lists.without(done[1]))]
 
     @property
     def shard(self) -> tuple[int, int]:

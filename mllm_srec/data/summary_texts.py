@@ -46,6 +46,7 @@ class SummaryTexts:
         item: item_id -> item summary, of every item.
         preference: (user_id, visible) -> states in time order; users with less than one window are missing.
         prompts: The questions, for the chain of thought.
+        titled: There are image summaries only: they stand beside the titles of the history (VST).
     """
 
     identity: str
@@ -54,6 +55,7 @@ class SummaryTexts:
     item: Mapping[str, str]
     preference: Mapping[tuple[str, Visible], list[PreferenceState]]
     prompts: ChainPrompts = field(default_factory=ChainPrompts)
+    titled: bool = False
 
     def state_before(self, user_id: str, split: Split, timestamp: int, order: int) -> PreferenceState | None:
         """The last state whose window ended before the key; None where there is none yet.

@@ -46,7 +46,7 @@ def answer_states(backbone: Backbone, batch: PackedBatch, max_tokens: int | None
     heads_per_key = text.config.num_attention_heads // text.config.num_key_value_heads
     limit = PASS_TOKENS.get(embeddings.device.type, PASS_TOKENS["cuda"]) if max_tokens is None else max_tokens
     caches: Caches = defaultdict(dict)
-    answers = embeddings.new_zeros(*batch["candidate_mask"].shape, embeddings.shape[-1])  # (B, C, D)
+    answers = embeddings.new_zeros(*batch["answer_index"].shape[:2], embeddings.shape[-1])  # (B, C, D)
     for groups in plan_passes(group_spans(batch), limit):
         rows, tokens = _places([span for group in groups for span in _spans(group)], embeddings.device)  # (N,) each
         parts, asked = _lay_out(groups, caches, heads_per_key, embeddings.device)

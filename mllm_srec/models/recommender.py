@@ -21,6 +21,7 @@ from mllm_srec.models.backbone import (
     load_backbone,
 )
 from mllm_srec.models.checkpoint import check_identity, check_keys, identity
+from mllm_srec.models.list_scoring import list_scores
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.ranking_module import RankingModule, Scored
 from mllm_srec.models.scoring import (
@@ -54,7 +55,8 @@ class MLLMRecommender(RankingModule):
             lets all candidates share the keys and values of their context.
         scoring_tokens: Tokens of one forward pass of `cached`; fewer need less memory. Null is 1,024 on a CPU, whose
             caches hold no more, and 8,192 on a GPU.
-        score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities.
+        score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities. Lists that are
+            shown as such (`data.prompt.layout: listwise`) are ranked by the probabilities of their letters.
         lr: Learning rate of AdamW (borrowed; the article states none).
         weight_decay: Weight decay of AdamW.
         warmup_steps: Steps over which the rate rises to `lr`; it stays constant after them.
@@ -141,9 +143,15 @@ class MLLMRecommender(RankingModule):
         return self.scored(batch)["scores"]
 
     def scored(self, batch: CandidateBatch, with_mass: bool = False) -> Scored:
-        """Scores and yes-no logits of a `PackedBatch`, and the mass on both answers where it is asked for."""
-        hidden = self._answers(cast(PackedBatch, batch))  # (B, C, D)
+        """Scores and yes-no logits of a `PackedBatch`, and the mass on both answers where it is asked for.
+
+        Candidates that were shown as lists have scores only.
+        """
+        packed = cast(PackedBatch, batch)
+        hidden = self._answers(packed)  # (B, C, D), or (B, P, D) of lists
         head = self.loaded.lm_head
+        if "places" in packed:
+            return {"scores": list_scores(hidden, head, packed)}
         logits = yes_no_logits(hidden, head, self.yes_id, self.no_id)  # (B, C, 2)
         literal = self.score_kind == "literal"
         scores = literal_score(hidden, head, self.yes_id, self.no_id) if literal else score(logits)  # (B, C)

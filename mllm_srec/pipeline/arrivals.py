@@ -64,6 +64,8 @@ class SummaryArrivals:
         """
         settings = self.plan.settings
         states: list[PreferenceState] = []
+        if "preference" not in self.plan.parts:
+            return states
         for chain in build_chains(interactions):
             if chain.visible == "train_val":
                 steps = chain.steps(settings.window, settings.step, settings.variant == "full")

@@ -17,7 +17,7 @@ from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.prompts.builder import ItemText, item_text
-from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
+from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, VST_PROMPT
 from mllm_srec.prompts.templates import NO_HISTORY, NO_PICTURE, SINCE, SYSTEM, WORDINGS, PromptSettings
 from mllm_srec.summaries.settings import STAGES, SummarySettings
 from mllm_srec.types import ConfigError
@@ -131,7 +131,7 @@ def _texts(data: PreparedDataset) -> Iterator[str]:
     if data.users is not None:
         yield from data.users["profile"]
     for wording in WORDINGS.values():
-        phrases = [wording.instruction, wording.profile, wording.preference, wording.question, wording.question_end]
-        yield from [*phrases, wording.chain, wording.chain_question] * 2  # a word must be seen twice to be learnt
-    questions = [IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, CAPTION_PROMPT]
+        phrases = [text for name, text in vars(wording).items() if isinstance(text, str) and name != "version"]
+        yield from phrases * 2  # a word must be seen twice to be learnt
+    questions = [IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, CAPTION_PROMPT, VST_PROMPT]
     yield from [SYSTEM, NO_PICTURE, NO_HISTORY, SINCE, *questions, "system\n user\n assistant\n user_ "] * 2

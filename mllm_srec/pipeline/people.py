@@ -19,6 +19,7 @@ from mllm_srec.data.groups import add_contexts
 from mllm_srec.data.interactions import is_liked
 from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.pipeline.new_items import NewItem
+from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import LIKED_RATING, VISIBLE, DataError
 
 NOW = 2**63 - 1
@@ -102,7 +103,11 @@ class Person:
 
 
 def people_now(
-    interactions: pl.DataFrame, user_ids: Sequence[str], texts: SummaryTexts | None, max_history: int
+    interactions: pl.DataFrame,
+    user_ids: Sequence[str],
+    texts: SummaryTexts | None,
+    max_history: int,
+    settings: PromptSettings = PromptSettings(),  # noqa: B008 - frozen
 ) -> list[Person]:
     """People with all that is visible in the test split: likes of train and val, and the last preference.
 
@@ -111,12 +116,13 @@ def people_now(
         user_ids: Who, each once; somebody without any visible row has no history.
         texts: Stored summaries, None where there are none.
         max_history: Longest history.
+        settings: Which of its items are shown.
     """
     own = interactions.filter(pl.col("user_id").is_in(list(user_ids)))
     asked = pl.DataFrame({"user_id": list(user_ids)}, schema={"user_id": pl.String()})
     asked = asked.with_columns(timestamp=pl.lit(NOW, pl.Int64), order=pl.lit(NOW, pl.Int64), split=pl.lit("test"))
     groups = add_contexts(asked, own, "test", max_history).with_columns(group_id=pl.lit("now"))
-    contexts = ContextTexts(own, texts)
+    contexts = ContextTexts(own, texts, settings)
     seen = _items_by_user(own.filter(pl.col("split").is_in(VISIBLE["test"])))
     held_out = _items_by_user(own.filter((pl.col("split") == "test") & is_liked()))
     return [

@@ -94,6 +94,11 @@ class Ranker:
                 f"model.finetune={run.model.settings.finetune!r} needs fine-tuned weights; give a run's checkpoint "
                 "(--ckpt_path), or set model.finetune to none to rank with the untrained backbone"
             )
+        if run.datamodule.prompt.layout == "listwise":
+            raise ConfigError(
+                "data.prompt.layout='listwise' gives scores within a list and no probabilities; to rank for people, "
+                "set it to pointwise in the run's config.yaml"
+            )
         self.run, self.data, self._device = run, run.datamodule.data, device
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._weights = None if checkpoint is None else read_checkpoint(checkpoint)
@@ -158,7 +163,8 @@ class Ranker:
         return self._people([who])[0]
 
     def _people(self, user_ids: Sequence[str]) -> list[Person]:
-        return people_now(self.data.interactions, user_ids, self._texts, self._max_history)
+        prompt = self.run.datamodule.prompt
+        return people_now(self.data.interactions, user_ids, self._texts, self._max_history, prompt)
 
     def _newcomer(self, history: History) -> Person:
         """A person whose preference, where prompts hold one, is written now."""
@@ -169,7 +175,7 @@ class Ranker:
         if texts is not None and self.run.arrivals is not None:
             states = self.run.arrivals.preferences(table)
             texts = SummaryTexts(**{**vars(texts), "preference": {(history.user_id, "train_val"): states}})
-        return people_now(table, [history.user_id], texts, self._max_history)[0]
+        return people_now(table, [history.user_id], texts, self._max_history, self.run.datamodule.prompt)[0]
 
     @property
     def _texts(self) -> SummaryTexts | None:

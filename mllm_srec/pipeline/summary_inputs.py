@@ -18,6 +18,7 @@ from mllm_srec.prompts.summaries import (
     one_line,
     preference_messages,
     reviewed_line,
+    titled_image_messages,
 )
 from mllm_srec.prompts.templates import NO_PICTURE
 from mllm_srec.summaries.chains import Chain, ChainStep
@@ -94,16 +95,17 @@ class SummaryInputs:
         """
         item_id = row["item_id"]
         if STAGE_OF[plan.part] == "image":
-            return self._picture_prompt(plan, item_id)
+            return self._picture_prompt(plan, row)
         text = None if self.settings.modality == "image" else self._title(plan, row)
         messages = item_messages(plan.prompt, self.texts("image").get(item_id), text)
         return SummaryPrompt(plan.record_key(messages, None), tuple(messages), about=f"item {item_id}")
 
-    def _picture_prompt(self, plan: PartPlan, item_id: str) -> SummaryPrompt | None:
-        images = self.plan.images
+    def _picture_prompt(self, plan: PartPlan, row: Row) -> SummaryPrompt | None:
+        images, item_id = self.plan.images, row["item_id"]
         if images is None or (picture := images.picture_of(item_id)) is None:
             return None
-        messages = image_messages(plan.prompt)
+        titled = self.plan.titled
+        messages = titled_image_messages(plan.prompt, self._title(plan, row)) if titled else image_messages(plan.prompt)
         key = plan.record_key(messages, self.plan.picture_key(item_id))
         return SummaryPrompt(key, tuple(messages), picture, f"item {item_id}")
 

@@ -26,6 +26,8 @@ from mllm_srec.prompts.summary_templates import (
     ITEM_PROMPT,
     PREFERENCE_PROMPT,
     VERSION,
+    VST_PROMPT,
+    VST_VERSION,
 )
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.settings import Stage, StageSettings, SummarySettings
@@ -55,6 +57,7 @@ class PartPlan:
         info: The model that writes.
         model: Everything about the model that decides a text, for content addresses.
         chat: Encoder of the model.
+        version: Of the texts around the question.
     """
 
     part: Part
@@ -63,13 +66,14 @@ class PartPlan:
     info: WriterInfo
     model: dict[str, Any]
     chat: ChatEncoder
+    version: str = VERSION
 
     def record_key(self, messages: list[Message], picture: str | None) -> str:
         """Content address of one summary."""
         chat = [[m.role, *(piece if isinstance(piece, str) else repr(piece) for piece in m.content)] for m in messages]
         return content_key(
             stage=STAGE_OF[self.part],
-            version=VERSION,
+            version=self.version,
             model=self.model,
             chat=chat,
             picture=picture,
@@ -112,8 +116,15 @@ class SummaryPlan:
     @property
     def parts(self) -> list[Part]:
         """What this configuration needs, in the order of dependence."""
+        if self.titled:
+            return ["image"]
         pictures: list[Part] = ["caption", "image"] if self.settings.variant == "base" else ["image"]
         return [*(pictures if self.settings.modality != "text" else ()), "item", "preference"]
+
+    @property
+    def titled(self) -> bool:
+        """Whether pictures are asked about with the item's title in sight, and nothing is written but that (VST)."""
+        return self.settings.variant == "vst"
 
     def folder(self, part: Part) -> Path:
         """Folder of the part's stage."""
@@ -136,7 +147,8 @@ class SummaryPlan:
                 f"summaries.image.backbone={name!r} is a text-only model, which cannot see pictures; give a Qwen-VL, "
                 "or set summaries.modality to text"
             )
-        prompt = stage.prompt if stage.prompt is not None and part != "caption" else _PROMPTS[part]
+        own = VST_PROMPT if self.titled else _PROMPTS[part]
+        prompt = stage.prompt if stage.prompt is not None and part != "caption" else own
         if (name, revision) not in self._chats:
             self._chats[name, revision] = ChatEncoder(load_tokenizer(name, revision))
         chat = self._chats[name, revision]
@@ -148,7 +160,7 @@ class SummaryPlan:
             "dtype": stage.dtype,
         }
         resolved = StageSettings(**{**vars(stage), "backbone": name, "revision": revision})
-        return PartPlan(part, resolved, prompt, info, model, chat)
+        return PartPlan(part, resolved, prompt, info, model, chat, VST_VERSION if self.titled else VERSION)
 
     @cached_property
     def images(self) -> ImageStore | None:
@@ -175,7 +187,7 @@ class SummaryPlan:
         for part in self.parts:
             plan = self.plan(part)
             decided_by = {
-                "version": VERSION,
+                "version": plan.version,
                 "part": part,
                 "model": plan.model,
                 "prompt": plan.prompt,
@@ -189,17 +201,17 @@ class SummaryPlan:
     def _inputs(self, part: Part) -> dict[str, Any]:
         """What a part reads beside the parts before it."""
         settings = self.settings
-        if STAGE_OF[part] == "image":
-            # By content: the store's own name changes with the files' times, which copying a data set does not keep.
-            return {"pictures": [[item_id, self.picture_key(item_id)] for item_id in self.data.items["item_id"]]}
-        fields = {
-            name: getattr(self.prompt, name) for name in ("brand", "categories", "description", "max_item_tokens")
-        }
-        inputs = {
+        fields = ("brand", "categories", "description", "max_item_tokens")
+        texts = {
             "items": table_hash(self.data.items.drop("price", "image_urls")),
             "modality": settings.modality,
-            **fields,
+            **{name: getattr(self.prompt, name) for name in fields},
         }
+        if STAGE_OF[part] == "image":
+            # By content: the store's own name changes with the files' times, which copying a data set does not keep.
+            pictures = [[item_id, self.picture_key(item_id)] for item_id in self.data.items["item_id"]]
+            return {"pictures": pictures, **(texts if self.titled else {})}
+        inputs = texts
         if part == "preference":
             names = ("variant", "use_reviews", "window", "step")
             inputs |= {name: getattr(settings, name) for name in names}
@@ -209,4 +221,4 @@ class SummaryPlan:
     @property
     def identity(self) -> str:
         """Names all texts together."""
-        return self.view("preference")
+        return self.view(self.parts[-1])

@@ -20,6 +20,8 @@ def summary_texts(plan: SummaryPlan, inputs: SummaryInputs | None = None) -> Sum
         ConfigError: A stage was not run for these settings, data and models; names the command that does.
     """
     inputs = inputs or SummaryInputs(plan)
+    if plan.titled:
+        return SummaryTexts(plan.identity, "both", inputs.texts("image"), {}, {}, titled=True)
     states: dict[tuple[str, Visible], list[PreferenceState]] = {}
     table = inputs.table("preference").sort("user_id", "visible", "step")
     for user_id, visible, timestamp, order, text in table.select(

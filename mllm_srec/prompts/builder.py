@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from mllm_srec.prompts.templates import (
     ANSWERS,
+    EMPTY_LIST,
     NO_HISTORY,
     NO_PICTURE,
     SINCE,
     SYSTEM,
     UNTITLED,
-    WORDINGS,
     PromptSettings,
 )
 
@@ -36,6 +36,8 @@ class Picture:
 Piece = str | Control | Picture
 TURN_START = Control("<|im_start|>")
 TURN_END = Control("<|im_end|>")
+ANSWER_TURN: tuple[Piece, ...] = (TURN_END, "\n", TURN_START, "assistant\n")
+"""From the end of the question to the place of the answer."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +88,18 @@ def user_name(user_id: str, settings: PromptSettings, with_article: bool = False
 def user_clause(user_id: str, profile: str | None, settings: PromptSettings) -> str:
     """What opens the question: the profile where there is one."""
     if settings.profile and profile:
-        return _fill(WORDINGS[settings.wording].profile, user=user_name(user_id, settings), profile=profile)
-    return "Based"
+        return _fill(settings.phrases.profile, user=user_name(user_id, settings), profile=profile)
+    return settings.phrases.no_profile
 
 
-def plain_context(user_id: str, profile: str | None, settings: PromptSettings) -> ContextFrame:
-    """The context of a prompt that is one question."""
-    return ContextFrame(context_head(user_id, profile, settings), context_tail(user_id, settings))
+def plain_context(user_id: str, profile: str | None, settings: PromptSettings, of_list: bool = False) -> ContextFrame:
+    """The context of a prompt that is one question, about one target or about a list of candidates."""
+    return ContextFrame(context_head(user_id, profile, settings), context_tail(user_id, settings, of_list))
 
 
 def context_head(user_id: str, profile: str | None, settings: PromptSettings) -> list[Piece]:
     """Everything before the user's preference: system turn, instruction, profile."""
-    wording = WORDINGS[settings.wording]
+    wording = settings.phrases
     opening = user_clause(user_id, profile, settings)
     return [*turn("system", SYSTEM), TURN_START, "user\n", wording.instruction, opening, wording.preference]
 
@@ -112,15 +114,15 @@ def preference_line(text: str, has_lines: bool) -> str:
     return f"{text}\n{SINCE}" if has_lines else text
 
 
-def empty_history() -> str:
-    """Stands where a user has no history; the context is kept and says so."""
-    return NO_HISTORY
+def empty_history(settings: PromptSettings) -> str:
+    """Stands where a user has no history, or a list no item; the context is kept and says so."""
+    return EMPTY_LIST if settings.phrases.items_only else NO_HISTORY
 
 
-def context_tail(user_id: str, settings: PromptSettings) -> list[Piece]:
-    """From the end of the preference to the quote that opens the target: the end of the shared prefix."""
+def context_tail(user_id: str, settings: PromptSettings, of_list: bool = False) -> list[Piece]:
+    """From the end of the preference to what opens the target, or the list: the end of the shared prefix."""
     user = user_name(user_id, settings, with_article=True)
-    return [_fill(WORDINGS[settings.wording].question, user=user)]
+    return [_fill(settings.phrases.choices if of_list else settings.phrases.question, user=user)]
 
 
 def target(text: str, has_picture: bool | None, settings: PromptSettings) -> list[Piece]:
@@ -132,7 +134,17 @@ def target(text: str, has_picture: bool | None, settings: PromptSettings) -> lis
         settings: Wording.
     """
     shown: dict[bool | None, list[Piece]] = {True: [Picture(), text], False: [f"{NO_PICTURE}, {text}"], None: [text]}
-    return [*shown[has_picture], WORDINGS[settings.wording].question_end, TURN_END, "\n", TURN_START, "assistant\n"]
+    return [*shown[has_picture], settings.phrases.question_end, *ANSWER_TURN]
+
+
+def choice_line(text: str) -> str:
+    """What follows the letter of a candidate of a list; tokenised once, whatever its letter."""
+    return f". {text}\n"
+
+
+def choices_end(settings: PromptSettings) -> list[Piece]:
+    """From behind the last candidate of a list to the opening of the answer's turn."""
+    return [settings.phrases.choices_end, *ANSWER_TURN]
 
 
 def answer(label: int) -> list[Piece]:

@@ -20,7 +20,7 @@ from mllm_srec.prompts.builder import (
     user_name,
 )
 from mllm_srec.prompts.summary_templates import IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
-from mllm_srec.prompts.templates import SYSTEM, WORDINGS, PromptSettings
+from mllm_srec.prompts.templates import SYSTEM, PromptSettings
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def chain_target(
 
 def _question(user_id: str, profile: str | None, settings: PromptSettings) -> list[Piece]:
     """The last question up to the quote that opens the target."""
-    wording = WORDINGS[settings.wording]
+    wording = settings.phrases
     asked = wording.chain_question.format(user=user_name(user_id, settings, with_article=True))
     opening = user_clause(user_id, profile, settings)
     return [TURN_START, "user\n", wording.instruction, opening, wording.chain, asked]

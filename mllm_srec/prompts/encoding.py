@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mllm_srec.prompts.builder import Control, Picture, Piece, answer
-from mllm_srec.prompts.templates import ANSWERS
+from mllm_srec.prompts.templates import ANSWERS, LABELS
 from mllm_srec.types import ConfigError
 
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
@@ -119,6 +119,20 @@ class PromptEncoder:
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text, in which control tokens are letters like any other."""
         return self._plain.encode(text)
+
+    def label_ids(self, n_labels: int) -> list[int]:
+        """Tokens of the first letters of the alphabet, which name the candidates of a list.
+
+        Raises:
+            ConfigError: A letter is not one token.
+        """
+        encoded = {label: self.encode_text(label) for label in LABELS[:n_labels]}
+        if wrong := [label for label, ids in encoded.items() if len(ids) != 1]:
+            raise ConfigError(
+                f"the tokenizer splits the letter {wrong[0]!r}, which must be one token to be scored; "
+                "set data.prompt.layout to pointwise, or use another backbone"
+            )
+        return [ids[0] for ids in encoded.values()]
 
     def fingerprint(self) -> str:
         """Hash that names the tokenizer in stored prompts."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
 from mllm_srec.prompts.geometry import Grid, rope_positions
-from mllm_srec.types import IGNORE_INDEX, PackedBatch
+from mllm_srec.types import IGNORE_INDEX, CandidateBatch, PackedBatch
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,20 @@ def pack(
     width = max(len(row.input_ids) for row in rows)
     left = [width - len(row.input_ids) if settings.padding_side == "left" else 0 for row in rows]
     answer_index[..., 1] += torch.tensor(left)[answer_index[..., 0]]
-    batch: PackedBatch = {
+    batch = {
         "input_ids": _pad([row.input_ids for row in rows], left, width, pad_token_id),  # (R, T)
         "position_ids": _pad([row.position_ids for row in rows], left, width, 0).transpose(0, 1),  # (3, R, T)
         "segment_ids": _pad([row.segment_ids for row in rows], left, width, -1),  # (R, T)
         "labels": _pad([row.labels for row in rows], left, width, IGNORE_INDEX),  # (R, T)
         "answer_index": answer_index,  # (B, C, 2)
+        **candidate_fields(groups),
+    }
+    return cast(PackedBatch, batch), [picture for row in rows for picture in row.pictures]
+
+
+def candidate_fields(groups: Sequence[PromptGroup]) -> CandidateBatch:
+    """What a batch says of the targets of B groups, whatever their prompts."""
+    return {
         "group_id": torch.tensor([group.group_id for group in groups]),  # (B,)
         "candidate_mask": _per_target(groups, lambda target: 1, 0).bool(),  # (B, C)
         "relevance": _per_target(groups, lambda target: target.relevance, 0),  # (B, C)
@@ -166,7 +174,6 @@ def pack(
         "item_index": _per_target(groups, lambda target: target.item_index, -1),  # (B, C)
         "n_missed": torch.tensor([group.n_missed for group in groups]),  # (B,)
     }
-    return batch, [picture for row in rows for picture in row.pictures]
 
 
 def no_groups() -> PackedBatch:

@@ -68,13 +68,14 @@ def group_spans(batch: PackedBatch) -> list[GroupSpans]:
     """Find every group's prefix and targets, in whatever layout they were packed.
 
     Args:
-        batch: Its `segment_ids`, `answer_index` and `candidate_mask` are read.
+        batch: Its `segment_ids`, `answer_index` and the mask of its targets are read.
 
     Returns:
-        B groups. Responses (in training batches) and masked candidates are left out.
+        B groups. Responses (in training batches) and masked targets are left out; a prompt of a list is one target.
     """
     segments = batch["segment_ids"].cpu().numpy()  # (R, T)
-    answers, mask = batch["answer_index"].tolist(), batch["candidate_mask"].tolist()
+    present = batch["label_mask"].any(dim=-1) if "label_mask" in batch else batch["candidate_mask"]  # (B, C) or (B, P)
+    answers, mask = batch["answer_index"].tolist(), present.tolist()
     begins = [_begins(row) for row in segments]
     groups = []
     for places, present in zip(answers, mask, strict=True):

@@ -30,6 +30,11 @@ def image_messages(prompt: str) -> list[Message]:
     return [_system(), Message("user", (Picture(), prompt))]
 
 
+def titled_image_messages(prompt: str, title: str) -> list[Message]:
+    """VST: the picture, the question and the item's title (Rec-GPT4V)."""
+    return [_system(), Message("user", (Picture(), f"{prompt}\nTitle: {one_line(title) or UNTITLED}"))]
+
+
 def item_messages(prompt: str, image_summary: str | None, text: str | None) -> list[Message]:
     """IMSG: the question, the image summary and the item's text (Eq. 2).
 

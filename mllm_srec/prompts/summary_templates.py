@@ -1,4 +1,4 @@
-"""The prompts p1, p2 and p3 of the article, letter by letter, and the version that stored summaries name."""
+"""The prompts p1, p2 and p3 of the article, letter by letter, that of VST, and the versions that summaries name."""
 
 from __future__ import annotations
 
@@ -15,3 +15,7 @@ PREFERENCE_PROMPT = (
 """p3 (temporal user behavior comprehend, TUBC)."""
 CAPTION_PROMPT = "Describe the image."
 """What the article's Base model asks in place of p1: a plain caption."""
+
+VST_VERSION = "summaries-vst-v1"
+VST_PROMPT = "What does the picture show of this item? Answer with a short summary."
+"""Asks for a visual summary with the item's title in sight (Rec-GPT4V, its Visual-Summary Thought; our words)."""

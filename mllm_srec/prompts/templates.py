@@ -1,4 +1,4 @@
-"""The wording of every prompt, versioned: Table 1 of the article and its switches.
+"""The wording of every prompt, versioned: Table 1 of the article and its switches, and those of two baselines.
 
 Text here is data: the article's own spelling is kept letter by letter in the wording `article` (a blank before the
 comma, "his"), and any change of a text below must come with a new version name, since stored prompts, checkpoints and
@@ -7,8 +7,11 @@ results name it.
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from typing import Literal
+
+from mllm_srec.types import ConfigError
 
 ANSWERS = {1: "Yes.", 0: "No."}
 """The response by label (article, Table 1): a capital letter and a full stop. The first token is what is scored."""
@@ -16,13 +19,17 @@ ANSWERS = {1: "Yes.", 0: "No."}
 SYSTEM = "You are a helpful assistant."  # the turn Qwen2-VL was instruction-tuned with
 NO_PICTURE = "no picture available"
 NO_HISTORY = "no history"
+LABELS = string.ascii_uppercase
+"""Names of the candidates of a list prompt; what comes first in the answer is scored."""
+
+EMPTY_LIST = "none\n"  # stands where a list of items has none
 UNTITLED = "untitled item"
 SINCE = "Since then:\n"  # between a preference and the items that came after its last window
 
 
 @dataclass(frozen=True)
 class Wording:
-    """Phrases of one wording of Table 1; braces are filled by the builder, with text that is never parsed again."""
+    """Phrases of one wording; braces are filled by the builder, with text that is never parsed again."""
 
     version: str
     instruction: str
@@ -30,8 +37,13 @@ class Wording:
     preference: str  # up to the opening quote of the preference
     question: str  # from the closing quote of the preference up to the opening quote of the target
     question_end: str  # from the closing quote of the target
-    chain: str  # stands for `preference` and its text where the chain of thought has given it in an earlier turn
-    chain_question: str  # then as `question`
+    chain: str = ""  # stands for `preference` and its text where the chain of thought gave it in an earlier turn
+    chain_question: str = ""  # then as `question`
+    no_profile: str = "Based"  # stands for `profile` where none is known
+    items_only: bool = False  # lists items: has no place for a written preference, a chain of thought or pictures
+    disliked: str = ""  # heads a second list, of disliked items; empty where they are not shown
+    choices: str = ""  # heads a list of candidates to choose from; empty where the wording cannot ask so
+    choices_end: str = ""  # behind that list
 
 
 WORDINGS = {
@@ -57,6 +69,32 @@ WORDINGS = {
         chain=" on the previous interactions, the preferences are summarized above.\n",
         chain_question='Will {user} like the target item "',
     ),
+    # TALLRec (Bao et al., RecSys 2023): liked and disliked titles, then the target. The words are ours.
+    "tallrec": Wording(
+        version="tallrec-v1",
+        instruction="Given the items that a user liked and disliked, decide whether the user will like the target "
+        'item. Answer "Yes." or "No.".\n',
+        profile="The {user} is {profile}.\n",
+        no_profile="",
+        preference="Liked items, oldest first:\n",
+        disliked="Disliked items, oldest first:\n",
+        question='Will {user} like the target item "',
+        question_end='"?\n',
+        items_only=True,
+    ),
+    # Rec-GPT4V (Liu et al., 2024), its question put to one candidate or to a list of them. The words are ours.
+    "rec_gpt4v": Wording(
+        version="rec-gpt4v-v1",
+        instruction="",
+        profile="The {user} is {profile}.\n",
+        no_profile="",
+        preference="Items that the user liked, oldest first:\n",
+        question='Will {user} like the item "',
+        question_end='" next? Answer "Yes." or "No.".\n',
+        choices="Candidates for the next item of {user}:\n",
+        choices_end="Which candidate will be liked best? Answer with its letter.\n",
+        items_only=True,
+    ),
 }
 
 
@@ -65,30 +103,42 @@ class PromptSettings:
     """What a prompt says.
 
     Args:
-        wording: `article` is Table 1 letter by letter; `neutral` says the same without its slips.
+        wording: `article` is Table 1 letter by letter; `neutral` says the same without its slips; `tallrec` lists
+            liked and disliked items apart, `rec_gpt4v` the liked ones, both without pictures.
         user_id: Name the user by id, as Table 1 does (a channel for memorising users: worth an ablation).
         profile: Open with the user's profile where the data set has one (Amazon has none).
         brand: Give the brand with the title, where it is known.
         categories: Give the categories with the title.
         description: Give the description with the title.
+        max_history: Latest items that a context lists (of liked and disliked ones together, where the wording shows
+            both); null lists all that `prepare.max_history` kept.
         max_item_tokens: Tokens of one item's text, in the history and as target; longer texts are cut and counted.
         max_preference_tokens: Tokens of a preference summary; longer ones are cut and counted.
         cot: Chain of thought: four turns (image summary, item summary, preference, question) instead of one question;
             the earlier answers come from the stored summaries.
         cot_order: `user_first` begins with the preference, so that all targets of a context share it; `article` is
             the article's order, image and item summary of the target first.
+        layout: `pointwise` asks about one target at a time. `listwise` lays the candidates of a list before the model,
+            each with a letter, and asks for the best; labelled pairs are still asked about one at a time, since a list
+            of one has no order.
+        list_size: Candidates of a list prompt at most, 2 to 26; a longer list is cut into parts at random.
+        list_shuffles: Orders in which a list is shown, each drawn anew: scores are averaged over them.
     """
 
-    wording: Literal["article", "neutral"] = "article"
+    wording: Literal["article", "neutral", "tallrec", "rec_gpt4v"] = "article"
     user_id: bool = True
     profile: bool = True
     brand: bool = False
     categories: bool = False
     description: bool = False
+    max_history: int | None = None
     max_item_tokens: int = 96
     max_preference_tokens: int = 256
     cot: bool = False
     cot_order: Literal["user_first", "article"] = "user_first"
+    layout: Literal["pointwise", "listwise"] = "pointwise"
+    list_size: int = 20
+    list_shuffles: int = 3
 
     def __post_init__(self) -> None:
         """Refuse an unknown wording and a limit that leaves no text."""
@@ -97,10 +147,40 @@ class PromptSettings:
         for name in ("max_item_tokens", "max_preference_tokens"):
             if (limit := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={limit} leaves no text; give at least 1")
+        if self.max_history is not None and self.max_history < 1:
+            raise ConfigError(f"max_history={self.max_history} shows no past; give at least 1, or null for all")
         if self.cot_order not in ("user_first", "article"):
             raise ValueError(f"cot_order={self.cot_order!r} is not known; choose user_first or article")
+        if self.cot and self.phrases.items_only:
+            chained = sorted(name for name, wording in WORDINGS.items() if not wording.items_only)
+            raise ConfigError(
+                f"cot=true with wording={self.wording!r}, which asks one question about lists of items; "
+                f"set cot to false, or wording to one of {chained}"
+            )
+
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        """Refuse lists that cannot be asked about."""
+        if self.layout not in ("pointwise", "listwise"):
+            raise ValueError(f"layout={self.layout!r} is not known; choose pointwise or listwise")
+        if self.layout == "listwise" and not self.phrases.choices:
+            able = sorted(name for name, wording in WORDINGS.items() if wording.choices)
+            raise ConfigError(
+                f"layout='listwise' with wording={self.wording!r}, which has no question about a list; "
+                f"set layout to pointwise, or wording to one of {able}"
+            )
+        if not 2 <= self.list_size <= len(LABELS):
+            raise ConfigError(f"list_size={self.list_size}; candidates are named by letters, give 2 to {len(LABELS)}")
+        if self.list_shuffles < 1:
+            raise ConfigError(f"list_shuffles={self.list_shuffles}; a list is shown at least once")
+
+    @property
+    def phrases(self) -> Wording:
+        """The texts of the wording."""
+        return WORDINGS[self.wording]
 
     @property
     def version(self) -> str:
         """Version of the wording, stored with prompts and checkpoints."""
-        return WORDINGS[self.wording].version
+        return self.phrases.version

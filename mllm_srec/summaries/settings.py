@@ -12,7 +12,7 @@ Stage = Literal["image", "item", "preference"]
 STAGES: tuple[Stage, ...] = ("image", "item", "preference")
 """In the order in which they depend on each other."""
 
-Variant = Literal["none", "base", "sv", "svi", "full"]
+Variant = Literal["none", "base", "sv", "svi", "full", "vst"]
 Modality = Literal["both", "text", "image"]
 
 
@@ -55,7 +55,8 @@ class SummarySettings:
         variant: `none`: titles only, no stage runs. `base`: plain captions, an item line is title and caption, each
             preference is written in one call over the whole sequence. `sv`: the VIU answer in place of the caption.
             `svi`: an item line is the IMSG summary. `full`: the preference is refined window by window. The target
-            shows item summary and picture in all of them.
+            shows item summary and picture in all of them. `vst` (Rec-GPT4V) writes of pictures only, with the title in
+            sight; a history line is title and image summary, the target its title.
         modality: What summaries and targets are made of: `both`, `text` (no pictures) or `image` (no item texts).
         use_reviews: Give the user's own reviews of history items to the preference prompt; never the target's.
         window: Items of one refinement (borrowed: 3).
@@ -80,11 +81,16 @@ class SummarySettings:
     clip: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse windows that lose items."""
+        """Refuse windows that lose items, and what a variant would not heed."""
         if not 1 <= self.step <= self.window:
             raise ConfigError(
                 f"summaries.window={self.window}, summaries.step={self.step}: 1 <= step <= window is needed, "
                 "else items between two windows would be lost"
+            )
+        if self.variant == "vst" and (self.modality != "both" or self.use_reviews):
+            raise ConfigError(
+                f"summaries.variant='vst' with modality={self.modality!r}, use_reviews={self.use_reviews}: it writes "
+                "of pictures and titles and nothing else; set modality to both and use_reviews to false"
             )
 
     def stage(self, stage: Stage) -> StageSettings:
