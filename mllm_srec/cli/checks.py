@@ -82,6 +82,6 @@ def _check_limit(command: str, trainer: Any) -> None:
     if value is None or none_at_all or (isinstance(value, float) and value == 1.0):
         return
     raise ConfigError(
-        f"trainer.{limit}={value} would measure a part and call it the whole; set {ours}, which draws whole groups "
+        f"trainer.{limit}={value:g} would measure a part and call it the whole; set {ours}, which draws whole groups "
         "with the seed and is named in the results"
     )
