@@ -35,9 +35,9 @@ def check_settings(command: str, config: Any) -> None:
             "data.pictures.serve='features' with model.finetune='full': features of a tower that is being trained "
             "would be outdated after one step; set data.pictures.serve to pixels"
         )
-    if config.data.prompt.cot and config.summaries.variant == "none":
+    if config.data.prompt.cot and config.summaries.variant in ("none", "vst"):
         raise ConfigError(
-            "data.prompt.cot=true with summaries.variant='none': the chain of thought is made of summaries; set "
+            f"data.prompt.cot=true with summaries.variant={config.summaries.variant!r}: the chain of thought is made of summaries; set "
             "summaries.variant to full, svi, sv or base"
         )
 

@@ -15,7 +15,7 @@ from mllm_srec.__main__ import main
 from mllm_srec.cli.schema import full_parser
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-OVERLAYS = sorted(path for path in (CONFIGS / "baselines").rglob("*.yaml"))
+OVERLAYS = sorted((CONFIGS / "baselines").glob("*.yaml"))
 DATA_SETS = ("demo", "beauty", "movielens", "gift_cards")
 GRU = {"class_path": "mllm_srec.baselines.gru4rec.GRU4Rec", "init_args": {"hidden": 8, "patience": 50}}
 POPULARITY = {"class_path": "mllm_srec.baselines.popularity.Popularity"}
@@ -171,6 +171,9 @@ def test_every_overlay_goes_with_every_data_set(overlay, data_set):
     content = yaml.safe_load(overlay.read_text())
     if "baseline" in content:
         assert config.baseline.class_path == content["baseline"]["class_path"]
+        trainer = config.trainer
+        assert not content.get("trainer") or (trainer.precision, trainer.accumulate_grad_batches) == ("32-true", 1)
+        assert not content.get("trainer") or trainer.val_check_interval == 1.0, "the recommender's budget is not theirs"
     assert config.data.name == data_set
     assert overlay.read_text().startswith("# "), "a comment says what it is"
     assert f"configs/{overlay.relative_to(CONFIGS)}" in overlay.read_text(), "and how to run it"
