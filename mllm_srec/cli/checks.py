@@ -37,7 +37,7 @@ def check_settings(command: str, config: Any) -> None:
         )
     if config.data.prompt.cot and config.summaries.variant in ("none", "vst"):
         raise ConfigError(
-            f"data.prompt.cot=true with summaries.variant={config.summaries.variant!r}: the chain of thought is made of "
+            f"data.prompt.cot=true with summaries.variant={config.summaries.variant!r}: the chain is made of "
             "image summaries, item summaries and preferences; set summaries.variant to full, svi, sv or base"
         )
 
