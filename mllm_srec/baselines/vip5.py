@@ -200,7 +200,7 @@ class VIP5(ItemRecommender):
     def _scores(self, batch: ItemBatch, candidates: Tensor) -> Tensor:
         """Float32 score of items `(B, C)`."""
         score = self._likelihoods if self.scoring == "likelihood" else self._yes_no
-        return score(batch["user"], batch["history"], candidates)
+        return score(batch["user"], batch["history"][:, -self.max_history :], candidates)
 
     def _likelihoods(self, user: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
         """Log p of the candidates' numbers; a prompt is encoded once, candidates are decoded in chunks."""

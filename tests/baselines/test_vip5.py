@@ -240,6 +240,15 @@ def test_padding_and_masked_candidates_change_nothing(model, scoring):
     assert masked.isfinite().all()
 
 
+@pytest.mark.parametrize("scoring", ["likelihood", "yes_no"])
+def test_only_the_latest_items_are_looked_at(model, scoring):
+    model.scoring, model.max_history = scoring, 3
+    long, cut, other = [9, 8, 3, 60, 5], [3, 60, 5], [8, 60, 5]
+    scores = [model.score_candidates(item_batch([row], CANDIDATES[:1], length=8)) for row in (long, cut, other)]
+    torch.testing.assert_close(scores[0], scores[1], atol=1e-6, rtol=0)
+    assert not torch.allclose(scores[0], scores[2], atol=1e-6)
+
+
 @pytest.mark.parametrize(("scoring", "swapped"), [("likelihood", 3), ("yes_no", 3), ("yes_no", 40)])
 def test_another_picture_gives_another_score(model, scoring, swapped):
     """Item 3 is in the history; item 40 is the candidate, whose picture only the yes-no prompt shows."""
