@@ -110,7 +110,7 @@ class Lexicon(nn.Module):
         """Ask for the next item where `candidate` is 0, else whether the user will buy it.
 
         Args:
-            user: `(B,)`.
+            user: `(B,)`; 0, someone without a number, is not named.
             history: `(B, S)` items, oldest first; zeros anywhere are skipped.
             candidate: `(B,)` item or 0.
         """
@@ -119,7 +119,7 @@ class Lexicon(nn.Module):
         empty = ~(history > 0).any(dim=1, keepdim=True)
         before = [
             torch.where(asked, 0, self._fixed(NEXT_OPENING, user)),
-            self.n_items + self.user_number[user][:, None],
+            torch.where(user > 0, self.n_items + self.user_number[user], 0)[:, None],
             torch.where(asked, self._fixed(YES_NO_MIDDLE, user), self._fixed(NEXT_MIDDLE, user)),
             torch.where(empty, self._fixed(NO_HISTORY, user), 0),
         ]

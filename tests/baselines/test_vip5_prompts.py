@@ -49,6 +49,16 @@ def test_the_three_prompts_read_as_they_should():
     assert prompts.items.tolist() == [4, 30, 7, 12]
 
 
+def test_someone_without_a_number_is_not_named():
+    found = lexicon()
+    prompts = found.prompts(torch.tensor([0]), left_padded([[4]], 2), candidate=torch.tensor([0]))
+    assert texts(prompts) == [
+        f"Given the purchase history of : {written(found, 4)} predict the next item that this user will buy ? </s>"
+    ]
+    assert prompts.items.tolist() == [4]
+    assert prompts.visual.sum() == 2
+
+
 def test_tokens_of_a_word_share_its_place_and_visual_tokens_that_of_their_item():
     found = lexicon(n_items=300)
     prompts = found.prompts(torch.tensor([5]), torch.tensor([[0, 250, 3]]), torch.tensor([0]))
