@@ -190,7 +190,7 @@ class BERT4Rec(DotProductRecommender):
 
     def loss(self, batch: TrainBatch) -> Tensor:
         """Cross-entropy over all items at masked positions."""
-        history = batch["history"]  # (B, S + 1)
+        history = batch["history"][:, -self.max_history - 1 :]  # (B, S + 1)
         last_only = torch.rand(len(history), device=history.device) < self.last_only_share  # (B,)
         masked = cloze_positions(history > 0, self.mask_ratio, last_only)  # (B, S + 1)
         queries = self.encode(history.masked_fill(masked, self.mask_number))[masked]  # (P, D)

@@ -84,7 +84,7 @@ class GRU4Rec(DotProductRecommender):
 
     def loss(self, batch: TrainBatch) -> Tensor:
         """Cross-entropy of the item that follows, at every position of the sequence."""
-        history = batch["history"]  # (B, S + 1)
+        history = batch["history"][:, -self.max_history - 1 :]  # (B, S + 1)
         inputs, following = history[:, :-1], history[:, 1:]  # (B, S)
         valid = inputs > 0
         return full_cross_entropy(self.encode(inputs)[valid], self.items.weight[1:], following[valid] - 1)

@@ -158,7 +158,7 @@ class SASRec(DotProductRecommender):
 
     def loss(self, batch: TrainBatch) -> Tensor:
         """Loss of predicting, at every position of the sequence, the item that follows."""
-        history = batch["history"]  # (B, S + 1)
+        history = batch["history"][:, -self.max_history - 1 :]  # (B, S + 1)
         inputs, following = history[:, :-1], history[:, 1:]  # (B, S)
         valid = inputs > 0
         queries, targets = self.encode(inputs)[valid], following[valid]  # (P, D), (P,)

@@ -142,6 +142,19 @@ def test_a_batch_of_single_likes_trains_without_nan(name):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["sasrec-ce", "sasrec-original", "gru", "bert4rec"])
+@pytest.mark.parametrize("extra", [1, 10])
+def test_columns_beyond_the_latest_items_do_not_change_the_loss(name, extra):
+    """One column too many would even fit the positions, by broadcasting the last of them."""
+    settings = {"bert4rec": {"last_only_share": 1.0}, "sasrec-original": {"loss": "ce"}}  # nothing is drawn
+    model = MODELS[name](**settings.get(name, {}))
+    model.attach(chains())
+    long = np.random.default_rng(0).integers(1, N + 1, (2, LONGEST + 1 + extra)).tolist()
+    users = torch.tensor([1, 2])
+    cut, wide = ({"user": users, "history": left_padded(long, LONGEST + 1 + more)} for more in (0, extra))
+    assert model.eval().loss(wide).item() == pytest.approx(model.loss(cut).item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["sasrec-bce", "sasrec-ce", "sasrec-gbce", "sasrec-sampled", "gru", "bert4rec"])
 def test_overfits_32_instances(name):
     random, n_items = np.random.default_rng(5), 60
