@@ -151,7 +151,19 @@ class GraphRecommender(DotProductRecommender):
         """`nodes` of the weights as they are now."""
         if torch.is_grad_enabled():
             return self.nodes()
-        state = [(weight.data_ptr(), weight._version) for weight in self.parameters()]  # changes with every write
+        state = [_state(weight) for weight in self.parameters()]
         if self._cached is None or self._cached[0] != state:
             self._cached = (state, self.nodes())
         return self._cached[1]
+
+
+def _state(weight: Tensor) -> tuple[Any, ...]:
+    """What changes with every write to a weight, and with the precision that products are computed in.
+
+    Sums, since writes through `.data` (averaging of weights, for one) leave no other trace; they cost far less than a
+    product with a graph.
+    """
+    device = weight.device.type
+    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    total, squares = weight.sum(dtype=torch.float64).item(), weight.norm(dtype=torch.float64).item()
+    return weight.data_ptr(), None if weight.is_inference() else weight._version, total, squares, precision

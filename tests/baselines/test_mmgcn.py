@@ -125,3 +125,23 @@ def test_vectors_are_computed_once_until_a_weight_changes(monkeypatch):
     assert len(calls) == 2
     model.load_state_dict({name: value / 2 for name, value in model.state_dict().items()})
     assert model.score_all(batch) == pytest.approx(first, rel=1e-5)
+
+
+@torch.no_grad()
+def test_vectors_are_computed_again_after_writes_past_autograd_and_in_another_precision():
+    model, batch = attached(MMGCN(hidden=6, visual_hidden=3)), item_batch([[]], users=[1], n_items=N_ITEMS)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = model.score_all(batch)
+    first = model.score_all(batch)
+    torch.testing.assert_close(first, model.nodes()[:1] @ model.nodes()[5:].T)
+    assert not torch.equal(first, coarse)
+    model.ids.data.neg_()  # as averaging of weights writes: no version changes, nor does a sum of squares
+    other = model.score_all(batch)
+    torch.testing.assert_close(other, model.nodes()[:1] @ model.nodes()[5:].T)
+    assert not torch.allclose(other, first)
+
+
+def test_a_model_may_be_attached_where_no_versions_are_kept():
+    with torch.inference_mode():
+        model = attached(LightGCN(hidden=4))
+        assert model.score_all(item_batch([[]], users=[1], n_items=N_ITEMS)).isfinite().all()
