@@ -361,6 +361,19 @@ def test_half_of_the_questions_are_yes_no_and_half_of_those_show_unseen_items(mo
     assert not yes[~shown].any()
 
 
+@pytest.mark.parametrize("scoring", ["likelihood", "yes_no"])
+def test_scores_and_losses_survive_mixed_precision(model, scoring):
+    model.scoring = scoring
+    batch = item_batch(HISTORIES, CANDIDATES)
+    exact = model.score_candidates(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.score_candidates(batch)
+        loss = model.loss({"user": torch.arange(1, 5), "history": left_padded([[3, 5, 40], [1, 2], [7, 8], [4, 5]], 8)})
+    assert rounded.dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0.02)
+    assert (rounded != exact).any()  # it was rounded somewhere
+
+
 def test_weights_bring_their_numbers_along():
     train, batch = world(), item_batch(HISTORIES, CANDIDATES)
     first, second = small(), small()
