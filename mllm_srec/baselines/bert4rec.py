@@ -7,7 +7,8 @@ What differs from the paper, and why:
 
 - Masks are drawn anew for each step, not ten fixed copies of each sequence.
 - Half of the examples mask only the last item, which is the question asked at test (the paper adds such examples too,
-  without a share; that of RecBole). `last_only_share=0` leaves the plain Cloze task.
+  without a share; that of RecBole), and do so after a random item, so that histories of every length are asked about
+  (`random_prefixes=False`: whole sequences only, the paper's). `last_only_share=0` leaves the plain Cloze task.
 - `lr=1e-3` without schedule reaches the same quality in fewer steps. The paper: 1e-4 with linear warm-up and decay
   (`lr`, `warmup_steps`, `decay_steps`), decoupled weight decay 0.01 (`weight_decay` here is Adam's L2, default 0),
   gradients clipped at 5 (`trainer.gradient_clip_val`), 400,000 steps on Beauty.
@@ -83,6 +84,22 @@ def cloze_positions(real: Tensor, mask_ratio: float, last_only: Tensor) -> Tenso
     return torch.where(last_only[:, None], last & real, drawn)
 
 
+def random_prefixes(history: Tensor, chosen: Tensor) -> Tensor:
+    """Sequences that end at a random item of theirs, each as likely as the others; padding stays on the left.
+
+    Args:
+        history: `(B, S)` item numbers, 0 on padding.
+        chosen: Bool `(B,)`: which rows are cut; the others stay.
+
+    Returns:
+        `(B, S)`; no row becomes empty that was not.
+    """
+    n_items = (history > 0).sum(dim=1)  # (B,)
+    cut = (torch.rand(len(history), device=history.device) * n_items).long() * chosen  # (B,), below n_items
+    place = torch.arange(history.shape[1], device=history.device) - cut[:, None]  # (B, S)
+    return history.gather(1, place.clamp(min=0)) * (place >= 0)
+
+
 class BERT4Rec(DotProductRecommender):
     """Bidirectional encoder trained on the Cloze task.
 
@@ -94,6 +111,7 @@ class BERT4Rec(DotProductRecommender):
         dropout: Of embeddings and sublayers.
         mask_ratio: Probability of masking a position.
         last_only_share: Share of the examples that mask only the last item.
+        random_prefixes: Cut these examples after a random item, and mask that.
         initial_weights: `xavier`, or small ones that do not depend on the width, `paper`.
         warmup_steps: Steps in which the learning rate rises linearly to `lr`; 0 begins with it.
         decay_steps: Step at which the learning rate has fallen linearly to 0, where training has to end; 0 keeps it.
@@ -113,6 +131,7 @@ class BERT4Rec(DotProductRecommender):
         dropout: float = 0.2,
         mask_ratio: float = 0.4,
         last_only_share: float = 0.5,
+        random_prefixes: bool = True,
         initial_weights: InitialWeights = "xavier",
         warmup_steps: int = 0,
         decay_steps: int = 0,
@@ -131,6 +150,7 @@ class BERT4Rec(DotProductRecommender):
         if 0 < decay_steps <= warmup_steps:
             raise ConfigError(f"decay_steps={decay_steps}; give 0, or more than warmup_steps={warmup_steps}")
         self.mask_ratio, self.last_only_share, self.initial_weights = mask_ratio, last_only_share, initial_weights
+        self.random_prefixes = random_prefixes
         self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
         self.dropout = nn.Dropout(dropout)
 
@@ -192,6 +212,8 @@ class BERT4Rec(DotProductRecommender):
         """Cross-entropy over all items at masked positions."""
         history = batch["history"][:, -self.max_history - 1 :]  # (B, S + 1)
         last_only = torch.rand(len(history), device=history.device) < self.last_only_share  # (B,)
+        if self.random_prefixes:
+            history = random_prefixes(history, last_only)
         masked = cloze_positions(history > 0, self.mask_ratio, last_only)  # (B, S + 1)
         queries = self.encode(history.masked_fill(masked, self.mask_number))[masked]  # (P, D)
         return full_cross_entropy(queries, self.item_vectors()[1:], history[masked] - 1, self.output_bias[1:])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.baselines.bert4rec import BERT4Rec, cloze_positions
+from mllm_srec.baselines.bert4rec import BERT4Rec, cloze_positions, random_prefixes
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, left_padded, markov_chains, train_data, trained
 
@@ -115,7 +115,10 @@ def test_padding_is_kept_out_whatever_its_embedding():
 
 
 def test_a_loss_of_the_last_item_asks_what_is_asked_at_test():
-    model, sequences = attached(last_only_share=1.0), [[3, 9], [9], [4, 3, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9]]
+    model, sequences = (
+        attached(last_only_share=1.0, random_prefixes=False),
+        [[3, 9], [9], [4, 3, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9]],
+    )
     found = model.loss({"user": torch.arange(1, 5), "history": left_padded(sequences, LONGEST + 1)})
     scores = [scores_of(model, oracle(model, [*sequence[:-1], MASK])[-1]) for sequence in sequences]
     terms = [np.log(np.exp(s).sum()) - s[q[-1] - 1] for s, q in zip(scores, sequences, strict=True)]
@@ -172,7 +175,7 @@ def test_last_only():
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.25, 0.22, 0.28), (1.0, 1, 1)])
 def test_share_of_examples_that_mask_only_the_last(share, low, high):
-    model = attached(mask_ratio=1.0, last_only_share=share)
+    model = attached(mask_ratio=1.0, last_only_share=share, random_prefixes=False)
     seen = []
     model.items.register_forward_hook(lambda _, given, result: seen.append(given[0]))
     torch.manual_seed(0)
@@ -270,3 +273,26 @@ def test_bad_settings(settings, message):
     with pytest.raises(ConfigError) as error:
         BERT4Rec(**settings)
     assert str(error.value) == message
+
+
+def test_random_prefixes_end_at_every_item():
+    sequences = [[4, 7, 2, 9], [5], [], [1, 2, 3, 4, 5, 6]]
+    history = left_padded(sequences, 6)
+    torch.manual_seed(0)
+    ends = [set() for _ in sequences]
+    for _ in range(400):
+        cut = random_prefixes(history, torch.tensor([True, True, True, False]))
+        for row, sequence in enumerate(sequences):
+            kept = [value for value in cut[row].tolist() if value]
+            assert cut[row].tolist() == [0] * (6 - len(kept)) + kept
+            assert kept == sequence[: len(kept)]
+            ends[row].add(len(kept))
+    assert ends == [{1, 2, 3, 4}, {1}, {0}, {6}]
+
+
+def test_each_length_of_a_prefix_is_as_likely():
+    torch.manual_seed(1)
+    history = left_padded([[1, 2, 3, 4]] * 20_000, 4)
+    lengths = (random_prefixes(history, torch.ones(20_000, dtype=torch.bool)) > 0).sum(dim=1)
+    shares = torch.bincount(lengths, minlength=5)[1:] / 20_000
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.02, rtol=0)
