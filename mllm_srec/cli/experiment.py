@@ -35,7 +35,7 @@ from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
-from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
+from mllm_srec.pipeline.checkpoints import RunCheckpoint, StayStopped, check_resume, read_checkpoint
 from mllm_srec.pipeline.experiments import Experiment, ItemExperiment, PromptExperiment
 from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metrics, references, stage_metrics
@@ -210,7 +210,7 @@ class ExperimentCLI(LightningCLI):
         best = RunCheckpoint(folder, "best", monitor=monitor)
         # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
         last = RunCheckpoint(folder, "last")
-        stop = [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="max")]
+        stop = [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="max"), StayStopped()]
         return [StartMessage(), *([best, *stop] if config.trainer.limit_val_batches != 0 else []), last]
 
     def _identity(self) -> str:
