@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from mllm_srec.cli.checks import check_settings, needs_backbone
+from mllm_srec.cli.checks import check_settings, is_trained, needs_backbone
 from mllm_srec.cli.loggers import StartMessage, make_loggers
 from mllm_srec.cli.parser import plain
 from mllm_srec.cli.schema import (
@@ -294,6 +294,9 @@ class ExperimentCLI(LightningCLI):
         notes = [f"results, predictions and settings: {run.path}"]
         if facts["random_backbone"]:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
+        config = self.config[self.subcommand]
+        if config.baseline is not None and self.subcommand != "fit" and self.checkpoint is None and is_trained(config):
+            notes.append("no --ckpt_path was given: these are the numbers of initial weights, of no trained model")
         drawn = f", {about['max_groups']} drawn groups of each kind" if about["max_groups"] else ""
         title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}{drawn}"
         if any(name.startswith("oracle") for name in beside):

@@ -115,6 +115,13 @@ def test_a_run_that_was_killed_when_it_had_stopped_early_trains_no_more(desk):
     assert all(torch.equal(value, weights(run)[name]) for name, value in trained.items())
 
 
+def test_initial_weights_are_called_so(desk, capsys):
+    assert main(["test", "--config", "gru.yaml", "--name", "b"]) == 0
+    assert "these are the numbers of initial weights" in capsys.readouterr().out
+    assert main(["test", "--config", "popularity.yaml", "--name", "c"]) == 0
+    assert "initial weights" not in capsys.readouterr().out
+
+
 def test_equal_seeds_are_equal_and_others_are_not(desk):
     for name, seed in (("c", "0"), ("d", "1")):
         assert main(["fit", "--config", "gru.yaml", "--name", name, "--seed_everything", seed]) == 0
