@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from mllm_srec.baselines.setting_checks import check_at_least
 from mllm_srec.baselines.train_data import ItemFeatures, TrainData
 from mllm_srec.models.checkpoint import check_keys
 from mllm_srec.models.ranking_module import RankingModule
@@ -45,8 +46,8 @@ class ItemRecommender(RankingModule):
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, max_history: int = 50, patience: int = 10) -> None:
         super().__init__()
-        if max_history < 1:
-            raise ConfigError(f"max_history={max_history}; give at least 1")
+        check_at_least(0, lr=lr, weight_decay=weight_decay)
+        check_at_least(1, max_history=max_history, patience=patience)
         self.lr, self.weight_decay, self.max_history, self.patience = lr, weight_decay, max_history, patience
         self.seed = 0
         self.settings: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from mllm_srec.cli.checks import check_settings, needs_backbone
+from mllm_srec.cli.checks import check_settings, is_trained, needs_backbone
 from mllm_srec.cli.loggers import StartMessage, make_loggers
 from mllm_srec.cli.parser import plain
 from mllm_srec.cli.schema import (
@@ -35,7 +35,7 @@ from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
-from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
+from mllm_srec.pipeline.checkpoints import RunCheckpoint, StayStopped, check_resume, read_checkpoint
 from mllm_srec.pipeline.experiments import Experiment, ItemExperiment, PromptExperiment
 from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metrics, references, stage_metrics
@@ -210,7 +210,7 @@ class ExperimentCLI(LightningCLI):
         best = RunCheckpoint(folder, "best", monitor=monitor)
         # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
         last = RunCheckpoint(folder, "last")
-        stop = [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="max")]
+        stop = [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="max"), StayStopped()]
         return [StartMessage(), *([best, *stop] if config.trainer.limit_val_batches != 0 else []), last]
 
     def _identity(self) -> str:
@@ -294,6 +294,9 @@ class ExperimentCLI(LightningCLI):
         notes = [f"results, predictions and settings: {run.path}"]
         if facts["random_backbone"]:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
+        config = self.config[self.subcommand]
+        if config.baseline is not None and self.subcommand != "fit" and self.checkpoint is None and is_trained(config):
+            notes.append("no --ckpt_path was given: these are the numbers of initial weights, of no trained model")
         drawn = f", {about['max_groups']} drawn groups of each kind" if about["max_groups"] else ""
         title = f"{self.datamodule.name}, {stage} split, {about['evaluator']}, ties {about['ties']}{drawn}"
         if any(name.startswith("oracle") for name in beside):

@@ -40,6 +40,9 @@ class RankingDataModule(lightning.LightningDataModule):
         num_workers: Worker processes of each loader.
         seed: Seed of the order and the draws.
 
+    Raises:
+        ConfigError: A batch would hold nothing.
+
     Attributes:
         retrieved: Lists that are reranked, by split; set by the pipeline.
         done: Pair groups and lists that were scored before; set by the writer of predictions.
@@ -65,6 +68,9 @@ class RankingDataModule(lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for setting, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ConfigError(f"data.{setting}={value}; give at least 1")
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer lists than processes
         self.root, self.name = root, name
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

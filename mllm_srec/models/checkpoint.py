@@ -31,10 +31,15 @@ def check_identity(stored: dict[str, Any] | None, current: dict[str, Any]) -> No
     The backbone's name may differ (a moved folder); its fingerprint may not.
 
     Raises:
-        ConfigError: Naming every differing key with both values.
+        ConfigError: It is of a baseline, or naming every differing key with both values.
     """
     if stored is None:
         raise ConfigError("this checkpoint was not written by mllm_srec: it does not say which backbone it belongs to")
+    if "model" in stored:
+        raise ConfigError(
+            f"the checkpoint belongs to the baseline {stored['model']}, not to the recommender; give its settings too "
+            "(baseline), best as --config with the config.yaml of its run folder"
+        )
     differing = [key for key in current if key != "backbone" and stored.get(key) != current[key]]
     if differing:
         lines = [f"  {key}: checkpoint {stored.get(key)!r}, now {current[key]!r}" for key in differing]

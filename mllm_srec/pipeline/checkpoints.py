@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.types import ConfigError
@@ -102,6 +103,19 @@ class RunCheckpoint(ModelCheckpoint):
             moved = {key: _moved(value, before, now) for key, value in state_dict.items()}
             state_dict = {**moved, "dirpath": now}
         super().load_state_dict(state_dict)
+
+
+class StayStopped(Callback):
+    """Ends a continued run at once if it had been stopped early; the Trainer would train one more epoch.
+
+    A run can be killed between its last checkpoint and its results, and would not repeat an unbroken one then.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the early stopping that the checkpoint restored."""
+        for stopping in trainer.early_stopping_callbacks:
+            if isinstance(stopping, EarlyStopping) and stopping.wait_count >= max(1, stopping.patience):
+                trainer.should_stop = True
 
 
 def _moved(value: Any, before: str, now: str) -> Any:

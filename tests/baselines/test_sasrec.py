@@ -257,6 +257,9 @@ def test_paper_defaults():
         ({"dropout": 1.0}, "dropout=1.0; give a number from 0 to 1, 1 excluded"),
         ({"gbce_t": 1.1}, "gbce_t=1.1; give a number from 0 to 1"),
         ({"max_history": 0}, "max_history=0; give at least 1"),
+        ({"patience": 0}, "patience=0; give at least 1"),
+        ({"lr": -1.0}, "lr=-1.0; give at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1; give at least 0"),
     ],
 )
 def test_bad_settings(settings, message):

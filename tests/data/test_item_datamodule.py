@@ -171,3 +171,9 @@ def test_ragged_lists():
     padded = ragged.left_padded(3)
     assert padded.tolist() == [[0] * (3 - len(row[-3:])) + row[-3:] for row in lists]
     assert torch.from_numpy(padded).shape == (5, 3)
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "eval_batch_size"])
+def test_batches_hold_something(root, setting):
+    with pytest.raises(ConfigError, match=f"data.{setting}=0; give at least 1"):
+        ItemDataModule(str(root), **{setting: 0})

@@ -101,6 +101,27 @@ def test_a_run_that_stopped_continues_as_if_it_had_not(desk):
         torch.testing.assert_close(other[name], value, rtol=0, atol=0)
 
 
+def test_a_run_that_was_killed_when_it_had_stopped_early_trains_no_more(desk):
+    fit = ["fit", "--config", "gru.yaml", "--name", "b", "--trainer.max_epochs", "60"]
+    fit += ["--baseline.init_args.patience", "1"]
+    assert main(fit) == 0
+    run, before = Path("runs/items/b"), metrics("runs/items/b")
+    trained = weights(run)
+    assert before["fit/best_step"] < before["fit/steps"], "else it was not stopped early"
+    facts = {key: before[key] for key in ("fit/data", "fit/candidates_hash")}
+    (run / "metrics.json").write_text(json.dumps(facts))
+    assert main([*fit, "--ckpt_path", str(run / "checkpoints/last.ckpt")]) == 0
+    assert metrics(run) == before
+    assert all(torch.equal(value, weights(run)[name]) for name, value in trained.items())
+
+
+def test_initial_weights_are_called_so(desk, capsys):
+    assert main(["test", "--config", "gru.yaml", "--name", "b"]) == 0
+    assert "these are the numbers of initial weights" in capsys.readouterr().out
+    assert main(["test", "--config", "popularity.yaml", "--name", "c"]) == 0
+    assert "initial weights" not in capsys.readouterr().out
+
+
 def test_equal_seeds_are_equal_and_others_are_not(desk):
     for name, seed in (("c", "0"), ("d", "1")):
         assert main(["fit", "--config", "gru.yaml", "--name", name, "--seed_everything", seed]) == 0

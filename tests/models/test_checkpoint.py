@@ -37,3 +37,8 @@ def test_keys_must_agree_one_to_one():
     check_keys({"a", "b"}, {"b", "a"})
     with pytest.raises(ConfigError, match=r"1 trained weights are missing in it \['b'\], 1 are unknown .* \['c'\]"):
         check_keys({"a", "c"}, {"a", "b"})
+
+
+def test_a_checkpoint_of_a_baseline_is_named_as_one():
+    with pytest.raises(ConfigError, match="belongs to the baseline GRU4Rec"):
+        check_identity({"model": "GRU4Rec", "settings": {}}, identity(BackboneSettings("folder"), INFO))
