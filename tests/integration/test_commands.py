@@ -100,7 +100,7 @@ def test_from_raw_files_to_predictions(settings, tmp_path, monkeypatch, capsys):
     assert "data/small is prepared" in capsys.readouterr().out
     assert main(["fit", *where, "--trainer.max_epochs", "1", "--name", "a"]) == 0
     out = capsys.readouterr().out
-    assert "training 11,264 weights on 6 contexts of small" in out
+    assert "training 11,264 weights on 6 examples of small" in out
     hint = next(line for line in out.splitlines() if line.startswith("next: "))
     assert main(shlex.split(hint)[4:]) == 0
     assert main(["predict", "--config", "runs/small/a/config.yaml", "--ckpt_path", BEST]) == 0

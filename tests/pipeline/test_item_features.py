@@ -315,7 +315,7 @@ def test_a_sentence_encoder_reads_texts_as_transformers_does(data, backbone, ber
             raw = net(**ids).last_hidden_state[0].mean(dim=0).numpy()
         np.testing.assert_allclose(found.text[row + 1], raw / np.linalg.norm(raw), **CLOSE)
     assert found.image.shape == (16, 64)
-    assert str(bert) in found.source
+    assert f"text: {bert.name} (pretrained" in found.source
 
 
 def test_control_tokens_in_a_title_are_letters_to_a_sentence_encoder(bert):
