@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -34,7 +33,7 @@ class ItemRecommender(RankingModule):
         patience: Validations without a better `monitor` after which training ends.
 
     Attributes:
-        seed: Of initial weights and of every draw in training; set by `attach`.
+        seed: Of initial weights too; set by `attach`.
         settings: Arguments of the model as they were given, kept in checkpoints and compared when one is loaded.
     """
 
@@ -49,7 +48,6 @@ class ItemRecommender(RankingModule):
         check_at_least(0, lr=lr, weight_decay=weight_decay)
         check_at_least(1, max_history=max_history, patience=patience)
         self.lr, self.weight_decay, self.max_history, self.patience = lr, weight_decay, max_history, patience
-        self.seed = 0
         self.settings: dict[str, Any] = {}
         self._train_data: TrainData | None = None
 
@@ -79,9 +77,9 @@ class ItemRecommender(RankingModule):
         Raises:
             ConfigError: The model needs features that are not there.
         """
-        if self.needs_features and train.features is None:
-            raise ConfigError(f"{type(self).__name__} needs item features, but TrainData.features is None")
         self.seed, self._train_data = seed, train
+        if self.needs_features:
+            _ = self.features
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.build(train)
@@ -110,11 +108,6 @@ class ItemRecommender(RankingModule):
         loss = self.loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["user"]))
         return loss
-
-    def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
-        """Seed dropout and draws by (seed, epoch, batch, rank): only so does a resumed run repeat an unbroken one."""
-        sequence = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
-        torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam over all weights."""

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllm_srec.baselines.base import DotProductRecommender
 from mllm_srec.baselines.losses import full_cross_entropy
+from mllm_srec.baselines.sequence_encoder import SequenceEncoder
 from mllm_srec.baselines.setting_checks import check_at_least, check_share
 from mllm_srec.baselines.train_data import TrainData
-from mllm_srec.types import ItemBatch, TrainBatch
+from mllm_srec.types import TrainBatch
 
 
-class GRU4Rec(DotProductRecommender):
+class GRU4Rec(SequenceEncoder):
     """GRU encoder + cross-entropy over all items.
 
     Args:
@@ -62,29 +62,13 @@ class GRU4Rec(DotProductRecommender):
             self.items.weight[0] = 0  # padding
 
     def encode(self, history: Tensor) -> Tensor:
-        """Vector of every prefix of the histories.
-
-        Args:
-            history: `(B, S)` item numbers, padded on the left.
-
-        Returns:
-            `(B, S, D)`: at position t what items 1..t say of the next one.
-        """
+        """See `SequenceEncoder`: `(B, S, D)`."""
         states, _ = self.gru(self.dropout(self.items(history)))  # (B, S, gru_hidden)
         encoded: Tensor = self.linear(states)
         return encoded
 
-    def query(self, batch: ItemBatch) -> Tensor:
-        """Vectors of the latest positions `(B, D)`."""
-        return self.encode(batch["history"][:, -self.max_history :])[:, -1]
-
-    def item_vectors(self) -> Tensor:
-        """Embeddings of the items `(N + 1, D)`, the same that histories are read with."""
-        return self.items.weight
-
     def loss(self, batch: TrainBatch) -> Tensor:
         """Cross-entropy of the item that follows, at every position of the sequence."""
-        history = batch["history"][:, -self.max_history - 1 :]  # (B, S + 1)
-        inputs, following = history[:, :-1], history[:, 1:]  # (B, S)
+        inputs, following = self.steps(batch)  # (B, S)
         valid = inputs > 0
         return full_cross_entropy(self.encode(inputs)[valid], self.items.weight[1:], following[valid] - 1)

@@ -31,12 +31,12 @@ import torch
 from torch import Tensor, nn
 
 from mllm_srec.baselines.attention import MultiHeadAttention, attention_mask
-from mllm_srec.baselines.base import DotProductRecommender
 from mllm_srec.baselines.losses import bce, full_cross_entropy, gbce, sampled_softmax
 from mllm_srec.baselines.negatives import NegativeSampler
+from mllm_srec.baselines.sequence_encoder import SequenceEncoder
 from mllm_srec.baselines.setting_checks import check_at_least, check_choice, check_heads, check_share
 from mllm_srec.baselines.train_data import TrainData
-from mllm_srec.types import ConfigError, ItemBatch, TrainBatch
+from mllm_srec.types import ConfigError, TrainBatch
 
 Norm = Literal["pre", "original"]
 Loss = Literal["bce", "ce", "gbce", "sampled_softmax"]
@@ -67,7 +67,7 @@ class SASRecBlock(nn.Module):
         return output
 
 
-class SASRec(DotProductRecommender):
+class SASRec(SequenceEncoder):
     """Self-attentive sequential recommendation.
 
     Args:
@@ -131,14 +131,7 @@ class SASRec(DotProductRecommender):
             self.items.weight[0] = 0  # padding
 
     def encode(self, history: Tensor) -> Tensor:
-        """Vector of every prefix of the histories.
-
-        Args:
-            history: `(B, S)` item numbers, padded on the left, S at most `max_history`.
-
-        Returns:
-            `(B, S, D)`: at position t what items 1..t say of the next one.
-        """
+        """See `SequenceEncoder`: `(B, S, D)`."""
         real = history > 0  # (B, S)
         mask, kept = attention_mask(real, causal=True), real[..., None]  # (B, 1, S, S), (B, S, 1)
         places = self.positions[self.max_history - history.shape[1] :]  # (S, D)
@@ -148,18 +141,9 @@ class SASRec(DotProductRecommender):
         encoded: Tensor = self.last_norm(states)
         return encoded
 
-    def query(self, batch: ItemBatch) -> Tensor:
-        """Vectors of the latest positions `(B, D)`."""
-        return self.encode(batch["history"][:, -self.max_history :])[:, -1]
-
-    def item_vectors(self) -> Tensor:
-        """Embeddings of the items `(N + 1, D)`, the same that histories are read with."""
-        return self.items.weight
-
     def loss(self, batch: TrainBatch) -> Tensor:
         """Loss of predicting, at every position of the sequence, the item that follows."""
-        history = batch["history"][:, -self.max_history - 1 :]  # (B, S + 1)
-        inputs, following = history[:, :-1], history[:, 1:]  # (B, S)
+        inputs, following = self.steps(batch)  # (B, S)
         valid = inputs > 0
         queries, targets = self.encode(inputs)[valid], following[valid]  # (P, D), (P,)
         if self.loss_name == "ce":

@@ -53,6 +53,16 @@ class GroupExamples:
         """Relevant targets of each group `(G,)`."""
         return np.diff(np.concatenate([[0], self.relevance.cumsum()])[self.offsets])
 
+    def padded(self, values: np.ndarray, fill: float = 0) -> np.ndarray:
+        """One value per target `(N,)` as `(G, C)`, padded with `fill`; keeps the kind of number."""
+        filled = np.full((len(self), int(self.sizes.max(initial=1))), fill, dtype=values.dtype)
+        filled[self.mask()] = values
+        return filled
+
+    def mask(self) -> np.ndarray:
+        """Bool `(G, C)`: True where there is a target, False at padding."""
+        return np.asarray(np.arange(int(self.sizes.max(initial=1))) < self.sizes[:, None])
+
     def draw(self, limit: int | None, seed: int) -> GroupExamples:
         """At most `limit` groups, drawn with the seed; their order stays. None takes all."""
         if limit is None or limit >= len(self):

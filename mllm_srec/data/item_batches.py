@@ -63,6 +63,11 @@ class ItemGroups(Dataset[int]):
         """The group's place; `collate` looks up a whole batch at once."""
         return index
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Ones `(G,)`: groups stay in their order."""
+        return np.ones(len(self), dtype=np.int64)
+
     def collate(self, indices: Sequence[int]) -> ItemBatch:
         """The batch of these groups; histories are padded to the longest."""
         part = self.examples.take(np.asarray(indices, dtype=np.int64))
@@ -84,13 +89,10 @@ class ItemGroups(Dataset[int]):
 
 def padded_targets(examples: GroupExamples) -> dict[str, np.ndarray]:
     """Targets of B groups `(B, C)`: `candidate_mask`, `relevance`, `kind`, `item_index`, as in `CandidateBatch`."""
-    width = int(examples.sizes.max(initial=1))
-    mask = np.arange(width) < examples.sizes[:, None]  # (B, C)
-    found: dict[str, np.ndarray] = {"candidate_mask": mask}
-    for name, fill in (("relevance", 0), ("kind", -1), ("item_index", -1)):
-        found[name] = np.full(mask.shape, fill, dtype=np.int64)
-        found[name][mask] = getattr(examples, name)
-    return found
+    fills = (("relevance", 0), ("kind", -1), ("item_index", -1))
+    return {"candidate_mask": examples.mask()} | {
+        name: examples.padded(getattr(examples, name), fill) for name, fill in fills
+    }
 
 
 def whole_targets(lists: WholeLists) -> dict[str, np.ndarray]:

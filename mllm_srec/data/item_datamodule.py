@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import polars as pl
 from torch.utils.data import DataLoader
 
@@ -14,7 +13,6 @@ from mllm_srec.data.item_batches import Contexts, ItemGroups, TrainExamples
 from mllm_srec.data.item_numbers import Numbering
 from mllm_srec.data.rank_lists import RankLists
 from mllm_srec.data.ranking_datamodule import Lists, RankingDataModule
-from mllm_srec.data.sampler import GroupBatchSampler
 from mllm_srec.data.whole_lists import WholeLists
 from mllm_srec.types import ConfigError
 
@@ -99,26 +97,9 @@ class ItemDataModule(RankingDataModule):
         examples = self.train_examples()
         if not len(examples):
             raise ConfigError(f"nothing is liked in the train split of {self.folder}: there is nothing to train on")
-        sampler = self._sampler(examples.lengths, self.batch_size, train=True)
-        return self._loader(examples, sampler, examples.collate)
+        return self.batches(examples, examples.collate, train=True)
 
     def eval_loader(self, examples: Lists) -> DataLoader[int]:
         """Groups of the examples."""
         groups = ItemGroups(examples, self.contexts, self.max_history)
-        ones = np.ones(len(examples), dtype=np.int64)
-        sampler = self._sampler(ones, self.eval_batch_size, train=False)
-        return self._loader(groups, sampler, groups.collate)
-
-    def _sampler(self, lengths: np.ndarray, batch_size: int, train: bool) -> GroupBatchSampler:
-        rank, world_size = self.shard
-        position = self.train_position() if train else lambda: (0, 0)
-        return GroupBatchSampler(lengths, batch_size, train, self.seed, rank, world_size, position)
-
-    def _loader(self, dataset: Any, sampler: GroupBatchSampler, collate: Any) -> DataLoader[int]:
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            pin_memory=self.pins_memory,
-        )
+        return self.batches(groups, groups.collate, train=False)

@@ -18,7 +18,6 @@ from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptS
 from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.rank_lists import RankLists
 from mllm_srec.data.ranking_datamodule import Evaluator, Lists, RankingDataModule
-from mllm_srec.data.sampler import GroupBatchSampler
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
@@ -228,35 +227,10 @@ class PromptDataModule(RankingDataModule):
         if self.prompt.layout == "pointwise" or not isinstance(examples, GroupExamples):
             return self.eval_loader(examples)
         dataset = ListDataset(examples, self.stores, self.prompt, self.seed)
-        return self._batches(dataset, ListCollator(dataset, self.packing), train=False)
+        collate = ListCollator(dataset, self.packing)
+        return self.batches(dataset, collate, train=False, max_tokens=self.eval_batch_tokens)
 
     def _loader(self, examples: GroupExamples, train: bool) -> DataLoader[PromptGroup]:
         dataset = PromptDataset(examples, self.stores, train)
-        return self._batches(dataset, PromptCollator(self.stores, self.packing), train)
-
-    def _batches(self, dataset: Any, collate: Any, train: bool) -> DataLoader[Any]:
-        """Loader of batches of similar length.
-
-        Args:
-            dataset: Groups, with their `lengths`.
-            collate: Packs them.
-            train: In random order.
-        """
-        rank, world_size = self.shard
-        sampler = GroupBatchSampler(
-            dataset.lengths,
-            self.batch_size if train else self.eval_batch_size,
-            shuffle=train,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            position=self.train_position() if train else lambda: (0, 0),
-            max_tokens=None if train else self.eval_batch_tokens,
-        )
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            pin_memory=self.pins_memory,
-        )
+        max_tokens = None if train else self.eval_batch_tokens
+        return self.batches(dataset, PromptCollator(self.stores, self.packing), train, max_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.examples import GroupExamples, pair_examples, rank_examples
 from mllm_srec.data.rank_lists import RankLists
-from mllm_srec.data.sampler import Position
+from mllm_srec.data.sampler import GroupBatchSampler, Position
 from mllm_srec.data.whole_lists import WholeLists
 from mllm_srec.types import ConfigError, Split
 
@@ -182,17 +183,37 @@ class RankingDataModule(lightning.LightningDataModule):
         done: tuple[set[int], set[int]] = (set(), set()) if self.fitting else self.done
         return [self.eval_loader(pairs.without(done[0])), self.lists_loader(lists.without(done[1]))]
 
-    @property
-    def shard(self) -> tuple[int, int]:
-        """This process and the number of processes."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def batches(
+        self, dataset: Any, collate: Callable[[Any], Any], train: bool, max_tokens: int | None = None
+    ) -> DataLoader[Any]:
+        """This process's batches, of similar length.
 
-    @property
-    def pins_memory(self) -> bool:
-        """Whether batches go to a GPU."""
-        return torch.cuda.is_available()
+        Args:
+            dataset: Training examples, or groups in evaluation, with their `lengths`.
+            collate: Makes a batch of what the data set gives for each.
+            train: In random order, from behind the last trained batch on; else each once.
+            max_tokens: In evaluation, the sum of lengths of a batch; None: no limit.
+        """
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = GroupBatchSampler(
+            dataset.lengths,
+            self.batch_size if train else self.eval_batch_size,
+            shuffle=train,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            position=self._train_position() if train else lambda: (0, 0),
+            max_tokens=max_tokens,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
 
-    def train_position(self) -> Position:
+    def _train_position(self) -> Position:
         """Epoch and batches already trained, from the trainer's own progress, which a checkpoint restores."""
 
         def position() -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
 from mllm_srec.metrics.evaluation import EvaluationMetrics
@@ -33,12 +34,14 @@ class RankingModule(pl.LightningModule):
         probabilities: The scores are logits of probabilities, whose calibration is measured too.
 
     Attributes:
+        seed: Of every draw in training, set by the subclass.
         results: Of the last validation or test, keys such as `test/ndcg@10`.
     """
 
     def __init__(self, probabilities: bool = False) -> None:
         super().__init__()
         self.stage_metrics = torch.nn.ModuleDict({stage: EvaluationMetrics(probabilities) for stage in ("val", "test")})
+        self.seed = 0
         self.results: dict[str, float] = {}  # Lightning would round to float32
 
     def score_candidates(self, batch: CandidateBatch) -> torch.Tensor:
@@ -57,6 +60,11 @@ class RankingModule(pl.LightningModule):
             with_mass: Ask for `mass` too, which costs a product with the whole vocabulary.
         """
         return {"scores": self.score_candidates(batch)}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout and draws by (seed, epoch, batch, rank): only so does a resumed run repeat an unbroken one."""
+        sequence = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def metrics_of(self, stage: Stage) -> EvaluationMetrics:
         """The metrics of a stage, to which a continued evaluation adds what was scored before."""

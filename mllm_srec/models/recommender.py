@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
@@ -81,6 +80,7 @@ class MLLMRecommender(RankingModule):
         seed: int = 0,
     ) -> None:
         super().__init__(probabilities=True)
+        self.seed = seed
         if scoring_tokens is not None and scoring_tokens < 1:
             raise ConfigError(f"scoring_tokens={scoring_tokens}; give at least 1, or null for a default by device")
         # Not save_hyperparameters: hyper-parameters in a checkpoint would silently replace what the user typed.
@@ -173,11 +173,6 @@ class MLLMRecommender(RankingModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=n_groups)
         self.log_dict({f"train/{name}": value for name, value in apart.items()}, batch_size=n_groups)
         return loss
-
-    def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Seed dropout by (seed, epoch, batch, rank): only so does a resumed run repeat an uninterrupted one."""
-        sequence = np.random.SeedSequence([self.settings.seed, self.current_epoch, batch_idx, self.global_rank])
-        torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     # --- optimiser and checkpoints --------------------------------------------------------------------------------
 

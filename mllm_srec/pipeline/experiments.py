@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -27,23 +28,6 @@ from mllm_srec.pipeline.summary_build import ensure_summaries
 from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.pipeline.summary_quality import summary_accuracy
 from mllm_srec.summaries.settings import SummarySettings
-
-SHARED_DATA_SETTINGS = (
-    "root",
-    "name",
-    "batch_size",
-    "eval_batch_size",
-    "evaluator",
-    "n_negatives",
-    "retriever",
-    "n_retrieved",
-    "max_train_groups",
-    "max_eval_groups",
-    "max_test_groups",
-    "num_workers",
-    "seed",
-)
-"""Settings of `data` that baselines have too; the others are about prompts."""
 
 
 class Experiment(Protocol):
@@ -186,7 +170,7 @@ class ItemExperiment:
     ) -> None:
         self.model = model
         self.model.settings = dict(settings)
-        shared = {name: data[name] for name in SHARED_DATA_SETTINGS}
+        shared = {name: data[name] for name in signature(RankingDataModule).parameters}  # the others are of prompts
         self.datamodule = ItemDataModule(unit=model.unit, max_history=model.max_history, **shared)
         self.backbone, self.pictures, self.features = backbone, pictures, features
         self.monitor, self.patience, self.score_label = model.monitor, model.patience, type(model).__name__

@@ -140,17 +140,13 @@ def _placed(part: pl.DataFrame) -> pl.DataFrame:
 
 
 def padded(examples: GroupExamples, values: np.ndarray, fill: float = 0.0) -> torch.Tensor:
-    """One value per target `(N,)` as `(B, C)`, padded with `fill`; keeps the kind of number."""
-    sizes = np.diff(examples.offsets)  # (B,)
-    width = int(sizes.max(initial=1))
-    filled = np.full((len(sizes), width), fill, dtype=values.dtype)
-    filled[np.arange(width) < sizes[:, None]] = values
-    return torch.from_numpy(filled)
+    """One value per target `(N,)` as a tensor `(B, C)`, see `GroupExamples.padded`."""
+    return torch.from_numpy(examples.padded(values, fill))
 
 
 def padding_mask(examples: GroupExamples) -> torch.Tensor:
     """True where `(B, C)` holds a target."""
-    return padded(examples, np.ones(examples.n_targets, dtype=np.bool_), False)
+    return torch.from_numpy(examples.mask())
 
 
 def kept_lists(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> Lists:
@@ -211,8 +207,7 @@ def scores_of(examples: GroupExamples, rows: pl.DataFrame, column: str) -> np.nd
     Raises:
         MllmSrecError: A target has no row.
     """
-    sizes = np.diff(examples.offsets)
-    wanted = pl.DataFrame({"group_id": np.repeat(examples.group_id, sizes), "item_index": examples.item_index})
+    wanted = pl.DataFrame({"group_id": np.repeat(examples.group_id, examples.sizes), "item_index": examples.item_index})
     joined = wanted.join(rows, on=["group_id", "item_index"], how="left", maintain_order="left")[column]
     if joined.null_count():
         raise MllmSrecError(f"{joined.null_count()} of {len(joined)} targets have no {column} among the stored rows")
