@@ -1,5 +1,6 @@
 """No baseline learns from validation or test: with other held-out items in the tables, its weights are the same."""
 
+import shutil
 from pathlib import Path
 
 import lightning.pytorch as lightning
@@ -15,8 +16,10 @@ from mllm_srec.cli.schema import full_parser
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.item_datamodule import ItemDataModule
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
+from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
 from mllm_srec.pipeline.item_data import train_data
+from mllm_srec.prompts.templates import PromptSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OVERLAYS = sorted(
@@ -97,3 +100,27 @@ def test_weights_do_not_know_what_was_held_out(overlay, roots):
         fresh = made(overlay)
         fresh.attach(one.train_data, seed=1)
         assert any(not torch.equal(value, states[0][name]) for name, value in fresh.state_dict().items()), "not trained"
+
+
+def test_tallrec_is_trained_on_prompts_that_do_not_know_it_either(roots, tiny_backbone, tmp_path):
+    """Liked and disliked titles come from the interactions' table: every training batch is the same, token by token."""
+
+    def batches(prepared):
+        root = tmp_path / prepared.name
+        shutil.copytree(prepared, root)
+        path = root / "demo/groups.parquet"  # contexts of other splits would be refused: they list what was exchanged
+        pl.read_parquet(path).filter(pl.col("split") == "train").write_parquet(path)
+        module = PromptDataModule(
+            str(root), "demo", str(tiny_backbone), batch_size=8, n_negatives=6,
+            prompt=PromptSettings(wording="tallrec", user_id=False, profile=False, max_history=10),
+            pictures=PictureSettings(serve="none"),
+        )  # fmt: skip
+        module.setup("fit")
+        return list(module.train_dataloader())
+
+    one, other = (batches(root) for root in roots)
+    assert len(one) == len(other) > 2
+    for left, right in zip(one, other, strict=True):
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            torch.testing.assert_close(right[name], value, rtol=0, atol=0, msg=name)
