@@ -33,10 +33,20 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _about_seeds(comparison: Comparison) -> list[str]:
     single = [repr(group.name) for group in comparison.groups if len(group.folders) == 1]
-    lines = [
-        f"{str(one)!r} and {str(other)!r} have the same value for every list; are they different seeds?"
-        for one, other in comparison.equal
-    ]
+    lines: list[str] = []
+    for group in comparison.groups:
+        equal = [pair for pair in comparison.equal if pair[0] in group.folders]
+        n_runs = len(group.folders)
+        if n_runs > 2 and len(equal) == n_runs * (n_runs - 1) // 2:
+            lines.append(
+                f"all {n_runs} runs of {group.name!r} have the same value for every list: right where nothing is "
+                "trained or drawn, else they are not different seeds"
+            )
+            continue
+        lines += [
+            f"{str(one)!r} and {str(other)!r} have the same value for every list; are they different seeds?"
+            for one, other in equal
+        ]
     if single:
         lines.append(f"one seed only: {', '.join(single)}; luck of the seed is in the gain and not in p")
     return lines

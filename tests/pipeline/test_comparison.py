@@ -314,6 +314,15 @@ def test_notes_say_what_the_numbers_mean(finished_run):
     ]
 
 
+def test_runs_that_are_all_equal_are_said_once(finished_run):
+    same = tuple(finished_run(f"same{n}", values()) for n in range(3))
+    b = values()
+    b["hr@10"][:12] += 0.1
+    text = "\n".join(notes(compare(same, finished_run("b", b), n_resamples=20)))
+    assert "all 3 runs of 'g0' have the same value for every list: right where nothing is trained or drawn" in text
+    assert "are they different seeds?" not in text
+
+
 def test_notes_doubt_what_is_to_be_doubted(finished_run):
     a, same = finished_run("a", values()), finished_run("same", values())
     b = values()
