@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import sys
@@ -15,6 +16,12 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments?: --?([\w.]+)")
 _UNKNOWN_OPTION = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
+_OPTIONAL = re.compile(
+    r'Parser key "(?P<key>[\w.]+)":\n.*Union subtypes.*  Errors:\n'
+    r" *(?P<reason>- .*)\n *- Expected a <class 'NoneType'>.*",
+    re.DOTALL,
+)
+_UNKNOWN_ARGUMENT = re.compile(r"^Option '([\w.]+)' is not accepted$")
 
 
 class NearestNameMixin:
@@ -25,12 +32,18 @@ class NearestNameMixin:
         super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the error and the nearest valid name, and exit with status 2."""
+        """Print the error and the nearest valid name, and exit with status 2.
+
+        Raises:
+            ArgumentError: This parser reads the arguments of a chosen class; the one around it says where they stand.
+        """
         parser: Any = getattr(ex, "subcommand_parser", None) or self
         name = _misspelt(message)
         hint = f"\n{suggestion(name, known_names(parser))}" if name else ""
+        if not parser.exit_on_error:
+            raise argparse.ArgumentError(None, f"{message}{hint}") from ex
         prog = parser.prog.replace(" [options]", "")
-        print(f"{prog}: error: {message.strip()}{hint}\nTry '{prog} --help'.", file=sys.stderr)
+        print(f"{prog}: error: {_without_null(message).strip()}{hint}\nTry '{prog} --help'.", file=sys.stderr)
         sys.exit(2)
 
 
@@ -111,8 +124,14 @@ def suggestion(name: str, known: list[str]) -> str:
 
 def _misspelt(message: str) -> str | None:
     """The unknown name that an error message of jsonargparse is about."""
-    found = _UNKNOWN_FLAG.search(message) or _UNKNOWN_OPTION.search(message)
+    found = _UNKNOWN_FLAG.search(message) or _UNKNOWN_OPTION.search(message) or _UNKNOWN_ARGUMENT.search(message)
     return ".".join(found.groups()) if found else None
+
+
+def _without_null(message: str) -> str:
+    """What is wrong with a value that may also be null, without the list of all that it could have been."""
+    found = _OPTIONAL.fullmatch(message.strip())
+    return f"{found['key']}: {found['reason'].removeprefix('- ').strip()}" if found else message
 
 
 def plain(value: Any) -> Any:

@@ -82,9 +82,10 @@ def add_baseline(parser: jsonargparse.ArgumentParser) -> None:
     """Add `baseline`: a model in place of the recommender, which `data`, `trainer` and the other sections serve too."""
     from mllm_srec.baselines.base import ItemRecommender
 
-    parser.add_argument(
-        "--baseline",
-        type=ItemRecommender | None,
+    parser.add_subclass_arguments(
+        ItemRecommender,
+        "baseline",
+        required=False,
         default=None,
         help="A baseline in place of the recommender, such as those of configs/baselines.",
     )

@@ -13,7 +13,7 @@ from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import PROGRAM
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, MllmSrecError
 
 METHOD_DEFAULTS = {"verbose": False, "return_predictions": False, "weights_only": True}
 """Of the Trainer's methods: we print results ourselves, write predictions as they come, and never run pickled code."""
@@ -49,3 +49,15 @@ def main(command: str, arguments: list[str]) -> None:
         )
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+    except ValueError as error:  # jsonargparse wraps what a baseline says of its settings
+        if (own := _own_error(error)) is not None:
+            raise own from error
+        raise
+
+
+def _own_error(error: BaseException) -> MllmSrecError | None:
+    """The error of ours that another one was raised from."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None and not isinstance(cause, MllmSrecError):
+        cause = cause.__cause__ or cause.__context__
+    return cause

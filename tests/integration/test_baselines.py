@@ -147,7 +147,18 @@ def test_an_unknown_setting_is_named(desk, capsys):
     Path("odd.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(SystemExit):
         main(["fit", "--config", "odd.yaml"])
-    assert "hiden" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("python -m mllm_srec fit: error: baseline: ")
+    assert "'hiden' is not known; did you mean 'hidden'?" in err
+    assert "Union" not in err
+
+
+def test_a_bad_setting_is_explained(desk, capsys):
+    fit = ["fit", "--config", "gru.yaml", "--name", "odd"]
+    assert "hidden=0; give at least 1" in refused([*fit, "--baseline.init_args.hidden", "0"], capsys)
+    with pytest.raises(SystemExit):
+        main([*fit, "--baseline.init_args.hidden", "many"])
+    assert "Expected a <class 'int'>. Got value: many" in capsys.readouterr().err
 
 
 def test_the_whole_catalogue_and_then_its_first_items_again(desk, capsys):
