@@ -128,7 +128,9 @@ class RankingModule(pl.LightningModule):
     def _log_metrics(self, stage: Stage) -> None:
         metrics = self.metrics_of(stage)
         shown = {"auc", "ndcg@10"}
+        trying = self._trainer is not None and self.trainer.sanity_checking  # a few batches of what is not trained yet
         for name, value in metrics.compute().items():  # equal on all processes already: each can watch them
-            self.results[f"{stage}/{name}"] = float(value)
+            if not trying:
+                self.results[f"{stage}/{name}"] = float(value)
             self.log(f"{stage}/{name}", value.float(), prog_bar=name in shown)
         metrics.reset()

@@ -96,6 +96,12 @@ class RunCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
         super().__init__(folder, name, monitor=monitor, mode="max", enable_version_counter=False)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the latest weights where training ended between two validations, or before the first."""
+        super().on_train_end(trainer, pl_module)
+        if self.monitor is None and self._last_global_step_saved != trainer.global_step:
+            trainer.save_checkpoint(Path(str(self.dirpath), f"{self.filename}.ckpt"))
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of a checkpoint; paths in it follow the folder if the file moved along."""
         before, now = state_dict["dirpath"], str(self.dirpath)

@@ -115,6 +115,19 @@ def test_a_run_that_was_killed_when_it_had_stopped_early_trains_no_more(desk):
     assert all(torch.equal(value, weights(run)[name]) for name, value in trained.items())
 
 
+def test_training_that_ends_before_a_validation_keeps_its_weights(desk):
+    run = ["run", "--config", "gru.yaml", "--name", "short", "--trainer.max_epochs", "3"]
+    assert main([*run, "--trainer.check_val_every_n_epoch", "2"]) == 0
+    found = metrics("runs/items/short")
+    assert found["fit/best_step"] < found["fit/steps"], "the best was seen at the one validation"
+    last = torch.load("runs/items/short/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == found["fit/steps"]
+    assert main([*run[:4], "never", *run[5:], "--trainer.check_val_every_n_epoch", "5"]) == 0
+    found = metrics("runs/items/never")
+    assert found["test/step"] == found["fit/best_step"] == found["fit/steps"] > 0
+    assert "val/auc" not in found
+
+
 def test_initial_weights_are_called_so(desk, capsys):
     assert main(["test", "--config", "gru.yaml", "--name", "b"]) == 0
     assert "these are the numbers of initial weights" in capsys.readouterr().out
