@@ -19,7 +19,7 @@ PROGRAM = (sys.executable, "-m", "mllm_srec")
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    print(f"{line}\n", end="", flush=True)  # in one piece: lines of other threads come between two
 
 
 def run_grid(
