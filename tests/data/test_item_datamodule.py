@@ -139,6 +139,15 @@ def test_a_resumed_epoch_goes_on_where_it_was(root):
     assert sorted(user for batch in whole for user in batch) == sorted(user for user in likes if len(likes[user]) > 1)
 
 
+def test_batches_are_fair_samples_whatever_the_length(root):
+    """Batches of equal length would be biased ones: a small data set then trained far worse."""
+    module = ItemDataModule(str(root), "demo", unit="targets", batch_size=4, n_negatives=6)
+    lengths = [(batch["history"] > 0).sum(dim=1).double() for batch in module.train_dataloader()]
+    within = torch.stack([batch.var() for batch in lengths if len(batch) == 4]).mean()
+    assert len(lengths) > 5
+    assert within > 0.6 * torch.cat(lengths).var(), "expected of a random split: all of it"
+
+
 def test_limits_and_bad_settings(root):
     module = ItemDataModule(str(root), "demo", n_negatives=6, max_train_groups=3, max_test_groups=2)
     assert module.n_train_examples == 3
