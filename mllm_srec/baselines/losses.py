@@ -67,9 +67,14 @@ def sampled_softmax(positive: Tensor, negatives: Tensor, hits: Tensor, n_items: 
 
 
 def full_cross_entropy(
-    queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None = None, max_logits: int = MAX_LOGITS
+    queries: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    left_out: Tensor | None = None,
+    max_logits: int = MAX_LOGITS,
 ) -> Tensor:
-    """Softmax cross-entropy over the whole catalogue.
+    """Softmax cross-entropy over the whole catalogue, or over each position's part of it.
 
     Above `max_logits` the positions are taken in chunks whose logits are computed again in the backward pass, so that
     memory stays bounded: equal result, about a third more time.
@@ -79,19 +84,28 @@ def full_cross_entropy(
         items: Vectors of the items `(N, D)`, without padding.
         targets: `(P,)` int64, 0..N-1, rows of `items`.
         bias: `(N,)`, added to the scores.
+        left_out: Bool `(P, N)`: items that do not compete at a position; its target always does.
         max_logits: Logits held at once.
     """
     rows = max(1, max_logits // max(1, len(items)))
     if len(queries) <= rows:
-        return _summed_cross_entropy(queries, items, targets, bias) / max(1, len(queries))
-    chunks = zip(torch.split(queries, rows), torch.split(targets, rows), strict=True)
+        return _summed_cross_entropy(queries, items, targets, bias, left_out) / max(1, len(queries))
+    parts = [torch.split(queries, rows), torch.split(targets, rows)]
+    masks = [None] * len(parts[0]) if left_out is None else torch.split(left_out, rows)
+    options = {"use_reentrant": False, "preserve_rng_state": False}
     sums = [
-        checkpoint(_summed_cross_entropy, some, items, wanted, bias, use_reentrant=False, preserve_rng_state=False)
-        for some, wanted in chunks
+        checkpoint(_summed_cross_entropy, some, items, wanted, bias, mask, **options)
+        for some, wanted, mask in zip(*parts, masks, strict=True)
     ]
     return torch.stack(sums).sum() / len(queries)
 
 
-def _summed_cross_entropy(queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
+def _summed_cross_entropy(
+    queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None, left_out: Tensor | None
+) -> Tensor:
     logits = queries @ items.T  # (P, N)
-    return cross_entropy(logits if bias is None else logits + bias, targets, reduction="sum")
+    if bias is not None:
+        logits = logits + bias
+    if left_out is not None:
+        logits = logits.masked_fill(left_out.scatter(1, targets[:, None], False), -torch.inf)
+    return cross_entropy(logits, targets, reduction="sum")

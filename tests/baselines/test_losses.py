@@ -106,17 +106,21 @@ def test_sampled_normaliser_is_right_on_average():
     assert ratio.std() / math.sqrt(len(ratio)) < 0.05 * truth
 
 
+@pytest.mark.parametrize("with_left_out", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_full_cross_entropy(with_bias):
+def test_full_cross_entropy(with_bias, with_left_out):
     random = np.random.default_rng(1)
     queries, items, bias = random.normal(size=(P, D)), random.normal(size=(N, D)), random.normal(size=N)
     targets = random.integers(0, N, P)
+    left_out = random.random((P, N)) < 0.5  # some targets too, which compete all the same
     terms = []
     for row, target in enumerate(targets):
         logits = [queries[row] @ items[i] + with_bias * bias[i] for i in range(N)]
-        terms.append(math.log(sum(math.exp(x) for x in logits)) - logits[target])
+        competing = [i for i in range(N) if i == target or not (with_left_out and left_out[row, i])]
+        terms.append(math.log(sum(math.exp(logits[i]) for i in competing)) - logits[target])
     given = tensors(queries, items, targets, bias)
-    found = losses.full_cross_entropy(given[0], given[1], given[2].long(), given[3] if with_bias else None)
+    mask = torch.tensor(left_out) if with_left_out else None
+    found = losses.full_cross_entropy(given[0], given[1], given[2].long(), given[3] if with_bias else None, mask)
     assert found.item() == pytest.approx(np.mean(terms), rel=1e-9)
 
 
@@ -125,10 +129,11 @@ def test_chunks_change_neither_loss_nor_gradients(max_logits):
     random = np.random.default_rng(1)
     arrays = random.normal(size=(P, D)), random.normal(size=(N, D)), random.normal(size=N)
     targets = torch.tensor(random.integers(0, N, P))
+    left_out = torch.tensor(random.random((P, N)) < 0.5)
     results = []
     for limit in (P * N, max_logits):
         queries, items, bias = tensors(*arrays)
-        loss = losses.full_cross_entropy(queries, items, targets, bias, max_logits=limit)
+        loss = losses.full_cross_entropy(queries, items, targets, bias, left_out, max_logits=limit)
         loss.backward()
         results.append((loss.detach(), queries.grad, items.grad, bias.grad))
     for whole, chunked in zip(*results, strict=True):

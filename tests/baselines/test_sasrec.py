@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mllm_srec.baselines.sasrec import SASRec
+from mllm_srec.baselines.train_data import TrainData
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, left_padded, markov_chains, train_data, trained
 
@@ -169,6 +170,27 @@ def test_loss_is_over_every_position_with_a_next_item_and_no_other(loss):
     assert found.item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+def test_known_items_do_not_compete_where_they_are_spared():
+    """Known is what the user's train rows hold, disliked items too, and not only what this batch shows."""
+    liked = [[5, 6, 7, 11], [9, 2], [4, 3, 12]]
+    train = train_data(liked, N)
+    disliked = TrainData(
+        user=np.insert(train.user, 4, 1), item=np.insert(train.item, 4, 8), liked=np.insert(train.liked, 4, False),
+        timestamp=np.insert(train.timestamp, 4, 10**6), n_users=train.n_users, n_items=N,
+    )  # fmt: skip
+    model = SASRec(loss="ce", hidden=D, max_history=LONGEST, dropout=0.0, spare_known=True)
+    model.attach(disliked)
+    model.eval()
+    table = model.items.weight.detach().numpy().astype(np.float64)
+    expected = []
+    for known, sequence in (({5, 6, 7, 11, 8}, [5, 6, 7]), ({4, 3, 12}, [4, 3, 12])):
+        for state, target in zip(oracle(model, sequence[:-1], "pre"), sequence[1:], strict=True):
+            others = [i for i in range(1, N + 1) if i == target or i not in known]
+            expected.append(np.log(np.exp(table[others] @ state).sum()) - table[target] @ state)
+    batch = {"user": torch.tensor([1, 3]), "history": left_padded([[5, 6, 7], [4, 3, 12]], LONGEST + 1)}
+    assert model.loss(batch).item() == pytest.approx(np.mean(expected), rel=1e-5)
+
+
 def test_negatives_are_drawn_for_the_user_of_the_position_and_never_known_to_them():
     chains = markov_chains(n_users=5, n_items=N)
     model = SASRec(loss="gbce", hidden=D, max_history=LONGEST, n_negatives=15)
@@ -266,6 +288,11 @@ def test_bad_settings(settings, message):
     with pytest.raises(ConfigError) as error:
         SASRec(**settings)
     assert str(error.value) == message
+
+
+def test_only_cross_entropy_can_spare_known_items():
+    with pytest.raises(ConfigError, match="spare_known=true is for loss='ce'; got loss='bce'"):
+        SASRec(spare_known=True)
 
 
 def test_more_negatives_than_items_are_refused_for_gbce():

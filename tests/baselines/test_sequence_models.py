@@ -24,6 +24,7 @@ MODELS = {
     "sasrec-bce": lambda **more: SASRec(**(SMALL | more)),
     "sasrec-original": lambda **more: SASRec(norm="original", **(SMALL | more)),
     "sasrec-ce": lambda **more: SASRec(loss="ce", n_heads=2, **(SMALL | more)),
+    "sasrec-spared": lambda **more: SASRec(loss="ce", spare_known=True, **(SMALL | more)),
     "sasrec-gbce": lambda **more: SASRec(loss="gbce", n_negatives=8, **(SMALL | more)),
     "sasrec-sampled": lambda **more: SASRec(loss="sampled_softmax", n_negatives=8, **(SMALL | more)),
     "gru": lambda **more: GRU4Rec(gru_hidden=12, **(SMALL | more)),
