@@ -7,6 +7,7 @@ single like has none, and a mean of nothing would be NaN and end the training.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -92,11 +93,8 @@ def full_cross_entropy(
         return _summed_cross_entropy(queries, items, targets, bias, left_out) / max(1, len(queries))
     parts = [torch.split(queries, rows), torch.split(targets, rows)]
     masks = [None] * len(parts[0]) if left_out is None else torch.split(left_out, rows)
-    options = {"use_reentrant": False, "preserve_rng_state": False}
-    sums = [
-        checkpoint(_summed_cross_entropy, some, items, wanted, bias, mask, **options)
-        for some, wanted, mask in zip(*parts, masks, strict=True)
-    ]
+    summed = partial(checkpoint, _summed_cross_entropy, use_reentrant=False, preserve_rng_state=False)
+    sums = [summed(some, items, wanted, bias, mask) for some, wanted, mask in zip(*parts, masks, strict=True)]
     return torch.stack(sums).sum() / len(queries)
 
 
