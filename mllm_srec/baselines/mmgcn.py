@@ -12,6 +12,9 @@ plain tensors that no optimiser sees; `freeze_id=True` reproduces that); `n_laye
 visual one only); W2 and W3 have no bias, as in the paper; scores come from the weights of now, not from the last
 training batch. The acoustic modality has no counterpart here. An item without a picture enters the visual graph as a
 zero vector, and has its neighbours and its id embedding only. Users without likes: see `GraphRecommender`.
+
+The regularisation's weight, 1e-4, is ours (official code: .1 and 1e-4; MMRec searches 0 to .1); `patience` 20 and 1,000
+epochs of the configuration are MMRec's.
 """
 
 from __future__ import annotations
