@@ -14,8 +14,8 @@ What differs from the paper, and why:
   weights and the hidden layer of the feed-forward network instead.
 - Negatives of `bce` and `gbce` have no interaction with the user in the train split, liked or not. So neither loss puts
   the items of a history below others: rank without what the user has seen. `ce` and `sampled_softmax` do push a user's
-  other items down, which costs more than it sounds where users know a good part of the catalogue (on MovieLens, 50 of
-  300 films, `ce` lost to `bce` by it): `spare_known=True` leaves them out of the softmax of `ce`.
+  other items down, which costs where users know a good part of the catalogue: `spare_known=True` leaves them out of the
+  softmax of `ce` (on MovieLens, 50 of 300 films known, NDCG@10 .154 with it, .135 without, `bce` .134).
 
 Positions are counted from the right end, as the paper's padding to a fixed length does: the item just before the target
 is always at the same place. So every user trains the place from which all questions are asked; counted from the first
