@@ -39,6 +39,7 @@ class GridDataSet:
         configs: Configuration files on top of `base`.
         row_configs: Folder with settings of single rows for this data set: `<label>.yaml`, on top of the row's own
             files; rows without a file there have none.
+        set: Dotted settings, between those of the grid and those of a row.
         trained_on: Name of another data set of the grid: nothing is trained here, but what the same row and seed learnt
             there is tested on this one.
         panel: Panel of a figure of curves that this data set belongs to.
@@ -48,6 +49,7 @@ class GridDataSet:
     name: str
     configs: list[str] = field(default_factory=list)
     row_configs: str | None = None
+    set: dict[str, Any] = field(default_factory=dict)
     trained_on: str | None = None
     panel: str | None = None
     x: float | None = None
@@ -190,8 +192,10 @@ def check_grid(grid: GridSettings) -> None:
     for row in grid.report.baseline_rows:
         if row not in labels:
             raise ConfigError(f"report.baseline_rows: got {row!r}; accepted are {', '.join(labels)}")
-    for place, settings in (("set", grid.set), *((f"set of row {row.label!r}", row.set) for row in grid.rows)):
-        _check_set(place, settings)
+    settings = [("set", grid.set), *((f"set of row {row.label!r}", row.set) for row in grid.rows)]
+    settings += [(f"set of data set {data_set.name!r}", data_set.set) for data_set in grid.data_sets]
+    for place, given in settings:
+        _check_set(place, given)
     files = [*grid.base, *(name for data_set in grid.data_sets for name in data_set.configs)]
     files += [name for row in grid.rows for name in row.configs]
     missing = [name for name in dict.fromkeys(files) if not Path(name).is_file()]

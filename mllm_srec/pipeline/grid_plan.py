@@ -105,7 +105,8 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
         for seed in grid.seeds:
             for row in grid.rows:
                 files = _files(grid, data_set, row)
-                flags = {**FOR_LOGS, **flat_settings(grid.set), **flat_settings(row.set), "seed_everything": seed}
+                own = {**flat_settings(data_set.set), **flat_settings(row.set)}
+                flags = {**FOR_LOGS, **flat_settings(grid.set), **own, "seed_everything": seed}
                 settings = merged_settings(files, flags)
                 needs = None if data_set.trained_on is None else trained[data_set.trained_on, row.label, seed]
                 if needs is not None:
