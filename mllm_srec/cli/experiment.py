@@ -42,6 +42,7 @@ from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metric
 from mllm_srec.pipeline.retrieval import retrieved_lists
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
+from mllm_srec.pipeline.tested_weights import note_weights
 from mllm_srec.reports.terminal import print_prompts, print_results
 from mllm_srec.types import ConfigError, Split
 
@@ -121,7 +122,8 @@ class ExperimentCLI(LightningCLI):
         if self.subcommand == "fit" and self.checkpoint is not None:
             check_resume(self.checkpoint, plain(config), origin)
         if origin is not None:
-            return run_for_checkpoint(origin, root, RUNS, config.data.name, config.name)
+            checkpoint = Path(config.ckpt_path)
+            return run_for_checkpoint(origin, root, RUNS, config.data.name, config.name, checkpoint)
         run = new_run(root, config.data.name, config.name, int(config.seed_everything))
         if self.subcommand == "fit" and is_first_process() and run.holds_work():
             hint = f", or continue it with --ckpt_path {run.last}" if run.last.exists() else ""
@@ -168,6 +170,8 @@ class ExperimentCLI(LightningCLI):
             data = self.datamodule
             facts = {"fit/data": data.name, "fit/candidates_hash": data.data.candidates_hash}
             self.run.merge_metrics("fit", facts, {})
+        elif self.checkpoint is not None:
+            note_weights(self.run, self._split(), Path(self.config[self.subcommand].ckpt_path))
         settings = self._settings()
         for logger in self.trainer.loggers:  # under one key elsewhere, so that they do not mix with those of a sweep
             logger.log_hyperparams(settings if isinstance(logger, CSVLogger) else {"config": settings})

@@ -10,7 +10,16 @@ from jsonargparse.typing import PositiveInt
 
 from mllm_srec.cli.parser import Parser, plain
 from mllm_srec.cli.schema import PROGRAM, RUNS, DataLocation, add_config_file
-from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings, QuickGrid, Significance, quickened
+from mllm_srec.pipeline.grid_file import (
+    GridDataSet,
+    GridReport,
+    GridRow,
+    GridSettings,
+    QuickGrid,
+    Significance,
+    described,
+    quickened,
+)
 from mllm_srec.types import ConfigError, MllmSrecError
 
 DESCRIPTION = (
@@ -19,7 +28,7 @@ DESCRIPTION = (
     "whichever grid ran it; a grid that was killed continues when it is given again. A cell that fails is named with "
     "its log, and the others go on."
 )
-Section = TypeVar("Section", QuickGrid, Significance)
+Section = TypeVar("Section", QuickGrid, Significance, GridReport)
 
 OUTPUT = Path("experiments/results")
 """Results of a grid are below it, in a folder of the grid's name."""
@@ -36,7 +45,8 @@ def main(command: str, arguments: list[str]) -> None:
     cells = plan_cells(grid, RUNS, DataLocation().name)
     if config.dry_run:
         for cell in cells:
-            print(f"{PROGRAM} run {shlex.join(cell.arguments)}")
+            tested = [] if cell.needs is None else ["--ckpt_path", str(cell.needs.run.checkpoints / "best.ckpt")]
+            print(f"{PROGRAM} run {shlex.join((*cell.arguments, *tested))}")
         return
     from mllm_srec.pipeline.grid import outcome_line, run_grid
     from mllm_srec.pipeline.grid_results import cell_record, check_output, merge_records, read_records, write_results
@@ -50,7 +60,7 @@ def main(command: str, arguments: list[str]) -> None:
     own = [cell_record(name, cell) for cell in cells if outcomes[cell.run.path].state in ("finished", "found")]
     if own:
         records = merge_records(own, others)
-        write_results(output, own, records)
+        write_results(output, own, records, described(grid, name, config.quick))
         write_summary(output, name, records, grid.metrics, grid.significance, failed)
         print((output / "summary.md").read_text(encoding="utf-8"))
         print(f"written: {output}")
@@ -93,6 +103,7 @@ def _grid_settings(values: Any) -> GridSettings:
         quick_grid=_as(QuickGrid, values["quick_grid"]),
         metrics=values["metrics"],
         significance=_as(Significance, values["significance"]),
+        report=_as(GridReport, values["report"]),
     )
 
 

@@ -7,13 +7,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mllm_srec.cli.schema import PROGRAM, candidate_settings, full_parser, light_parser, prepare_settings
-from mllm_srec.types import MllmSrecError
+from mllm_srec.types import ConfigError, MllmSrecError
+
+if TYPE_CHECKING:
+    from mllm_srec.pipeline.run_folder import RunFolder
 
 DESCRIPTION = (
     "Prepare the data set and write summaries where that is missing, fit, and test the best checkpoint; where nothing "
-    "is trained, only test. A run that was killed continues when its --name is given again. Takes every setting of the "
+    "is trained, only test. With --ckpt_path nothing is trained either: that checkpoint is tested, on the data that "
+    "the settings name. A run that was killed continues when its --name is given again. Takes every setting of the "
     "other commands; see `fit --help`."
 )
 
@@ -24,9 +29,25 @@ def main(command: str, arguments: list[str]) -> None:
         light_parser(command, DESCRIPTION).parse_args(["--help"])
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
     from mllm_srec.cli.checks import is_trained
+
+    trained = is_trained(config)
+    if config.ckpt_path is not None and not trained:
+        raise ConfigError(f"ckpt_path={config.ckpt_path!r}: these settings train nothing; leave it out")
+    _build(config, arguments)
+    if config.trainer.fast_dev_run:
+        if trained and config.ckpt_path is None:
+            _stage("fit", arguments)
+        _stage("test", arguments)
+    elif config.ckpt_path is not None:
+        _test_given(config, arguments)
+    else:
+        _fit_and_test(config, arguments, trained)
+
+
+def _build(config: Any, arguments: Sequence[str]) -> None:
+    """The data set and its summaries."""
     from mllm_srec.cli.summarize import summary_plan
     from mllm_srec.data.manifest import check_manifest
-    from mllm_srec.pipeline.run_names import new_run
     from mllm_srec.pipeline.summary_build import missing_stages
 
     folder = Path(config.data.root) / config.data.name
@@ -35,13 +56,10 @@ def main(command: str, arguments: list[str]) -> None:
     summarised = config.baseline is None and config.summaries.variant != "none"
     if summarised and missing_stages(summary_plan(config, f"{PROGRAM} prepare")):
         _stage("summarize", arguments)
-    trained = is_trained(config)
-    if config.trainer.fast_dev_run:
-        if trained:
-            _stage("fit", arguments)
-        _stage("test", arguments)
-        return
-    run = new_run(config.trainer.default_root_dir, config.data.name, config.name, int(config.seed_everything))
+
+
+def _fit_and_test(config: Any, arguments: Sequence[str], trained: bool) -> None:
+    run = _run_folder(config)
     named = [*arguments, "--name", run.path.name]
     if trained and "fit/steps" not in run.read_metrics():
         _stage("fit", [*named, *(["--ckpt_path", str(run.last)] if run.last.exists() else [])])
@@ -49,6 +67,22 @@ def main(command: str, arguments: list[str]) -> None:
     if "test/n_users" not in results or results.get("test/step") != results.get("fit/best_step"):
         _stage("test", [*named, *(["--ckpt_path", str(run.best)] if trained else [])])
     print(f"done: {run.path}")
+
+
+def _test_given(config: Any, arguments: Sequence[str]) -> None:
+    """Test the checkpoint that was given, in a folder of its own."""
+    from mllm_srec.pipeline.tested_weights import was_tested
+
+    run = _run_folder(config)
+    if not was_tested(run, Path(config.ckpt_path)):
+        _stage("test", [*arguments, "--name", run.path.name])
+    print(f"done: {run.path}")
+
+
+def _run_folder(config: Any) -> RunFolder:
+    from mllm_srec.pipeline.run_names import new_run
+
+    return new_run(config.trainer.default_root_dir, config.data.name, config.name, int(config.seed_everything))
 
 
 def _stage(command: str, arguments: Sequence[str]) -> None:

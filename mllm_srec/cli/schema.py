@@ -9,6 +9,7 @@ from mllm_srec.cli.parser import ConfigFile, NearestNameMixin, Parser, plain
 from mllm_srec.data.settings import (
     CandidateSettings,
     ColumnMapping,
+    CorruptionSettings,
     DemoSettings,
     ItemFeatureSettings,
     PictureSettings,
@@ -157,8 +158,9 @@ def prepare_settings(config: Any) -> PrepareSettings:
     values = plain(config)
     if isinstance(values, PrepareSettings):
         return values
-    columns, demo = plain(values["columns"]), plain(values["demo"])
-    return PrepareSettings(**{**values, "columns": ColumnMapping(**columns), "demo": DemoSettings(**demo)})
+    sections = {"columns": ColumnMapping, "demo": DemoSettings, "corruption": CorruptionSettings}
+    made = {name: section(**plain(values[name])) for name, section in sections.items()}
+    return PrepareSettings(**{**values, **made})
 
 
 def candidate_settings(config: Any) -> CandidateSettings:

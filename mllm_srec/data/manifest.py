@@ -107,7 +107,7 @@ def check_manifest(folder: Path, settings: PrepareSettings, candidates: Candidat
 
 
 def relevant_settings(settings: PrepareSettings) -> Record:
-    """Settings that have an influence: without raw paths, and without the sections of other sources."""
+    """Settings that have an influence: without raw paths, sections of other sources, and what is not asked for."""
     content = asdict(settings)
     for name in RAW_SETTINGS:
         del content[name]
@@ -115,6 +115,8 @@ def relevant_settings(settings: PrepareSettings) -> Record:
         del content["demo"]
     if settings.source != "tables":
         del content["columns"]
+    if settings.corruption.kind == "none":
+        del content["corruption"]
     return content
 
 

@@ -25,6 +25,8 @@ from mllm_srec.types import SPLITS, ConfigError, DataError
 
 REPORT = "prepare_report.json"
 
+CORRUPTION_KINDS = ("background", "noise", "blur", "blank", "mismatch")
+
 
 def prepare_dataset(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> PrepareReport:
     """Prepare a data set, unless the folder holds it already.
@@ -71,6 +73,7 @@ def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> 
         "prepare.max_history": (settings.max_history, 1),
         "prepare.max_image_pixels": (settings.max_image_pixels, 1),
         "prepare.seed": (settings.seed, 0),
+        "prepare.corruption.seed": (settings.corruption.seed, 0),
         "candidates.n_negatives": (candidates.n_negatives, 1),
         "candidates.max_users": (candidates.max_users, 1),
         "candidates.seed": (candidates.seed, 0),
@@ -81,9 +84,13 @@ def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> 
     for name, text, accepted in (
         ("prepare.split", settings.split, ("random", "leave_one_out", "global_time")),
         ("candidates.unit", candidates.unit, ("user", "instance")),
+        ("prepare.corruption.kind", settings.corruption.kind, ("none", *CORRUPTION_KINDS)),
     ):
         if text not in accepted:
             raise ConfigError(f"{name}: got {text!r}; choose one of {', '.join(accepted)}.")
+    for name in ("strength", "share"):
+        if not 0 <= (value := getattr(settings.corruption, name)) <= 1:
+            raise ConfigError(f"prepare.corruption.{name}: got {value}; set it to a number from 0 to 1.")
 
 
 def _saved_report(folder: Path) -> PrepareReport:
@@ -192,6 +199,10 @@ def _import_pictures(
     )
     (folder / "images").mkdir(exist_ok=True)
     report.fact("items with picture", items.height - items["image"].null_count())
+    if settings.corruption.kind != "none":
+        from mllm_srec.data.corrupt_pictures import corrupt_pictures
+
+        corrupt_pictures(folder, items, settings.corruption, report)
     return items
 
 

@@ -83,6 +83,24 @@ class DemoSettings:
 
 
 @dataclass(frozen=True)
+class CorruptionSettings:
+    """Pictures made worse on purpose, to test how much a model suffers from it (the article's Fig. 6).
+
+    Args:
+        kind: `background`: coloured shapes behind the product; `noise`; `blur`; `blank`: faded into grey; `mismatch`:
+            an item gets another's picture.
+        strength: From 0, no change, to 1; of `mismatch`, the share of the chosen items that exchange pictures.
+        share: Share of the items with a picture that are chosen; in [0, 1].
+        seed: Seed of the choice and of the changes.
+    """
+
+    kind: Literal["none", "background", "noise", "blur", "blank", "mismatch"] = "none"
+    strength: float = 1.0
+    share: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class PrepareSettings:
     """Raw files -> prepared data set.
 
@@ -97,6 +115,7 @@ class PrepareSettings:
         k_core: Users and items keep at least this many interactions, iterated to a fixed point; 1 keeps all.
         split: `random` is the article's 80/10/10 per user; `leave_one_out` and `global_time` do not look ahead.
         max_history: A context keeps this many of the latest items of each list.
+        corruption: Pictures made worse on purpose; tables, splits and candidates stay the same.
         max_image_pixels: A picture of more pixels than this is refused unread (decompression bomb) and counted.
         strict: A malformed raw line is an error with file and line number, instead of skipped and counted.
         seed: Seed of the random split.
@@ -109,6 +128,7 @@ class PrepareSettings:
     images: str | None = None
     columns: ColumnMapping = field(default_factory=ColumnMapping)
     demo: DemoSettings = field(default_factory=DemoSettings)
+    corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
     k_core: int = 5
     split: Literal["random", "leave_one_out", "global_time"] = "random"
     max_history: int = 50

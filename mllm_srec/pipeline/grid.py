@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Lock, current_thread, main_thread
@@ -46,23 +46,50 @@ def run_grid(
     different = {cell.run.path: cell for cell in reversed(cells)}  # the first of equal ones
     different = dict(reversed(different.items()))
     stop, building = Event(), defaultdict[Path, Lock](Lock)
-    locks = {path: building[cell.folder] for path, cell in different.items()}
     outcomes: dict[Path, Outcome] = {}
     pool = ThreadPoolExecutor(n_jobs, thread_name_prefix="cell")
+
+    def submit(ready: Sequence[Cell]) -> set[Future[Outcome]]:
+        return {pool.submit(run_cell, cell, program, stop, building[cell.folder], say) for cell in ready}
+
+    def note(outcome: Outcome) -> None:
+        outcomes[outcome.cell.run.path] = outcome
+        say(f"[{len(outcomes)}/{len(different)}] {outcome_line(outcome)}")
+
     with _signals() as told:
         try:
-            waiting = {pool.submit(run_cell, cell, program, stop, locks[path], say) for path, cell in different.items()}
-            while waiting and not told:
+            later = [cell for cell in different.values() if cell.needs is not None]
+            waiting = submit([cell for cell in different.values() if cell.needs is None])
+            while (waiting or later) and not told:
                 done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
-                for outcome in (future.result() for future in done):
-                    outcomes[outcome.cell.run.path] = outcome
-                    say(f"[{len(outcomes)}/{len(different)}] {outcome_line(outcome)}")
+                for future in done:
+                    note(future.result())
+                ready, later, hopeless = _sorted_by_need(later, outcomes)
+                waiting |= submit(ready)
+                for outcome in hopeless:
+                    note(outcome)
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
     if told:
         raise KeyboardInterrupt if told[0] == signal.SIGINT else SystemExit(128 + told[0])
     return [outcomes[path] for path in different]
+
+
+def _sorted_by_need(
+    cells: Sequence[Cell], outcomes: Mapping[Path, Outcome]
+) -> tuple[list[Cell], list[Cell], list[Outcome]]:
+    """Cells whose need is done, those whose is not yet, and outcomes of those whose failed."""
+    ready, later, hopeless = [], [], []
+    for cell in cells:
+        found = None if cell.needs is None else outcomes.get(cell.needs.run.path)
+        if found is None:
+            later.append(cell)
+        elif found.state in ("finished", "found"):
+            ready.append(cell)
+        else:
+            hopeless.append(Outcome(cell, "failed", f"it tests what {found.cell.name} trains, which {found.state}"))
+    return ready, later, hopeless
 
 
 def outcome_line(outcome: Outcome) -> str:

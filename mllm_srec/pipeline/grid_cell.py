@@ -99,8 +99,12 @@ def run_cell(cell: Cell, program: Sequence[str], stop: Event, building: Lock, sa
         held.enter_context(building)
         if stop.is_set():
             return Outcome(cell, "stopped")
+        try:
+            command = [*program, "run", *cell.command]
+        except ConfigError as error:
+            return Outcome(cell, "failed", str(error))
         say(f"{cell.name}: running, log {cell.log}")
-        return _run(cell, program, log, stop, held)
+        return _run(cell, command, log, stop, held)
 
 
 def _wait_for_lock(log: LockedLog, stop: Event, say: Say) -> bool:
@@ -115,12 +119,12 @@ def _wait_for_lock(log: LockedLog, stop: Event, say: Say) -> bool:
     return not stop.is_set()
 
 
-def _run(cell: Cell, program: Sequence[str], log: LockedLog, stop: Event, held: ExitStack) -> Outcome:
+def _run(cell: Cell, command: Sequence[str], log: LockedLog, stop: Event, held: ExitStack) -> Outcome:
     """Start the process, look after it and note what it cost."""
     begin_attempt(cell)
     clock = StageClock(cell.log)
     process = subprocess.Popen(
-        [*program, "run", *cell.arguments],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=log.file,
         stderr=subprocess.STDOUT,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mllm_srec.types import EVAL_TOP_K, ConfigError
 
@@ -39,11 +39,20 @@ class GridDataSet:
         configs: Configuration files on top of `base`.
         row_configs: Folder with settings of single rows for this data set: `<label>.yaml`, on top of the row's own
             files; rows without a file there have none.
+        set: Dotted settings, between those of the grid and those of a row.
+        trained_on: Name of another data set of the grid: nothing is trained here, but what the same row and seed learnt
+            there is tested on this one.
+        panel: Panel of a figure of curves that this data set belongs to.
+        x: Its place on the horizontal axis of that panel.
     """
 
     name: str
     configs: list[str] = field(default_factory=list)
     row_configs: str | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+    trained_on: str | None = None
+    panel: str | None = None
+    x: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,34 @@ class QuickGrid:
 
     Args:
         seeds: In place of the grid's; none: the grid's.
+        data_sets: Names of the data sets that stay; none: all.
         set: Dotted settings on top of all others.
     """
 
     seeds: list[int] = field(default_factory=list)
+    data_sets: list[str] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GridReport:
+    """How `report` shows the results.
+
+    Args:
+        title: Heading.
+        caption: A sentence below it.
+        kind: `table`; `bars`: one per row and data set; `curves`: a line per row over the data sets' `x`, in panels.
+        metrics: Metrics shown; none: those of the grid.
+        article: Table of the article whose published numbers stand beside ours, such as `table5`.
+        baseline_rows: Rows over the best of which the improvement of the others is stated.
+    """
+
+    title: str = ""
+    caption: str = ""
+    kind: Literal["table", "bars", "curves"] = "table"
+    metrics: list[str] = field(default_factory=list)
+    article: str | None = None
+    baseline_rows: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -93,6 +125,7 @@ class GridSettings:
         quick_grid: What `--quick` changes.
         metrics: Columns of the summary, in their order.
         significance: Which row the others are compared with, and how.
+        report: How `report` shows the results.
     """
 
     rows: list[GridRow]
@@ -103,6 +136,7 @@ class GridSettings:
     quick_grid: QuickGrid = field(default_factory=QuickGrid)
     metrics: list[str] = field(default_factory=_shown)
     significance: Significance = field(default_factory=Significance)
+    report: GridReport = field(default_factory=GridReport)
 
 
 def quickened(grid: GridSettings) -> GridSettings:
@@ -117,7 +151,25 @@ def quickened(grid: GridSettings) -> GridSettings:
             "quick_grid: {seeds: [0], set: {trainer.max_epochs: 1}}"
         )
     rows = [replace(row, set={**row.set, **grid.quick_grid.set}) for row in grid.rows]
-    return replace(grid, rows=rows, seeds=grid.quick_grid.seeds or grid.seeds)
+    kept, names = grid.quick_grid.data_sets, [data_set.name for data_set in grid.data_sets]
+    if unknown := [name for name in kept if name not in names]:
+        raise ConfigError(f"quick_grid.data_sets: got {unknown[0]!r}; accepted are {', '.join(names) or 'none'}")
+    data_sets = [data_set for data_set in grid.data_sets if not kept or data_set.name in kept]
+    return replace(grid, rows=rows, data_sets=data_sets, seeds=grid.quick_grid.seeds or grid.seeds)
+
+
+def described(grid: GridSettings, name: str, quick: bool) -> dict[str, Any]:
+    """What a grid was, for `grid.json` beside its results: all that its report needs to know."""
+    return {
+        "name": name,
+        "quick": quick,
+        "seeds": grid.seeds,
+        "rows": [row.label for row in grid.rows],
+        "data_sets": [{"name": d.name, "panel": d.panel, "x": d.x} for d in grid.data_sets],
+        "metrics": grid.metrics,
+        "significance": asdict(grid.significance),
+        "report": asdict(grid.report),
+    }
 
 
 def check_grid(grid: GridSettings) -> None:
@@ -136,8 +188,14 @@ def check_grid(grid: GridSettings) -> None:
     base, labels = grid.significance.base, [row.label for row in grid.rows]
     if base not in ("best", "first", *labels):
         raise ConfigError(f"significance.base: got {base!r}; accepted are best, first, {', '.join(labels)}")
-    for place, settings in (("set", grid.set), *((f"set of row {row.label!r}", row.set) for row in grid.rows)):
-        _check_set(place, settings)
+    _check_training_sets(grid.data_sets)
+    for row in grid.report.baseline_rows:
+        if row not in labels:
+            raise ConfigError(f"report.baseline_rows: got {row!r}; accepted are {', '.join(labels)}")
+    settings = [("set", grid.set), *((f"set of row {row.label!r}", row.set) for row in grid.rows)]
+    settings += [(f"set of data set {data_set.name!r}", data_set.set) for data_set in grid.data_sets]
+    for place, given in settings:
+        _check_set(place, given)
     files = [*grid.base, *(name for data_set in grid.data_sets for name in data_set.configs)]
     files += [name for row in grid.rows for name in row.configs]
     missing = [name for name in dict.fromkeys(files) if not Path(name).is_file()]
@@ -145,6 +203,17 @@ def check_grid(grid: GridSettings) -> None:
     missing += [name for name in folders if not Path(name).is_dir()]
     if missing:
         raise ConfigError(f"{', '.join(missing)}: no such file; paths of a grid are relative to the current folder")
+
+
+def _check_training_sets(data_sets: Sequence[GridDataSet]) -> None:
+    """What is trained on another data set needs one that is trained on itself."""
+    trained = [data_set.name for data_set in data_sets if data_set.trained_on is None]
+    for data_set in data_sets:
+        if data_set.trained_on is not None and data_set.trained_on not in trained:
+            raise ConfigError(
+                f"trained_on of data set {data_set.name!r}: got {data_set.trained_on!r}; accepted are data sets of the "
+                f"grid that are trained on themselves: {', '.join(trained) or 'there is none'}"
+            )
 
 
 def _check_names(place: str, names: Sequence[str], optional: bool = False) -> None:

@@ -36,7 +36,8 @@ class Cell:
         name: Name of the run: readable, and with the hash of the settings.
         folder: Where the run's folder, its log and its record are: `<trainer.default_root_dir>/<data.name>`.
         arguments: Of `run`, its name included.
-        settings: All that the files and settings say, merged.
+        settings: All that the files and settings say, merged, and which cell's training is tested.
+        needs: The cell whose training is tested; None: the cell trains itself, where there is something to train.
     """
 
     row: str
@@ -46,6 +47,23 @@ class Cell:
     folder: Path
     arguments: tuple[str, ...]
     settings: Mapping[str, Any]
+    needs: Cell | None = None
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Arguments of `run`, with the checkpoint that is tested.
+
+        Where the cell that this one needs had nothing to train, there is none: both only count or ask.
+
+        Raises:
+            ConfigError: The other cell trained something, but its checkpoint is gone.
+        """
+        if self.needs is None or "fit/steps" not in self.needs.run.read_metrics():
+            return self.arguments
+        best = self.needs.run.best
+        if not best.exists():
+            raise ConfigError(f"{best} is gone, which {self.name} tests; delete {self.needs.record} to train it anew")
+        return (*self.arguments, "--ckpt_path", str(best))
 
     @property
     def run(self) -> RunFolder:
@@ -69,7 +87,7 @@ class Cell:
 
 
 def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list[Cell]:
-    """All cells, a whole table of one seed after the other.
+    """All cells, a whole table of one seed after the other; cells that test what others trained come last.
 
     Args:
         grid: The grid.
@@ -81,20 +99,27 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
     """
     check_grid(grid)
     names: dict[tuple[Path, str], str] = {}
-    cells = []
-    for data_set in grid.data_sets or [GridDataSet("")]:
+    cells: list[Cell] = []
+    trained: dict[tuple[str, str, int], Cell] = {}
+    for data_set in sorted(grid.data_sets or [GridDataSet("")], key=lambda data_set: data_set.trained_on is not None):
         for seed in grid.seeds:
             for row in grid.rows:
                 files = _files(grid, data_set, row)
-                flags = {**FOR_LOGS, **flat_settings(grid.set), **flat_settings(row.set), "seed_everything": seed}
+                own = {**flat_settings(data_set.set), **flat_settings(row.set)}
+                flags = {**FOR_LOGS, **flat_settings(grid.set), **own, "seed_everything": seed}
                 settings = merged_settings(files, flags)
+                needs = None if data_set.trained_on is None else trained[data_set.trained_on, row.label, seed]
+                if needs is not None:
+                    settings["trained_on"] = needs.settings_hash
                 data_name = str(_value(settings, "data.name", default_data))
                 folder = Path(str(_value(settings, "trainer.default_root_dir", default_root))) / data_name
                 key = settings_hash(settings)[:HASH_DIGITS]
                 name = names.get((folder, key)) or _name(folder, file_name(row.label), seed, key)
                 names[folder, key] = name
                 arguments = (*(part for file in files for part in ("--config", file)), *_flags(flags), "--name", name)
-                cells.append(Cell(row.label, data_set.name or data_name, seed, name, folder, arguments, settings))
+                shown = data_set.name or data_name
+                cells.append(Cell(row.label, shown, seed, name, folder, arguments, settings, needs))
+                trained[data_set.name, row.label, seed] = cells[-1]
     return cells
 
 

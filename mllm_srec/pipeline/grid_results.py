@@ -23,6 +23,9 @@ CELLS = "cells"
 
 RESULTS = "results.parquet"
 
+ABOUT = "grid.json"
+"""Says what the grid was."""
+
 SCHEMA = {
     "table": pl.String,
     "row": pl.String,
@@ -56,7 +59,7 @@ def cell_record(table: str, cell: Cell) -> CellRecord:
         "seed": cell.seed,
         "run": str(cell.run.path),
         "log": str(cell.log),
-        "command": f"python -m mllm_srec run {shlex.join(cell.arguments)}",
+        "command": f"python -m mllm_srec run {shlex.join(cell.command)}",
         "config_hash": cell.settings_hash,
         "candidates_hash": metrics.get("test/candidates_hash"),
         "commit": last["commit"],
@@ -173,13 +176,16 @@ def check_output(folder: Path, table: str) -> None:
         raise ConfigError(f"output: {folder} holds results of the grid {known!r}; give another for {table!r}")
 
 
-def write_results(folder: Path, own: Sequence[CellRecord], records: Sequence[CellRecord]) -> None:
-    """Write the cells of a grid, each as JSON, and the tidy table; what the folder held before is replaced.
+def write_results(
+    folder: Path, own: Sequence[CellRecord], records: Sequence[CellRecord], about: Mapping[str, Any]
+) -> None:
+    """Write the cells of a grid, each as JSON, the tidy table and `grid.json`; what was there before is replaced.
 
     Args:
         folder: From `check_output`.
         own: Cells of this grid.
         records: These and those of merged grids, from `merge_records`; the first is one of this grid.
+        about: What the grid was, from `described`.
 
     Raises:
         DataError: The folder cannot be written.
@@ -188,6 +194,7 @@ def write_results(folder: Path, own: Sequence[CellRecord], records: Sequence[Cel
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         write_whole(tidy(records), folder / RESULTS)
+        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         for name, record in names.items():
             partial = folder / CELLS / f".{name}.partial"
             partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.tested_weights import belongs_to
 from mllm_srec.types import ConfigError
 
 RUN_VARIABLE = "MLLM_SREC_RUN"
@@ -87,8 +88,12 @@ def shortest(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def run_for_checkpoint(origin: RunFolder, root: Path, default_root: str, data_name: str, name: str | None) -> RunFolder:
-    """The checkpoint's run folder, or where another name or root was given, a new one of that name.
+def run_for_checkpoint(
+    origin: RunFolder, root: Path, default_root: str, data_name: str, name: str | None, checkpoint: Path
+) -> RunFolder:
+    """The checkpoint's run folder, or where another name or root was given, one of that name.
+
+    It is new, or was begun by an evaluation of the same checkpoint.
 
     Args:
         origin: Run folder of the checkpoint.
@@ -96,6 +101,7 @@ def run_for_checkpoint(origin: RunFolder, root: Path, default_root: str, data_na
         default_root: Its default, which nobody typed.
         data_name: `data.name`.
         name: `name`.
+        checkpoint: The checkpoint itself.
 
     Raises:
         ConfigError: The folder asked for holds another run.
@@ -105,7 +111,8 @@ def run_for_checkpoint(origin: RunFolder, root: Path, default_root: str, data_na
     if same_name and same_root:
         return origin
     target = new_run(root, data_name, name or origin.path.name, 0)
-    if is_first_process() and target.config.exists():  # the others may come after it has made the folder
+    foreign = target.config.exists() and not belongs_to(target, checkpoint)
+    if foreign and is_first_process():  # the others may come after it has made the folder
         raise ConfigError(
             f"the checkpoint belongs to {origin.path}, and {target.path} holds another run; leave --name out to work "
             "in the checkpoint's run, or choose a new one"

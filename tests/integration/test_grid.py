@@ -1,5 +1,6 @@
 """A grid of two rows and two seeds on a tiny demo shop, with the recommender itself."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -57,3 +58,53 @@ def test_a_grid_on_the_demo_shop(tmp_path, monkeypatch, capsys):
     assert {"chance", "popularity", "reader_both", "oracle_both"} <= set(summary.query("reference")["row"])
     assert main(["grid", "--config", "tiny.yaml"]) == 0
     assert capsys.readouterr().out.count("finished before") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_trained_on_clean_pictures_and_tested_on_blank_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"n_users": 16, "n_items": 40, "n_interactions": 8, "image_size": 28}
+    small = {"prepare.k_core": 1, "summaries.variant": "none", "data.max_train_groups": 16, "data.batch_size": 4}
+    grid = {
+        "base": [str(DEMO)],
+        "seeds": [0],
+        "set": {**small, "model.warmup_steps": 0, "prepare.demo": sizes},
+        "data_sets": [
+            {"name": "clean"},
+            {
+                "name": "blank", "trained_on": "clean",
+                "set": {"data.name": "demo-blank", "prepare.corruption.kind": "blank"},
+            },
+        ],
+        "rows": [
+            {"label": "both"},
+            {"label": "text", "set": {"data.pictures.serve": "none"}},
+            {"label": "untrained", "set": {"model.finetune": "none"}},
+        ],
+        "significance": {"metrics": []},
+    }  # fmt: skip
+    Path("bad.yaml").write_text(yaml.safe_dump(grid))
+    assert main(["grid", "--config", "bad.yaml"]) == 0
+    assert "[6/6]" in capsys.readouterr().out
+    cells = {
+        (cell["row"], cell["data_set"]): cell
+        for cell in map(json.loads, (path.read_text() for path in Path("experiments/results/bad/cells").iterdir()))
+    }
+    assert len({cell["candidates_hash"] for cell in cells.values()}) == 1
+    scores = {
+        key: pd.read_parquet(Path(cell["run"]) / "predictions/test.parquet").set_index(["group_id", "item_id"])["score"]
+        for key, cell in cells.items()
+    }
+    for row in ("both", "text", "untrained"):
+        assert scores[row, "clean"].index.equals(scores[row, "blank"].index)
+        same = scores[row, "clean"].equals(scores[row, "blank"])
+        assert same == (row == "text"), "only what shows no picture is untouched by bad ones"
+        blank, clean = cells[row, "blank"], cells[row, "clean"]
+        assert "fit" not in blank["seconds"]
+        assert not (Path(blank["run"]) / "checkpoints").exists()
+        weights = blank["metrics"].get("test/weights")
+        best = Path(clean["run"]) / "checkpoints/best.ckpt"
+        assert weights == (None if row == "untrained" else hashlib.sha256(best.read_bytes()).hexdigest())
+    assert main(["grid", "--config", "bad.yaml"]) == 0
+    assert capsys.readouterr().out.count("finished before") == 6

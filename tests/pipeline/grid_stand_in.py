@@ -6,7 +6,7 @@
 The second is the real command line, whose cells are run by the first. `stand.` settings: `gain` (added to the chance of
 a hit), `sleep` (seconds within `fit`), `first` (the same, the first time only), `fail` (text of an error), `hash` (of
 the candidates), `memory` (MiB to use), `child` (program of a process that lives on), `together` (fit only when so many
-cells do), `until` (fit until this file is there).
+cells do), `until` (fit until this file is there), `untrained` (there is nothing to train).
 """
 
 import json
@@ -41,7 +41,7 @@ def run(arguments):
     name, seed = settings["name"], int(settings["seed_everything"])
     with (root / "invocations").open("a") as file:
         file.write(f"{name}\n")
-    folder = root / settings["data.name"] / name
+    folder = root / settings.get("data.name", Path(settings["config"]).stem) / name  # the last file's
     print("$ python -m mllm_srec prepare --config x", flush=True)
     with (root / "building").open("a") as file:
         file.write(f"{name} in\n")
@@ -65,6 +65,8 @@ def run(arguments):
         sys.exit(3)
     print("$ python -m mllm_srec test --config x", flush=True)
     leave_results(folder, user_values(seed, float(settings.get("stand.gain", 0))), settings.get("stand.hash", "c0ffee"))
+    if "ckpt_path" in settings or "stand.untrained" in settings:
+        forget_training(folder, settings.get("ckpt_path"))
 
 
 def wait_for(condition, seconds=60):
@@ -86,7 +88,18 @@ def leave_results(folder, values, candidates_hash):
     protocol |= {"groups_seed": None, "split": "test", "ties": "expected", "score": "logit", "prompt": "v1/0"}
     references = {"reference/chance/hr@10": 0.5, "reference/popularity/hr@10": 0.6, "reference/chance/ndcg@10": 0.2}
     results = {**means, **protocol, **references, "n_users": N_USERS, "auc": None, "random_backbone": False}
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints/best.ckpt").write_text(folder.name)
     content = {"fit/steps": 7, **{f"test/{key}": value for key, value in results.items()}}
+    (folder / "metrics.json").write_text(json.dumps(content))
+
+
+def forget_training(folder, checkpoint):
+    """Only what a test leaves, and whose weights were tested."""
+    (folder / "checkpoints/best.ckpt").unlink()
+    content = json.loads((folder / "metrics.json").read_text())
+    del content["fit/steps"]
+    content["test/weights_of"] = Path(checkpoint).read_text() if checkpoint else None
     (folder / "metrics.json").write_text(json.dumps(content))
 
 

@@ -14,9 +14,10 @@ import yaml
 
 from mllm_srec.pipeline import grid_cell
 from mllm_srec.pipeline.grid import run_grid
-from mllm_srec.pipeline.grid_file import GridRow, GridSettings
+from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings
 from mllm_srec.pipeline.grid_plan import plan_cells
 from mllm_srec.pipeline.grid_record import is_finished, read_attempts
+from mllm_srec.pipeline.grid_results import cell_record
 from mllm_srec.types import ConfigError
 from tests.pipeline.grid_stand_in import wait_for
 
@@ -47,7 +48,8 @@ def content(*rows, seeds=(0,), **settings):
 
 def cells_of(grid):
     rows = [GridRow(**row) for row in grid["rows"]]
-    return plan_cells(GridSettings(**{**grid, "rows": rows}), "runs", "d")
+    data_sets = [GridDataSet(**data_set) for data_set in grid.get("data_sets", [])]
+    return plan_cells(GridSettings(**{**grid, "rows": rows, "data_sets": data_sets}), "runs", "d")
 
 
 def run_here(grid, **changes):
@@ -118,6 +120,93 @@ def test_killed_with_its_cell_it_continues(desk):
     assert states == [("a", "found"), ("b", "finished")]
     assert not any("waiting" in line for line in lines)
     assert invocations() == {"a": 1, "b": 2}
+
+
+# --- trained here, tested there -------------------------------------------------------------------------------------
+
+
+def two_sets(*rows, **settings):
+    """A grid whose second data set is only for testing what was trained on the first."""
+    grid = content(*rows, **settings)
+    del grid["set"]["data.name"]
+    for name in ("clean", "noisy"):
+        Path(f"{name}.yaml").write_text(f"data: {{name: {name}}}\n")
+    sets = [
+        {"name": "noisy", "configs": ["noisy.yaml"], "trained_on": "clean", "panel": "noise", "x": 0.5},
+        {"name": "clean", "configs": ["clean.yaml"]},
+    ]
+    return {**grid, "data_sets": sets}
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_what_was_trained_on_one_data_set_is_tested_on_another(desk, n_jobs):
+    grid = two_sets("a", ("b", {"sleep": 0.3}), seeds=(0, 1))
+    cells = cells_of(grid)
+    assert [(c.data_set, c.row, c.seed) for c in cells[:4]] == [("clean", r, s) for s in (0, 1) for r in "ab"]
+    outcomes = run_grid(cells, PROGRAM, n_jobs, say=lambda line: None)
+    assert {outcome.state for outcome in outcomes} == {"finished"}
+    for cell in cells[4:]:
+        of_clean = next(c for c in cells[:4] if (c.row, c.seed) == (cell.row, cell.seed))
+        assert cell.needs == of_clean
+        found = cell.run.read_metrics()
+        assert found["test/weights_of"] == of_clean.name
+        assert "fit/steps" not in found
+        assert cell_record("t", cell)["command"].endswith(f"--ckpt_path {of_clean.run.best}")
+    assert {outcome.state for outcome in run_grid(cells, PROGRAM, say=lambda line: None)} == {"found"}
+
+
+def test_rows_without_training_are_tested_without_a_checkpoint(desk):
+    cells = cells_of(two_sets(("a", {"untrained": 1})))
+    assert [outcome.state for outcome in run_grid(cells, PROGRAM, say=lambda line: None)] == ["finished"] * 2
+    assert cells[1].run.read_metrics()["test/weights_of"] is None
+
+
+def test_what_tests_a_failed_training_fails_with_its_name(desk):
+    lines = []
+    cells = cells_of(two_sets(("a", {"fail": "out of memory"}), "b"))
+    outcomes = run_grid(cells, PROGRAM, say=lines.append)
+    assert [(o.cell.data_set, o.cell.row, o.state) for o in outcomes] == [
+        ("clean", "a", "failed"), ("clean", "b", "finished"), ("noisy", "a", "failed"), ("noisy", "b", "finished"),
+    ]  # fmt: skip
+    assert outcomes[2].detail == f"it tests what {cells[0].name} trains, which failed"
+    assert any(cells[2].name in line and cells[0].name in line for line in lines)
+    assert not cells[2].run.path.exists()
+
+
+def test_a_lost_checkpoint_is_no_reason_to_train_elsewhere(desk):
+    cells = cells_of(two_sets("a"))
+    run_grid(cells[:1], PROGRAM, say=lambda line: None)
+    cells[0].run.best.unlink()
+    _, outcome = run_grid(cells, PROGRAM, say=lambda line: None)
+    assert outcome.state == "failed"
+    assert "best.ckpt is gone" in outcome.detail or "last.ckpt is gone" in outcome.detail
+    assert not cells[1].run.path.exists()
+
+
+def test_another_training_is_another_test(desk):
+    one, other = (cells_of(two_sets(("a", {"gain": gain}))) for gain in (0.1, 0.2))
+    assert one[1].name != other[1].name
+    same = cells_of(two_sets(("a", {"gain": 0.1})))
+    assert [cell.name for cell in same] == [cell.name for cell in one]
+    alone = two_sets(("a", {"gain": 0.1}))
+    del alone["data_sets"][0]["trained_on"]
+    assert cells_of(alone)[0].name != one[1].name, "trained on noise is not tested on noise"
+
+
+def test_the_grid_says_what_it_was(desk):
+    grid = {**two_sets("a", "b"), "report": {"kind": "curves", "title": "T", "metrics": ["hr@10"]}}
+    process = start(grid)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    about = json.loads(Path("out/grid.json").read_text())
+    assert (about["name"], about["quick"], about["seeds"], about["rows"]) == ("g", False, [0], ["a", "b"])
+    assert about["data_sets"] == [
+        {"name": "noisy", "panel": "noise", "x": 0.5},
+        {"name": "clean", "panel": None, "x": None},
+    ]
+    assert about["report"]["kind"] == "curves"
+    assert about["report"]["title"] == "T"
+    assert about["metrics"] == ["hr@10", "ndcg@10"]
 
 
 def test_results_that_were_deleted_are_made_again(desk):

@@ -9,6 +9,7 @@ import yaml
 
 from mllm_srec.pipeline.grid_file import (
     GridDataSet,
+    GridReport,
     GridRow,
     GridSettings,
     QuickGrid,
@@ -172,3 +173,31 @@ def test_table_3_names_the_overlay_of_every_row():
     assert content["seeds"] == [0, 1, 2]
     assert json.dumps(content["quick_grid"]["set"])
     check_grid(GridSettings([GridRow(row["label"]) for row in content["rows"]], seeds=content["seeds"]))
+
+
+# --- trained here, tested there -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nowhere", "noisy", "worse"])
+def test_only_what_is_trained_can_be_tested_elsewhere(desk, name):
+    sets = [
+        GridDataSet("clean"),
+        GridDataSet("noisy", ["toys.yaml"], trained_on=name),
+        GridDataSet("worse", ["toys.yaml"], trained_on="clean"),
+    ]
+    with pytest.raises(ConfigError, match=f"trained_on of data set 'noisy': got '{name}'.*on themselves: clean$"):
+        check_grid(GridSettings(rows=[GridRow("a")], base=["shop.yaml"], data_sets=sets))
+
+
+def test_a_quick_grid_may_keep_some_data_sets(desk):
+    sets = [GridDataSet("clean"), GridDataSet("noisy"), GridDataSet("worse")]
+    grid = GridSettings(rows=[GridRow("a")], data_sets=sets, quick_grid=QuickGrid(data_sets=["worse", "clean"]))
+    assert [data_set.name for data_set in quickened(grid).data_sets] == ["clean", "worse"]
+    with pytest.raises(ConfigError, match=r"quick_grid.data_sets: got 'x'; accepted are clean, noisy, worse"):
+        quickened(replace(grid, quick_grid=QuickGrid(data_sets=["clean", "x"])))
+
+
+def test_the_report_compares_with_rows_of_the_grid(desk):
+    grid = GridSettings(rows=[GridRow("a")], base=["shop.yaml"], report=GridReport(baseline_rows=["b"]))
+    with pytest.raises(ConfigError, match=r"report.baseline_rows: got 'b'; accepted are a"):
+        check_grid(grid)

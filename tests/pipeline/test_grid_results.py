@@ -22,6 +22,7 @@ from tests.pipeline.grid_stand_in import METRICS, N_USERS, leave_results, user_v
 
 ROWS = {"popularity": -0.3, "sasrec": 0.0, "ours": 0.25}
 SEEDS = (0, 1, 2)
+ABOUT = {"name": "t", "quick": False}
 
 
 def record(folder, row="a", seed=0, data_set="shop", gain=0.0, candidates_hash="c0ffee", table="t", **changes):
@@ -45,7 +46,7 @@ def records(tmp_path):
 @pytest.fixture
 def out(records, tmp_path):
     folder = tmp_path / "out"
-    write_results(folder, records, records)
+    write_results(folder, records, records, ABOUT)
     write_summary(folder, "t", records, ["ndcg@10", "hr@10", "user_auc"], Significance("best", list(METRICS)))
     return folder
 
@@ -148,7 +149,7 @@ def test_references_are_no_models(out):
 
 
 def test_a_row_with_fewer_seeds_is_said_to_have_them(records, tmp_path):
-    write_results(tmp_path / "out", records[:-1], records[:-1])
+    write_results(tmp_path / "out", records[:-1], records[:-1], ABOUT)
     write_summary(tmp_path / "out", "t", records[:-1], ["hr@10"], Significance("first"), ["ours-2: failed"])
     text = (tmp_path / "out/summary.md").read_text()
     assert "seeds 0, 1, 2 ('ours' only 2 of 3)" in text
@@ -163,7 +164,7 @@ def test_a_row_with_fewer_seeds_is_said_to_have_them(records, tmp_path):
 )
 def test_where_nothing_can_be_compared_the_means_are_there(records, tmp_path, significance, n_rows):
     some = records[:n_rows]
-    write_results(tmp_path / "out", some, some)
+    write_results(tmp_path / "out", some, some, ABOUT)
     write_summary(tmp_path / "out", "t", some, ["hr@10"], significance)
     text = (tmp_path / "out/summary.md").read_text()
     assert f"- nothing is compared: base {significance.base!r}" in text
@@ -178,7 +179,7 @@ def test_data_sets_are_compared_each_for_itself(tmp_path):
         for name, sign in (("x", 1), ("y", -1))
         for row, gain in (("a", 0.0), ("b", 0.3 * sign))
     ]
-    write_results(tmp_path / "out", records, merge_records(records, []))
+    write_results(tmp_path / "out", records, merge_records(records, []), ABOUT)
     write_summary(tmp_path / "out", "t", records, ["ndcg@10"], Significance())
     table = pd.read_csv(tmp_path / "out/summary.csv").query("not reference").set_index(["data_set", "row"])
     assert table["place"].to_dict() == {("x", "a"): 2, ("x", "b"): 1, ("y", "a"): 1, ("y", "b"): 2}
@@ -193,7 +194,7 @@ def test_an_unknown_metric_is_refused(records, tmp_path):
 def test_cells_of_different_code_are_said_to_be(records, tmp_path):
     records[0] |= {"commit": "a" * 40, "dirty": True}
     records[1] |= {"commit": None, "dirty": None}
-    write_results(tmp_path / "out", records, records)
+    write_results(tmp_path / "out", records, records, ABOUT)
     write_summary(tmp_path / "out", "t", records, ["hr@10"], Significance(metrics=[]))
     line = "- code: aaaaaaaaaaaa with changes, outside a repository, ffffffffffff; cells were run with different code\n"
     assert line in (tmp_path / "out/summary.md").read_text()
@@ -222,7 +223,7 @@ def test_another_protocol_is_refused_too(records, key, value):
 
 def test_two_grids_merge_unless_their_candidates_differ(records, tmp_path):
     others = [record(tmp_path / "more", f"b{i}", table="u") for i in range(2)]
-    write_results(tmp_path / "u", others, others)
+    write_results(tmp_path / "u", others, others, ABOUT)
     assert read_records(tmp_path / "u") == others
     merged = merge_records(records, read_records(tmp_path / "u"))
     assert [(r["table"], r["row"]) for r in merged[-2:]] == [("u", "b0"), ("u", "b1")]
@@ -247,7 +248,7 @@ def test_only_results_of_the_same_grid_are_replaced(records, out, tmp_path):
         check_output(tmp_path / "thesis", "t")
     with pytest.raises(ConfigError, match=r"notes.txt is a file; give a folder"):
         check_output(tmp_path / "thesis/notes.txt", "t")
-    write_results(out, records[:1], records)
+    write_results(out, records[:1], records, ABOUT)
     assert [path.name for path in (out / "cells").iterdir()] == ["shop--popularity--0.json"]
 
 

@@ -20,6 +20,7 @@ from mllm_srec.pipeline.run_names import (
     run_of_checkpoint,
     shortest,
 )
+from mllm_srec.pipeline.tested_weights import note_weights, was_tested
 from mllm_srec.types import ConfigError
 
 LAUNCHER = (
@@ -182,7 +183,7 @@ def test_shortest(tmp_path, monkeypatch):
 def test_where_a_checkpoint_works(run, root, name, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     origin = run_of_checkpoint(run.last)
-    assert run_for_checkpoint(origin, Path(root), "runs", "demo", name).path == Path(expected)
+    assert run_for_checkpoint(origin, Path(root), "runs", "demo", name, run.last).path == Path(expected)
 
 
 def test_a_typed_name_of_another_run_is_refused(run, tmp_path, monkeypatch):
@@ -191,7 +192,27 @@ def test_a_typed_name_of_another_run_is_refused(run, tmp_path, monkeypatch):
     other.create()
     other.config.write_text("name: b\n")
     with pytest.raises(ConfigError, match=r"belongs to runs/demo/a, and runs/demo/b holds another run"):
-        run_for_checkpoint(run_of_checkpoint(run.last), Path("runs"), "runs", "demo", "b")
+        run_for_checkpoint(run_of_checkpoint(run.last), Path("runs"), "runs", "demo", "b", run.last)
+
+
+def test_a_killed_test_of_the_same_weights_goes_on_where_it_was(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun = RunFolder(tmp_path / "runs/demo/b")
+    begun.create()
+    begun.config.write_text("name: b\n")
+    note_weights(begun, "test", run.last)
+    arguments = (run_of_checkpoint(run.last), Path("runs"), "runs", "demo", "b")
+    assert run_for_checkpoint(*arguments, run.last).path == Path("runs/demo/b")
+    assert not was_tested(begun, run.last), "begun is not done"
+    begun.merge_metrics("test", {"test/n_users": 3}, {})
+    assert was_tested(begun, run.last)
+    other = run.last.with_name("other.ckpt")
+    other.write_bytes(run.last.read_bytes() + b"x")
+    assert not was_tested(begun, other)
+    with pytest.raises(ConfigError, match="holds another run"):
+        run_for_checkpoint(*arguments, other)
+    with pytest.raises(ConfigError, match="no such file"):
+        was_tested(begun, run.last.with_name("none.ckpt"))
 
 
 # --- results ------------------------------------------------------------------------------------------------------

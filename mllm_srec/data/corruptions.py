@@ -1,0 +1,138 @@
+"""Pictures made worse on purpose, to see what a model makes of them (the article's Fig. 6).
+
+The article names three kinds: a complex background, noise or distortion, and pairs of text and picture that do not
+belong together. It states no strengths; those here are ours. Every function is pure, and strength 0 changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+NOISE_DEVIATION = 128.0
+"""Standard deviation of `noise` at strength 1, of 255."""
+
+BLUR_SHARE = 1 / 8
+"""Radius of `blur` at strength 1, of the picture's shorter side."""
+
+GREY = 128
+"""Of a blank picture."""
+
+_BRIGHT = 180
+"""A background is as bright as this in all channels, and connected with the border."""
+_LEAST_BACKGROUND = 0.05
+"""A picture with less background than this has none: it gets a frame instead."""
+_FRAME = 0.12
+"""Width of that frame, of the shorter side."""
+_SEARCH_SIDE = 96
+"""Longer side, in pixels, of the reduced picture in which backgrounds are looked for."""
+_N_SHAPES = 40
+"""Shapes of a complex background: enough to leave no paper."""
+
+Corruption = Callable[[Image.Image, float, np.random.Generator], Image.Image]
+
+
+def noise(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Gaussian noise, independent for every pixel and channel.
+
+    Args:
+        picture: RGB.
+        strength: In [0, 1]; 1 is a deviation of `NOISE_DEVIATION`.
+        rng: Source of randomness.
+    """
+    pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3)
+    drawn = rng.standard_normal(pixels.shape, dtype=np.float32)
+    return _picture(pixels + strength * NOISE_DEVIATION * drawn)
+
+
+def blur(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Gaussian blur with a radius of up to an eighth of the shorter side; `rng` is not used."""
+    return picture.filter(ImageFilter.GaussianBlur(strength * BLUR_SHARE * min(picture.size)))
+
+
+def blank(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Faded into plain grey, which is all that is left at strength 1; `rng` is not used."""
+    return Image.blend(picture, Image.new("RGB", picture.size, (GREY,) * 3), strength)
+
+
+def background(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Coloured shapes in place of the background, the product in front of them.
+
+    The background is what is bright and connected with the border, as in pictures of products. Where there is hardly
+    any, as on a poster, shapes cover a frame along the border.
+
+    Args:
+        picture: RGB.
+        strength: In [0, 1]: opacity of the shapes.
+        rng: Source of randomness.
+    """
+    blended = Image.blend(picture, _shapes(picture.size, rng), strength)
+    mask = Image.fromarray(background_mask(np.asarray(picture)).astype(np.uint8) * 255)
+    return Image.composite(blended, picture, mask)
+
+
+def background_mask(pixels: np.ndarray) -> np.ndarray:
+    """Where the background of a picture is, or a frame along the border.
+
+    Args:
+        pixels: `(H, W, 3)` uint8.
+
+    Returns:
+        Bool `(H, W)`.
+    """
+    height, width = pixels.shape[:2]
+    scale = min(1.0, _SEARCH_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    found = _from_border(small.min(axis=2) >= _BRIGHT)  # (h, w)
+    if found.mean() >= _LEAST_BACKGROUND:
+        mask = Image.fromarray(found.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(mask) >= 128
+    frame = np.ones((height, width), dtype=bool)
+    edge = max(1, round(_FRAME * min(height, width)))
+    frame[edge : height - edge, edge : width - edge] = False
+    return frame
+
+
+def _from_border(free: np.ndarray) -> np.ndarray:
+    """The part of a region `(h, w)` that can be reached from the border in steps to one of four neighbours."""
+    reached = np.zeros_like(free)
+    reached[[0, -1]], reached[:, [0, -1]] = free[[0, -1]], free[:, [0, -1]]
+    while True:
+        grown = reached.copy()
+        grown[1:] |= reached[:-1]
+        grown[:-1] |= reached[1:]
+        grown[:, 1:] |= reached[:, :-1]
+        grown[:, :-1] |= reached[:, 1:]
+        grown &= free
+        if (grown == reached).all():
+            return reached
+        reached = grown
+
+
+def _shapes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Ellipses and rectangles of random colours over the whole picture."""
+    width, height = size
+    picture = Image.new("RGB", size, _colour(rng))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(_N_SHAPES):
+        left, top = rng.uniform(-0.15, 1.0, 2) * (width, height)
+        wide, high = rng.uniform(0.1, 0.4, 2) * min(width, height)
+        shape = (draw.ellipse, draw.rectangle)[int(rng.integers(2))]
+        shape((left, top, left + wide, top + high), fill=_colour(rng))
+    return picture
+
+
+def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
+    return red, green, blue
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+CORRUPTIONS: dict[str, Corruption] = {"background": background, "noise": noise, "blur": blur, "blank": blank}
+"""Those that look at one picture alone, by name."""
