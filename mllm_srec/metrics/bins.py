@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,10 @@ def check_edges(edges: Sequence[int], name: str = "edges") -> None:
     Raises:
         ValueError: They do not begin with 0, or do not rise.
     """
-    if not edges or edges[0] != 0 or any(high <= low for low, high in zip(edges, edges[1:], strict=False)):
+    if not edges or edges[0] != 0 or any(high <= low for low, high in pairwise(edges)):
         raise ValueError(
-            f"{name}: got {list(edges)}; accepted are the lowest numbers of the bins, beginning with 0 and rising, such "
-            "as 0 1 3 6: else a number would be in none of them"
+            f"{name}: got {list(edges)}; accepted are the lowest numbers of the bins, beginning with 0 and rising, "
+            "such as 0 1 3 6: else a number would be in none of them"
         )
 
 
@@ -58,5 +59,5 @@ def bin_labels(edges: Sequence[int]) -> list[str]:
     """
     check_edges(edges)
     ends = [high - 1 for high in edges[1:]]
-    closed = [str(low) if low == high else f"{low}-{high}" for low, high in zip(edges, ends, strict=False)]
+    closed = [str(low) if low == high else f"{low}-{high}" for low, high in zip(edges[:-1], ends, strict=True)]
     return [*closed, f"{edges[-1]}+"]

@@ -13,7 +13,9 @@ from mllm_srec.metrics.positives import places_among, positive_places
 
 def by_orders(scores, index, top_k):
     """Share of all orders of the tied candidates in which candidate `index` is within the cut-off."""
-    orders = [o for o in itertools.permutations(range(len(scores))) if sorted(scores, reverse=True) == [scores[i] for i in o]]
+    orders = [
+        o for o in itertools.permutations(range(len(scores))) if sorted(scores, reverse=True) == [scores[i] for i in o]
+    ]
     return np.mean([o.index(index) < top_k for o in orders])  # fmt: skip
 
 

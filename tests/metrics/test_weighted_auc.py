@@ -128,10 +128,9 @@ def test_matched_auc_is_that_of_negatives_drawn_by_popularity():
     pools = {b: scores[(bins == b) & (labels == 0)] for b in set(bins)}
     positives = [(s, b) for s, b in zip(scores[labels == 1], bins[labels == 1], strict=True) if len(pools[b])]
     kept = np.array([s for s, _ in positives])
-    drawn = [
-        roc_auc_score([1] * len(kept) + [0] * len(kept), np.concatenate([kept, [rng.choice(pools[b]) for _, b in positives]]))
-        for _ in range(150)
-    ]  # fmt: skip
+    both = np.repeat([1, 0], len(kept))
+    negatives = [[rng.choice(pools[b]) for _, b in positives] for _ in range(150)]
+    drawn = [roc_auc_score(both, np.concatenate([kept, chosen])) for chosen in negatives]
     assert found == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / np.sqrt(150))
 
 
