@@ -103,8 +103,10 @@ def clustered_mean(
             f"values: {np.count_nonzero(~np.isfinite(numbers))} of {len(numbers)} are not finite; leave them out and "
             "count them"
         )
-    return bootstrap(lambda weights: _ratio(weights @ numbers, weights.sum()), owner, n_resamples, confidence, seed)
+    return bootstrap(
+        lambda weights: _ratio(float(weights @ numbers), float(weights.sum())), owner, n_resamples, confidence, seed
+    )
 
 
 def _ratio(numerator: float, denominator: float) -> float:
-    return float(numerator / denominator) if denominator > 0 else np.nan
+    return numerator / denominator if denominator > 0 else np.nan

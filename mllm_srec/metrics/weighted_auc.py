@@ -90,7 +90,8 @@ class SortedRows:
         below = np.cumsum(negatives) - negatives - before[self.block_list]
         wins = np.bincount(self.block_list, positives * (below + negatives / 2), self.n_lists)
         pairs = n_positive * n_negative
-        return np.divide(wins, pairs, out=np.full(self.n_lists, np.nan), where=pairs > 0)
+        areas: Floats = np.divide(wins, pairs, out=np.full(self.n_lists, np.nan), where=pairs > 0)
+        return areas
 
 
 def popularity_edges(positives: npt.ArrayLike, n_bins: int) -> list[int]:

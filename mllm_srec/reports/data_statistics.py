@@ -91,5 +91,10 @@ def _number(value: float) -> str:
 
 def _escaped(text: str) -> str:
     """A text that Markdown shows literally, on one line."""
-    marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{letter: f"\\{letter}" for letter in "\\|[]*`"}}
+    marks: dict[str, str | int | None] = {
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+        **{letter: f"\\{letter}" for letter in "\\|[]*`"},
+    }
     return visible(text).translate(str.maketrans(marks))
