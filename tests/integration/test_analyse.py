@@ -37,9 +37,11 @@ def finished(shop_root, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for seed in ("0", "1"):
-            assert main(["run", "--config", "gru.yaml", "--name", f"gru-{seed}", "--seed_everything", seed]) == 0
-        assert main(["run", "--config", "popularity.yaml", "--name", "popularity"]) == 0
-        assert main(["run", "--config", "popularity.yaml", "--name", "whole", "--data.evaluator", "full"]) == 0
+            run = ["--config", "gru.yaml", "--name", f"gru-{seed}", "--seed_everything", seed]
+            assert main(["fit", *run]) == 0
+            assert main(["test", *run, "--ckpt_path", f"runs/shop/gru-{seed}/checkpoints/best.ckpt"]) == 0
+        assert main(["test", "--config", "popularity.yaml", "--name", "popularity"]) == 0
+        assert main(["test", "--config", "popularity.yaml", "--name", "whole", "--data.evaluator", "full"]) == 0
     return folder
 
 
