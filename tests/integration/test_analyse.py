@@ -42,6 +42,8 @@ def finished(shop_root, tmp_path_factory):
             assert main(["test", *run, "--ckpt_path", f"runs/shop/gru-{seed}/checkpoints/best.ckpt"]) == 0
         assert main(["test", "--config", "popularity.yaml", "--name", "popularity"]) == 0
         assert main(["test", "--config", "popularity.yaml", "--name", "whole", "--data.evaluator", "full"]) == 0
+        rerank = ["--data.evaluator", "rerank", "--data.retriever", "popularity", "--data.n_retrieved", "5"]
+        assert main(["test", "--config", "popularity.yaml", "--name", "reranked", *rerank]) == 0
     return folder
 
 
@@ -125,6 +127,27 @@ def test_the_whole_catalogue(desk, capsys):
     assert row["value"] == pytest.approx(stated["test/recall@10"], abs=1e-5)
     assert not (table["metric"].str.endswith("user_auc") & (table["analysis"] == "popularity_matched")).any()
     assert "popularity_matched has no user_auc" in capsys.readouterr().out
+
+
+def test_positives_that_a_retriever_missed(desk):
+    """They are there, among the cold ones, and count as missed."""
+    table = analysed("runs/shop/reranked")
+    stated = json.loads(Path("runs/shop/reranked/metrics.json").read_text())
+    scored = predictions("reranked", "test")
+    missed = scored[scored["score"].isna()]
+    assert len(missed) > 0
+    assert value(table, analysis="cold_items", metric="recall@10", stratum="all")["n"] == (scored["label"] == 1).sum()
+    for metric, key in (("recall@10", "recall@10"), ("auc_in_list", "user_auc")):
+        row = value(table, analysis="cold_items", metric=metric, stratum="all")
+        assert row["value"] == pytest.approx(stated[f"test/{key}"], abs=1e-5)
+    likes = missed["item_id"].map(tables()[1]).fillna(0)
+    cold = value(table, analysis="cold_items", metric="recall@10", stratum="0-1")
+    positive = scored[(scored["label"] == 1) & (scored["item_id"].map(tables()[1]).fillna(0) < 2)]
+    assert cold["n"] == len(positive)
+    assert (likes < 2).any(), "else the stratum says nothing of what was missed"
+    assert cold["value"] == pytest.approx(positive["score"].notna().mean()), (
+        "lists of five: what is found is in the ten"
+    )
 
 
 def refusal(capsys, *arguments):
