@@ -5,6 +5,7 @@ import importlib
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -144,8 +145,10 @@ class TestExecuted:
 
     def test_case_study(self, home, monkeypatch):
         run = next((home / "runs/demo").glob("mllm_srec-0-*/adapter")).parent
-        text, n_pictures = executed("case_study", home, monkeypatch, MLLM_SREC_RUN=run, MLLM_SREC_USER="U00003")
-        assert "user U00003" in text
+        rows = pd.read_parquet(home / "data/demo/interactions.parquet")
+        user = rows[(rows["split"] != "test") & (rows["rating"] >= 4)]["user_id"].mode()[0]  # enough for a preference
+        text, n_pictures = executed("case_study", home, monkeypatch, MLLM_SREC_RUN=run, MLLM_SREC_USER=user)
+        assert f"user {user}" in text
         assert "items ranked" in text
         assert "item_summary" in text
         assert "no preference" not in text

@@ -11,6 +11,7 @@ import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.pipeline.comparison import MUST_AGREE, SAME_IN_A_GROUP, common_protocol
+from mllm_srec.pipeline.comparison_record import FEW
 from mllm_srec.pipeline.loaded_run import read_settings
 from mllm_srec.pipeline.run_groups import RunGroup
 from mllm_srec.pipeline.scored_tables import TARGETS, ScoredTables, read_scored
@@ -137,11 +138,19 @@ def _notes(
     missing = table.filter(pl.col("stratum").str.starts_with(LEFT_OUT))
     for row in missing.unique(["analysis", "stratum", "metric", "unit"], maintain_order=True).iter_rows(named=True):
         lines.append(f"{row['analysis']} {row['metric']}: {row['n']} {row['unit']} {row['stratum']}, without a value")
-    empty = table.filter((pl.col("n") == 0) & (pl.col("stratum") != ALL)).unique(["analysis", "stratum"])
+    few = table.filter(pl.col("value").is_not_null() & (pl.col("n_users") < FEW))
+    if few.height:
+        lines.append(f"fewer than {FEW} users, intervals are too narrow: {_named(few)}")
+    empty = table.filter((pl.col("n") == 0) & (pl.col("stratum") != ALL))
     if empty.height:
-        named = sorted(f"{analysis} {stratum}" for analysis, stratum in empty.select("analysis", "stratum").iter_rows())
-        lines.append(f"nobody and nothing in: {', '.join(named)}")
+        lines.append(f"nobody and nothing in: {_named(empty)}")
     return lines
+
+
+def _named(rows: pl.DataFrame) -> str:
+    """Strata by analysis, each once: `history_length 0, 1-2; cold_items 0`."""
+    strata = rows.group_by("analysis", maintain_order=True).agg(pl.col("stratum").unique(maintain_order=True))
+    return "; ".join(f"{analysis} {', '.join(of)}" for analysis, of in strata.iter_rows())
 
 
 def check_output(path: Path) -> None:

@@ -60,6 +60,7 @@ def strata_figure(rows: Rows, analysis: str, metric: str) -> Figure:
     counts = [max(row["n"] for row in own if row["stratum"] == stratum) for stratum in strata]
     labels = [f"{_plain(stratum)}\n{n:,}" for stratum, n in zip(strata, counts, strict=True)]
     axes.set_xticks(range(len(strata)), labels, parse_math=False)
+    axes.set_xlim(-0.5, len(strata) - 0.5)
     axes.set_xlabel(f"{TITLES.get(analysis, analysis)}; below, number of {own[0]['unit']}")
     _finish(axes, metric, len(runs))
     return figure

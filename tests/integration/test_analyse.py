@@ -115,6 +115,7 @@ def test_numbers_of_seeds_and_of_one_run(desk, capsys):
     assert popular["value"] == pytest.approx(stated["test/reference/popularity/auc"], abs=1e-5)
     out = capsys.readouterr().out
     assert "test, lists: liked items in the context" in out
+    assert "fewer than 30 users, intervals are too narrow: history_length all, " in out
     assert "written: out.csv" in out
 
 
