@@ -20,6 +20,7 @@ COMMANDS = {
     "rank": ("rank", "Rank items for a person, new items included, or for all users."),
     "run": ("run", "Every missing stage in order: prepare, summarize, fit, test."),
     "compare": ("compare", "Finished runs beside the first, user by user, with intervals and p-values."),
+    "analyse": ("analyse", "Results of finished runs by history, cold items, popularity and kind of negative."),
     "grid": ("grid", "Every row of a table with every seed, then the table."),
 }
 """Command -> (module of `cli/`, what it does)."""
@@ -33,7 +34,7 @@ commands:
 
 One YAML file serves every command, for instance configs/demo.yaml; dotted flags after it win, such as
   python -m mllm_srec fit --config configs/demo.yaml --trainer.max_epochs 2 --model.lr 1e-3
-but `compare` takes run folders: python -m mllm_srec compare RUN RUN [RUN ...]
+but `compare` and `analyse` take run folders: python -m mllm_srec compare RUN RUN [RUN ...]
 and `grid` the file of a table: python -m mllm_srec grid --config experiments/table3.yaml
 `python -m mllm_srec COMMAND --help` lists a command's settings with their defaults."""
 

@@ -103,9 +103,9 @@ def compare_runs(
     _check_request(metrics, split)
     folders = [folder for group in groups for folder in group.folders]
     results = {folder: read_results(folder, split) for folder in folders}
-    protocol, unstated = _common_protocol(results, MUST_AGREE)
+    protocol, unstated = common_protocol(results, MUST_AGREE)
     for group in groups:
-        _common_protocol({folder: results[folder] for folder in group.folders}, SAME_IN_A_GROUP, group.name)
+        common_protocol({folder: results[folder] for folder in group.folders}, SAME_IN_A_GROUP, group.name)
     lists = {folder: read_lists(folder, split, metrics, results[folder]) for folder in folders}
     for folder in folders[1:]:
         check_same_lists((folders[0], lists[folders[0]]), (folder, lists[folder]))
@@ -144,12 +144,20 @@ def _check_request(metrics: Sequence[str], split: Split) -> None:
         raise ConfigError(f"metrics: got {got}; name each metric once, as all of them count in Holm's correction")
 
 
-def _common_protocol(
+def common_protocol(
     results: Mapping[Path, Mapping[str, Any]], keys: Sequence[str], group: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """What all runs say of `keys`, and which of these a run does not say.
 
     A key that older versions did not know, and that is null where it is known, is the same as one that is absent.
+
+    Args:
+        results: Run folder -> what `read_results` gave of it.
+        keys: Parts of the protocol.
+        group: Name of the group whose seeds these are; None: of groups that are compared.
+
+    Raises:
+        ConfigError: Two of them say different things.
     """
     protocol, unstated = {}, {}
     for key in keys:

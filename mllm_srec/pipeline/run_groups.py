@@ -23,20 +23,22 @@ class RunGroup:
     folders: tuple[Path, ...]
 
 
-def run_groups(arguments: Sequence[str]) -> list[RunGroup]:
+def run_groups(arguments: Sequence[str], least: int = 2) -> list[RunGroup]:
     """Read `RUN` and `NAME=RUN,RUN,...`; a folder of that very name is always taken as a run.
 
     Args:
-        arguments: One text per row of the table, at least two.
+        arguments: One text per row of the table.
+        least: Rows that make sense: two where they are compared.
 
     Returns:
         Groups of different names: that given, the folder's, or its whole path where two folders share a name.
 
     Raises:
-        ConfigError: There are fewer than two, a name or run is empty, or a name or run is given twice.
+        ConfigError: There are fewer, a name or run is empty, or a name or run is given twice.
     """
-    if len(arguments) < 2:
-        raise ConfigError(f"RUN: got {len(arguments)}, give at least two run folders; the first is the base")
+    if len(arguments) < least:
+        needed = "two run folders; the first is the base" if least > 1 else "one run folder"
+        raise ConfigError(f"RUN: got {len(arguments)}, give at least {needed}")
     read = [_run_group(argument) for argument in arguments]
     for folder, n in Counter(folder.resolve() for _, folders in read for folder in folders).items():
         if n > 1:

@@ -1,0 +1,130 @@
+"""What the test of a finished run left behind: its tables, checked against its results and joined with the data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.popularity import item_popularity
+from mllm_srec.metrics.weighted_auc import SortedRows
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.scored_rows import PLACE
+from mllm_srec.pipeline.user_values import COMMANDS, read_lists
+from mllm_srec.types import ConfigError, DataError, Split
+
+TARGETS = {"group_id": pl.Int64, "user_id": pl.String, "item_id": pl.String, "label": pl.Int8, "kind": pl.String}
+"""Columns that say who was asked about what; `score` stands beside them."""
+
+_LOGGED = 1e-5  # what float32, in which results are logged, may take from an area
+
+
+@dataclass(frozen=True)
+class ScoredTables:
+    """Scored rows of one run, with `n_history` (liked items of the context) and `likes` (train likes of the item).
+
+    Attributes:
+        lists: `group_id`, `user_id`, the metrics asked for (null: undefined) and `n_history`, by group.
+        candidates: Rows of the rank lists by group and item: `TARGETS`, `score` (minus infinity: missed by the
+            retriever), `likes`, and the columns of `PLACE` where only a part of each list was kept.
+        pairs: Labelled targets by group and item: `TARGETS`, `score`, `likes` and `n_history`.
+    """
+
+    lists: pl.DataFrame
+    candidates: pl.DataFrame
+    pairs: pl.DataFrame
+
+    @property
+    def whole(self) -> bool:
+        """Whether all candidates of each list are there."""
+        return "rank" not in self.candidates.columns
+
+
+def read_scored(
+    folder: Path, split: Split, metrics: Sequence[str], results: Mapping[str, Any], data: PreparedDataset
+) -> ScoredTables:
+    """Read the predictions of a run.
+
+    Args:
+        folder: Run folder.
+        split: `test` or `val`.
+        metrics: Columns of `predictions/<split>_users.parquet`.
+        results: From `read_results`.
+        data: The data set that was scored.
+
+    Raises:
+        ConfigError: A file is missing, or has no such metric.
+        DataError: A file is damaged, contradicts the results, or is of another data set.
+    """
+    lists = read_lists(folder, split, metrics, results)
+    candidates, pairs = (_read(folder, name, split) for name in (split, f"{split}_pairs"))
+    odd = lists.join(candidates, on="group_id", how="anti").height
+    odd += candidates.join(lists, on=["group_id", "user_id"], how="anti").height
+    if odd:
+        raise DataError(f"{str(folder)!r}: {odd} rows of {split}.parquet and {split}_users.parquet do not fit together")
+    if pairs["score"].is_infinite().any():
+        raise DataError(f"{str(folder)!r}: {split}_pairs.parquet has targets without a score; measure the run again")
+    _check_auc(folder, pairs, results.get("auc"))
+    history = data.groups.select("group_id", "user_id", n_history=pl.col("history").list.len().cast(pl.Int64))
+    likes = data.items.select("item_id", likes=pl.Series(item_popularity(data.interactions, data.items)))
+    return ScoredTables(
+        _with(lists, history, ["group_id", "user_id"], folder),
+        _with(candidates, likes, ["item_id"], folder),
+        _with(_with(pairs, likes, ["item_id"], folder), history, ["group_id", "user_id"], folder),
+    )
+
+
+def _read(folder: Path, name: str, split: Split) -> pl.DataFrame:
+    """A table of predictions, by group and item; null scores (missed) become minus infinity."""
+    path = RunFolder(folder).predictions / f"{name}.parquet"
+    if not path.is_file():
+        raise ConfigError(
+            f"{str(path)!r} is missing, the scored rows; measure the run again with "
+            f"`python -m mllm_srec {COMMANDS[split]}`"
+        )
+    try:
+        table = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{str(path)!r} cannot be read as Parquet ({error}); measure the run again") from error
+    for column, dtype in (TARGETS | {"score": pl.Float32}).items():
+        if table.schema.get(column) != dtype:
+            raise DataError(
+                f"{str(path)!r}: column {column} is {table.schema.get(column)}, not {dtype}; measure the run again"
+            )
+    n_double = table.height - table.n_unique(["group_id", "item_id"])
+    broken = table.select(*TARGETS).null_count().sum_horizontal().item() + int(table["score"].is_nan().sum())
+    if n_double or broken:
+        raise DataError(
+            f"{str(path)!r}: {n_double} targets are double, {broken} values are none; measure the run again"
+        )
+    places = [column for column in PLACE if column in table.columns]
+    score = pl.col("score").cast(pl.Float64).fill_null(-math.inf)
+    return table.select(*TARGETS, score, *places).sort("group_id", "item_id")
+
+
+def _check_auc(folder: Path, pairs: pl.DataFrame, stated: Any) -> None:
+    """Refuse pairs that are not those whose area the results state."""
+    rows = pairs.filter(pl.col("kind") != "disliked")
+    found = SortedRows.of(rows["score"].to_numpy(), rows["label"].to_numpy()).auc(np.ones(rows.height))[0]
+    if stated is not None and not math.isclose(float(stated), found, rel_tol=0, abs_tol=_LOGGED):
+        raise DataError(
+            f"{str(folder)!r}: the AUC of its pairs is {found:.6f}, but its metrics.json says {stated:.6f}; they are "
+            "of different measurements. Measure the run again"
+        )
+
+
+def _with(table: pl.DataFrame, known: pl.DataFrame, keys: list[str], folder: Path) -> pl.DataFrame:
+    """A column of the data set beside each row, in the order of the rows."""
+    unknown = table.join(known, on=keys, how="anti")
+    if unknown.height:
+        raise DataError(
+            f"{str(folder)!r}: {unknown.height} of {table.height} scored rows are unknown to the data set by their "
+            f"{' and '.join(keys)}, the first is {unknown.select(keys).row(0)}; the run is of another data set"
+        )
+    return table.join(known, on=keys, how="left", maintain_order="left")

@@ -1,0 +1,100 @@
+"""Table 2 as CSV, Markdown and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllm_srec.reports.comparison import visible
+
+TITLE = "Table 2: data statistics"
+
+COLUMNS = {
+    "users": "Users",
+    "items": "Items",
+    "interactions": "Interactions",
+    "samples": "Samples",
+    "sparsity": "Sparsity",
+    "positives": "positive",
+    "disliked": "negative, rated below 4",
+    "sampled": "negative, drawn",
+    "pictures": "Items with picture",
+}
+"""Keys of a row after its `data_set`, and their headings; the first five are the article's."""
+
+CAPTION = (
+    "Data sets as prepared here. Sparsity is 1 - interactions / (users * items); samples are the positive and negative "
+    "samples of all splits: every rated item, and one drawn negative for each positive."
+)
+
+NOT_AVAILABLE = (
+    "The article's own numbers are not available: the table is missing in the copy of its text that we have."
+)
+
+
+def write_table2(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], folder: Path) -> list[Path]:
+    """Write `table2.csv`, `table2.md` and `table2.json`.
+
+    Args:
+        rows: One per data set: `data_set`, and the keys of `COLUMNS`.
+        notes: Further lines below the table, such as what is left out.
+        folder: Made if it does not exist.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [NOT_AVAILABLE, *notes]
+    about = {"title": TITLE, "caption": CAPTION, "notes": lines, "columns": COLUMNS, "rows": list(rows)}
+    texts = {
+        "csv": csv_text(rows),
+        "md": markdown_text(rows, lines),
+        "json": json.dumps(about, indent=2, ensure_ascii=False) + "\n",
+    }
+    paths = []
+    for ending, text in texts.items():
+        path = folder / f"table2.{ending}"
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line per data set under the keys themselves, numbers unrounded."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, ["data_set", *COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def markdown_text(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+    """The table with its caption and notes."""
+    lines = [["", *COLUMNS.values()], ["---", *["---:"] * len(COLUMNS)]]
+    lines += [[_escaped(row["data_set"]), *(_number(row[key]) for key in COLUMNS)] for row in rows]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    listed = "\n".join(f"- {_escaped(note)}" for note in notes)
+    return f"# {TITLE}\n\n{CAPTION}\n\n{table}\n\n{listed}\n"
+
+
+def _number(value: float) -> str:
+    """Counts with separators, shares in percent."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2%}"
+
+
+def _escaped(text: str) -> str:
+    """A text that Markdown shows literally, on one line."""
+    marks: dict[str, str | int | None] = {
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+        **{letter: f"\\{letter}" for letter in "\\|[]*`"},
+    }
+    return visible(text).translate(str.maketrans(marks))
