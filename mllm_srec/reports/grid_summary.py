@@ -125,14 +125,20 @@ def differences(report: DataSetReport) -> list[Difference]:
     ]  # fmt: skip
 
 
-def difference_table(found: Sequence[Difference]) -> Table:
-    """Differences with intervals and p-values, metric by metric."""
+def difference_table(found: Sequence[Difference], means: Mapping[tuple[str, str], float] | None = None) -> Table:
+    """Differences with intervals and p-values, metric by metric.
+
+    Args:
+        found: The differences.
+        means: (row, metric) -> mean; where given, a column has the difference in % of the base's mean.
+    """
     rows = [
         Row(
             d.row,
             (
                 Cell(text=d.metric),
                 Cell(d.difference, signed=True),
+                *(() if means is None else (relative_difference(d.difference, means.get((d.base, d.metric))),)),
                 Cell(text=f"{d.low:+.4f} … {d.high:+.4f}"),
                 Cell(text=f"{d.p_value:.2g}"),
                 Cell(text=f"{d.holm_p:.2g}", mark=d.mark),
@@ -140,7 +146,13 @@ def difference_table(found: Sequence[Difference]) -> Table:
         )
         for d in found
     ]
-    return Table(("metric", "difference", "95 % interval", "p", "Holm p"), tuple(rows), texts=1)
+    relative = () if means is None else ("%",)
+    return Table(("metric", "difference", *relative, "95 % interval", "p", "Holm p"), tuple(rows), texts=1)
+
+
+def relative_difference(difference: float, over: float | None) -> Cell:
+    """100 difference / over, as a cell in %; empty where that is undefined."""
+    return Cell(text="-") if over is None or over <= 0 else Cell(100 * difference / over, digits=2, signed=True)
 
 
 def summary_rows(summary: pl.DataFrame, reports: Sequence[DataSetReport]) -> pl.DataFrame:

@@ -1,0 +1,130 @@
+"""What all figures share: themes for light and dark pages, colours that can be told apart, and files of a figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195")
+"""Okabe and Ito's palette without yellow and black: apart for colour-blind readers, on white and on dark grey."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":")
+
+FORMATS = ("png", "svg", "pdf")
+"""Files of every figure."""
+
+DPI = 160
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure.
+
+    Attributes:
+        ink: Text and points.
+        faint: Axes, grid and lines of comparison.
+        paper: Behind everything.
+    """
+
+    ink: str
+    faint: str
+    paper: str
+
+
+LIGHT = Theme("#1d2126", "#8a929c", "#ffffff")
+DARK = Theme("#e6e8eb", "#8d96a1", "#1b1e23")
+
+Draw = Callable[[Theme], Figure]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be drawn in any theme.
+
+    Attributes:
+        name: Of its files, safe.
+        caption: What it shows and how it is read.
+        alt: What it says, for those who do not see it.
+        draw: Draws it; must be called within `drawn`.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    draw: Draw
+
+
+def drawn(drawing: Drawing, theme: Theme, kind: str = "svg") -> bytes:
+    """The content of a figure's file, the same for the same numbers.
+
+    Args:
+        drawing: The figure.
+        theme: Its colours.
+        kind: One of `FORMATS`.
+    """
+    style = {
+        "text.parse_math": False,  # a label with $ is no formula
+        "svg.hashsalt": drawing.name,
+        "svg.fonttype": "path",  # the page needs no font
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.color": theme.ink,
+        "axes.labelcolor": theme.ink,
+        "axes.edgecolor": theme.faint,
+        "xtick.color": theme.ink,
+        "ytick.color": theme.ink,
+        "axes.facecolor": theme.paper,
+        "figure.facecolor": theme.paper,
+        "legend.frameon": False,
+    }
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    buffer = io.BytesIO()
+    with rc_context(style):
+        figure = drawing.draw(theme)
+        figure.savefig(buffer, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata=dates.get(kind))
+    return buffer.getvalue()
+
+
+def write_drawing(drawing: Drawing, folder: Path) -> list[Path]:
+    """Write the light figure in all `FORMATS`.
+
+    Args:
+        drawing: The figure.
+        folder: Where to; it must be there.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    paths = []
+    for kind in FORMATS:
+        path = folder / f"{drawing.name}.{kind}"
+        path.write_bytes(drawn(drawing, LIGHT, kind))
+        paths.append(path)
+    return paths
+
+
+def line_style(index: int) -> dict[str, str]:
+    """Colour, marker and dashes of the line of a number; repeated only after 28."""
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    return {"color": colour, "marker": marker, "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+
+
+def shortened(label: str, n: int = 28) -> str:
+    """A label that leaves room for the figure."""
+    plain = " ".join(label.split())
+    return plain if len(plain) <= n else f"{plain[: n - 1]}…"
+
+
+def quiet_axes(axes: Axes, theme: Theme, grid: str = "y") -> None:
+    """Faint lines of a grid behind the data."""
+    axes.set_axisbelow(True)
+    axes.grid(axis=grid, color=theme.faint, alpha=0.25, linewidth=0.6)  # type: ignore[arg-type]
+    axes.tick_params(length=3)
