@@ -10,11 +10,13 @@ from mllm_srec.cli.parser import Parser
 from mllm_srec.cli.schema import PROGRAM
 
 DESCRIPTION = (
-    "Write finished results as one page that needs nothing else (index.html), and each of its tables as Markdown, LaTeX "
-    "and CSV, each of its figures as PNG, SVG and PDF. Nothing is measured anew, and no weight is loaded."
+    "Write finished results as one page that needs nothing else (index.html), and each of its tables as Markdown, "
+    "LaTeX and CSV, each of its figures as PNG, SVG and PDF. Nothing is measured anew, and no weight is loaded."
 )
 RESULTS = Path("experiments/results")
 """Where grids are looked for when none is named."""
+
+TITLE = "Multimodal sequential recommendation: results"
 
 
 def main(command: str, arguments: list[str]) -> None:
@@ -30,7 +32,9 @@ def main(command: str, arguments: list[str]) -> None:
     grids = [Path(path) for path in config.results]
     if not grids and not config.runs:
         grids = find_grids(RESULTS)
-    report = write_report(grids, [Path(path) for path in config.runs], folder, config.title, (config.cases, config.seed))
+    report = write_report(
+        grids, [Path(path) for path in config.runs], folder, config.title, (config.cases, config.seed)
+    )
     for note in report.notes:
         print(note)
     print(f"written: {report.page}, {report.n_tables} tables, {report.n_figures} figures")
@@ -47,7 +51,9 @@ def _parser(command: str) -> Parser:
     )
     parser.add_argument("--runs", type=str, nargs="+", default=[], metavar="RUN", help="Folders of tested runs.")
     parser.add_argument("--output", type=str, default="report", help="Folder of the report.")
-    parser.add_argument("--title", type=str, default="Multimodal sequential recommendation: results", help="Of the page.")
+    parser.add_argument(
+        "--title", type=str, default="Multimodal sequential recommendation: results", help="Of the page."
+    )
     parser.add_argument(
         "--cases", type=NonNegativeInt, default=2, help="Right and wrong cases that are drawn of one run of each grid."
     )

@@ -84,11 +84,11 @@ def case_studies(
     rule = (
         f"Of {verdicts.height} test lists, {counts['right']} have a liked item on top (right), {counts['wrong']} have "
         f"another (wrong)" + (f", and on {undecided} both share the highest score" if undecided else "") + ". "
-        f"Shown are {min(n_right, counts['right'])} of the right and {min(n_wrong, counts['wrong'])} of the wrong, drawn "
-        f"at random with seed {seed}; nobody picked them. Of each list stand here up to {SHOWN_LIKED} liked items and "
-        f"the {SHOWN_OTHERS} best-placed others."
+        f"Shown are {min(n_right, counts['right'])} of the right and {min(n_wrong, counts['wrong'])} of the wrong, "
+        f"drawn at random with seed {seed}; nobody picked them. Of each list stand here up to {SHOWN_LIKED} liked "
+        f"items and the {SHOWN_OTHERS} best-placed others."
     )
-    return CaseStudies(run.name, rule, tuple(_case(source, group, verdicts) for group in chosen))
+    return CaseStudies(run.resolve().name, rule, tuple(_case(source, group, verdicts) for group in chosen))
 
 
 def open_source(run: Path, data_root: Path | None = None) -> CaseSource:

@@ -102,8 +102,8 @@ def _read_about(path: Path) -> dict[str, Any]:
         raise DataError(f"{str(path)!r} does not say what a grid was ({error!r}); run the grid again") from error
     if not usable:
         raise DataError(
-            f"{str(path)!r} does not say what a grid was: data sets need a name and a number as x, and report.kind must "
-            f"be one of {', '.join(KINDS)}; run the grid again"
+            f"{str(path)!r} does not say what a grid was: data sets need a name and a number as x, and report.kind "
+            f"must be one of {', '.join(KINDS)}; run the grid again"
         )
     checked: dict[str, Any] = content
     return checked

@@ -11,7 +11,7 @@ import polars as pl
 
 from mllm_srec.pipeline.grid_about import QUICK_SUFFIX, about_grid
 from mllm_srec.pipeline.grid_results import RESULTS, SCHEMA, CellRecord, check_measured_alike, read_records
-from mllm_srec.reports.grid import summarise
+from mllm_srec.reports.grid import in_order, summarise
 from mllm_srec.reports.grid_about import AboutGrid
 from mllm_srec.reports.grid_summary import Difference
 from mllm_srec.types import ConfigError, DataError
@@ -65,13 +65,10 @@ def read_grid(folder: Path) -> GridFolder:
         summary = summarise(results, about.metrics)
     except ValueError as error:
         raise DataError(f"{folder}: {error} Give the grid's `report.metrics` such as there are") from error
-    order = pl.DataFrame({"row": list(about.rows)}, schema={"row": pl.String}).with_row_index("turn")
-    summary = summary.join(order, on="row", how="left", maintain_order="left").sort(
-        "reference", pl.col("turn").fill_null(len(about.rows)), maintain_order=True
-    )
+    summary = in_order(summary, about.rows)
     differences = _differences(folder, written, summary)
     missing = _missing(about, results) if planned else ()
-    return GridFolder(folder, about, summary.drop("turn"), differences, tuple(records), missing)
+    return GridFolder(folder, about, summary, differences, tuple(records), missing)
 
 
 def _read_results(folder: Path) -> pl.DataFrame:
@@ -141,5 +138,6 @@ def _check_means(folder: Path, written: pl.DataFrame, summary: pl.DataFrame) -> 
         if not math.isclose(line["mean"], line["mean_right"], rel_tol=0, abs_tol=1e-9):
             raise DataError(
                 f"{str(folder / SUMMARY)!r} says {line['mean_right']} for {line['metric']} of {line['row']!r} on "
-                f"{line['data_set']!r}, but {RESULTS} says {line['mean']}; they are of different grids. Run the grid again"
+                f"{line['data_set']!r}, but {RESULTS} says {line['mean']}; they are of different grids. "
+                "Run the grid again"
             )

@@ -17,7 +17,7 @@ from mllm_srec.pipeline.loaded_run import read_settings
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.training_logs import training_log
 from mllm_srec.reports.drawing import Drawing
-from mllm_srec.reports.grid import result_table, summarise
+from mllm_srec.reports.grid import in_order, result_table, summarise
 from mllm_srec.reports.grid_blocks import grid_blocks
 from mllm_srec.reports.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
 from mllm_srec.reports.terminal import SHOWN
@@ -62,14 +62,18 @@ def _row_name(record: CellRecord, records: Sequence[CellRecord]) -> str:
     return f"{record['row']}, {record['data_set']}" if several else str(record["row"])
 
 
-# --- how it was measured ------------------------------------------------------------------------------------------------
+# --- how it was measured --------------------------------------------------------------------------------------------
 
 
 def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
     records = grid.records
-    for data_set in dict.fromkeys(record["data_set"] for record in records):
-        first = next(record for record in records if record["data_set"] == data_set)
-        yield f"Protocol on {data_set}", protocol_words(first["metrics"])
+    protocols: dict[str, list[str]] = {}
+    for data_set in grid.about.data_sets:
+        of_data_set = [record for record in records if record["data_set"] == data_set.name]
+        if of_data_set:  # all of one data set were measured alike
+            protocols.setdefault(protocol_words(of_data_set[0]["metrics"]), []).append(data_set.name)
+    for words, names in protocols.items():
+        yield f"Protocol on {', '.join(names)}", words
     seeds = sorted({record["seed"] for record in records})
     rows = dict.fromkeys(record["row"] for record in records)
     yield "Size", f"{len(rows)} rows, seeds {', '.join(map(str, seeds))}: {len(records)} runs"
@@ -77,13 +81,14 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
     fewer = [f"{row} on {data_set} only {n}" for (row, data_set), n in counts.items() if n < len(seeds)]
     if fewer:
         yield "Fewer seeds than others", ", ".join(fewer)
-    yield "Code", ", ".join(dict.fromkeys(map(_code, records)))
+    commits = list(dict.fromkeys(map(_code, records)))
+    yield "Code", ", ".join(commits) + ("; runs used different code" if len(commits) > 1 else "")
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) for record in records
     )
     yield "Versions", "; also ".join(versions)
     if not grid.about.stated:
-        yield "Note", "these results do not say what their grid was meant to be; all that they hold is shown as a table"
+        yield "Note", "older results without a description of their grid, so they are shown as a plain table"
 
 
 def protocol_words(metrics: Mapping[str, Any]) -> str:
@@ -110,7 +115,7 @@ def _code(record: CellRecord) -> str:
     return str(record["commit"])[:12] + (" with changes" if record.get("dirty") else "")
 
 
-# --- training and cases ---------------------------------------------------------------------------------------------------
+# --- training and cases ---------------------------------------------------------------------------------------------
 
 
 def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug: str, quick: bool) -> list[Block]:
@@ -132,14 +137,19 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
     said += " Quick run." if quick else ""
     blocks: list[Block] = []
     for quantity, label, words in (
-        ("loss", "training loss", "each panel has its own axis, since losses of different models mean different things"),
+        (
+            "loss",
+            "training loss",
+            "each panel has its own axis, as losses of different models mean different things",
+        ),
         ("validation", "validation AUC", "all panels share one axis"),
     ):
         if has_curves(logs, quantity):
-            caption = f"{label.capitalize()} by step of the optimiser, a line for each seed; {words}.{said}"
+            heading = label[0].upper() + label[1:]
+            caption = f"{heading} by step of the optimiser, a line for each seed; {words}.{said}"
             alt = f"{label} of {len({log.row for log in logs})} rows."
             drawing = Drawing(f"{slug}-training-{quantity}", caption, alt, training_chart(logs, quantity, label))
-            blocks.append(FigureBlock(f"{label.capitalize()}", drawing))
+            blocks.append(FigureBlock(heading, drawing))
     return blocks
 
 
@@ -153,20 +163,22 @@ def case_blocks(run: Path, title: str, cases: Cases) -> list[Block]:
 
 
 def _grid_cases(grid: GridFolder, cases: Cases) -> list[Block]:
-    """Cases of the grid's first seed of the row in question, or of the first row that is no baseline."""
+    """Cases of the row in question, or else of the best one, with its first seed; of baselines where all rows are."""
     if not cases[0]:
         return []
     there = [record for record in grid.records if RunFolder(Path(record["run"])).config.is_file()]
     if not there:
-        return [NoteBlock("Case studies", ("The run folders are gone from here, and what the runs predicted with them.",))]
+        return [
+            NoteBlock("Case studies", ("The run folders are gone from here, and what the runs predicted with them.",))
+        ]
     own = [record for record in there if not read_settings(Path(record["run"])).get("baseline")]
-    order = sorted(own or there, key=lambda record: (record["row"] != grid.about.base, record["seed"]))
-    chosen = order[0]
+    first = f"test/{grid.about.metrics[0]}"
+    chosen = min(own or there, key=lambda r: (r["row"] != grid.about.base, -(r["metrics"].get(first) or 0), r["seed"]))
     title = f"Case studies: {chosen['row']} on {chosen['data_set']}, seed {chosen['seed']}"
     return case_blocks(Path(chosen["run"]), title, cases)
 
 
-# --- single runs ------------------------------------------------------------------------------------------------------------
+# --- single runs ----------------------------------------------------------------------------------------------------
 
 
 def run_section(run: Path, anchor: str, cases: Cases) -> Section:
@@ -182,19 +194,24 @@ def run_section(run: Path, anchor: str, cases: Cases) -> Section:
         DataError: A log is damaged.
     """
     if not run.is_dir() or "test/n_users" not in (metrics := RunFolder(run).read_metrics()):
-        raise ConfigError(f"runs: {str(run)!r} holds no test results; give folders that `test` wrote, such as runs/demo/a")
-    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+        raise ConfigError(
+            f"runs: {str(run)!r} holds no test results; give folders that `test` wrote, such as runs/demo/a"
+        )
+    name = run.resolve().name
+    numbers = {
+        key: value for key, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     table = pl.DataFrame(
-        [("", run.name, "", 0, key, float(value)) for key, value in numbers.items()], schema=SCHEMA, orient="row"
+        [("", name, "", 0, key, float(value)) for key, value in numbers.items()], schema=SCHEMA, orient="row"
     )
     shown = [name for name in SHOWN if f"test/{name}" in numbers]
-    summary = summarise(table, shown)
-    results = result_table(summary, shown, {}).captioned(f"Run {run.name}: one seed, so that nothing is known of its luck.")
+    summary = in_order(summarise(table, shown), [name])
+    results = result_table(summary, shown, {}).captioned(f"Run {name}: one seed, so that nothing is known of its luck.")
     blocks: list[Block] = [TableBlock(f"{anchor}-results", "Results", results)]
-    log = training_log(run, run.name, None)
+    log = training_log(run, name, None)
     blocks += training_blocks([] if log is None else [log], 0, 1, anchor, False)
     if cases[0]:
         blocks += case_blocks(run, "Case studies", cases)
     demo = any(CEILING.match(key) for key in metrics)
     facts = (("Protocol", protocol_words(metrics)), ("Score", str(metrics.get("test/score"))))
-    return Section(anchor, f"Run {run.name}", "", False, demo, facts, tuple(blocks), tuple(shown))
+    return Section(anchor, f"Run {name}", "", False, demo, facts, tuple(blocks), tuple(shown))

@@ -53,7 +53,9 @@ def _read(path: Path) -> pl.DataFrame:
     except pl.exceptions.NoDataError:
         return pl.DataFrame({"step": []})  # killed before the first line
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as the log of a training ({error}); delete or repair it") from error
+        raise DataError(
+            f"{str(path)!r} cannot be read as the log of a training ({error}); delete or repair it"
+        ) from error
     if "step" not in table.columns:
         raise DataError(f"{str(path)!r} has no column step, so it is no log of a training; delete or repair it")
     return table

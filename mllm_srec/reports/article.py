@@ -41,14 +41,14 @@ TABLE5_NOTE = (
 
 NOT_AVAILABLE: Mapping[str, str] = {
     "table2": "The article's Table 2 (statistics of its data sets) is not available.",
-    "table3": "The article's Table 3 (all models on all data sets) is not available; its text gives, over the strongest "
-    "baseline, +9.90 % on average over four data sets, and +18.07 % HR, +11.4 % Recall, +12.83 % NDCG.",
-    "table4": "The article's Table 4 (modalities) is not available; its text gives the order only: image and text best "
-    "on every metric, text alone second, image alone generally slightly below.",
-    "figure5": "The values of the article's Figure 5 per data set are not available; its text gives a mean AUC over four "
-    "data sets of 0.81 with QLoRA and 0.84 with QLoRA and the four-step chain of thought.",
-    "figure6": "The values of the article's Figure 6 (hallucination and anomalous inputs) are not available; its text "
-    "says that the whole method has the highest CLIP score everywhere.",
+    "table3": "The article's Table 3 (all models on all data sets) is not available; its text gives, over the "
+    "strongest baseline, +9.90 % on average over four data sets, and +18.07 % HR, +11.4 % Recall, +12.83 % NDCG.",
+    "table4": "The article's Table 4 (modalities) is not available; its text gives the order only: image and text "
+    "best on every metric, text alone second, image alone generally slightly below.",
+    "figure5": "The values of the article's Figure 5 per data set are not available; its text gives a mean AUC over "
+    "four data sets of 0.81 with QLoRA and 0.84 with QLoRA and the four-step chain of thought.",
+    "figure6": "The values of the article's Figure 6 (hallucination and anomalous inputs) are not available; its "
+    "text says that the whole method has the highest CLIP score everywhere.",
     "figure7": "The article's Figure 7 (case studies) is not available as data.",
 }
 """What is known of the article's other results."""

@@ -1,4 +1,4 @@
-"""Case studies (article, Figure 7) as plain data: what a person did, what the model was told, said, and what is true."""
+"""Case studies (article, Figure 7) as plain data: what a person did, what a model was told and said, and the truth."""
 
 from __future__ import annotations
 

@@ -9,9 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from mllm_srec.reports.drawing import COLOURS, Draw, Theme, line_style, quiet_axes, shortened
+from mllm_srec.reports.drawing import (
+    COLOURS,
+    MIN_WIDTH,
+    Draw,
+    Theme,
+    line_style,
+    quiet_axes,
+    shared_legend,
+    shortened,
+)
 
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 
@@ -64,11 +73,13 @@ def row_chart(rows: Mapping[str, Point], references: Mapping[str, float], metric
         axes.set_ylim(-0.7, len(rows) - 0.3)
         for index, (label, value) in enumerate(references.items()):
             style = line_style(index + 1)
-            axes.axvline(value, color=style["color"], linestyle=("--", "-.", ":")[index % 3], linewidth=1.3, label=label)
+            axes.axvline(
+                value, color=style["color"], linestyle=("--", "-.", ":")[index % 3], linewidth=1.3, label=label
+            )
         axes.set_xlabel(metric)
         quiet_axes(axes, theme, "x")
         if references:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=9)
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
         return figure
 
     return draw
@@ -85,15 +96,15 @@ def bar_chart(bars: Mapping[str, Mapping[str, Point]], chance: Mapping[str, floa
     data_sets = list(dict.fromkeys(name for of_row in bars.values() for name in of_row))
 
     def draw(theme: Theme) -> Figure:
-        figure = Figure(figsize=(max(5.0, 1.6 + 0.5 * len(bars) * len(data_sets) + 0.6 * len(data_sets)), 3.9))
+        figure = Figure(figsize=(max(MIN_WIDTH, 1.6 + 0.5 * len(bars) * len(data_sets) + 0.6 * len(data_sets)), 3.9))
         axes = figure.add_subplot()
         width = 0.8 / len(bars)
         for index, (row, results) in enumerate(bars.items()):
             known = [(place, results[name]) for place, name in enumerate(data_sets) if name in results]
             at = [place + (index - (len(bars) - 1) / 2) * width for place, _ in known]
             means, spreads = [point.mean for _, point in known], [point.sd or 0.0 for _, point in known]
-            look = {"color": COLOURS[index % len(COLOURS)], "hatch": HATCHES[index % len(HATCHES)]}
-            axes.bar(at, means, width * 0.92, label=shortened(row), edgecolor=theme.paper, **look)
+            colour, hatch = COLOURS[index % len(COLOURS)], HATCHES[index % len(HATCHES)]
+            axes.bar(at, means, width * 0.92, label=shortened(row), edgecolor=theme.paper, color=colour, hatch=hatch)
             axes.errorbar(at, means, yerr=spreads, fmt="none", ecolor=theme.ink, capsize=3, linewidth=1.2)
         for place, name in enumerate(data_sets):
             if name in chance:
@@ -102,7 +113,10 @@ def bar_chart(bars: Mapping[str, Mapping[str, Point]], chance: Mapping[str, floa
         axes.set_xticks(range(len(data_sets)), [shortened(name, 18) for name in data_sets])
         axes.set_ylabel(metric)
         quiet_axes(axes, theme)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(bars) + 1), fontsize=9)
+        handles, labels = axes.get_legend_handles_labels()
+        shift = int(bool(chance))  # lines come first there, but chance belongs behind the rows
+        order = [*handles[shift:], *handles[:shift]], [*labels[shift:], *labels[:shift]]
+        axes.legend(*order, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(5, len(labels)), fontsize=9)
         return figure
 
     return draw
@@ -121,7 +135,7 @@ def curve_chart(panels: Sequence[Panel], x_label: str, metric: str) -> Draw:
     def draw(theme: Theme) -> Figure:
         n_columns = min(3, len(panels))
         n_lines = math.ceil(len(panels) / n_columns)
-        figure = Figure(figsize=(max(4.8, 3.1 * n_columns + 0.6), 2.9 * n_lines + 0.7), layout="constrained")
+        figure = Figure(figsize=(max(MIN_WIDTH, 3.1 * n_columns + 0.6), 2.9 * n_lines + 0.7), layout="constrained")
         grid = figure.subplots(n_lines, n_columns, sharey=True, squeeze=False)
         for axes in list(grid.flat)[len(panels) :]:
             axes.remove()
@@ -130,8 +144,7 @@ def curve_chart(panels: Sequence[Panel], x_label: str, metric: str) -> Draw:
             axes.set_xlabel(x_label)
         for axes in grid[:, 0]:
             axes.set_ylabel(metric)
-        found = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
-        figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(4, len(found)), fontsize=9)
+        shared_legend(figure)
         return figure
 
     return draw
@@ -143,10 +156,13 @@ def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[str], theme: Theme) -> 
         xs = np.array(sorted(points))
         means = np.array([points[x].mean for x in xs])
         spreads = np.array([points[x].sd or 0.0 for x in xs])
-        axes.plot(xs, means, label=shortened(row), markersize=4.5, linewidth=1.6, **style)  # type: ignore[arg-type]
+        axes.plot(xs, means, label=shortened(row), markersize=4.5, linewidth=1.6, **style)
         axes.fill_between(xs, means - spreads, means + spreads, color=style["color"], alpha=0.16, linewidth=0)
     if panel.chance is not None:
         axes.axhline(panel.chance, color=theme.ink, linestyle=(0, (5, 3)), linewidth=1.1, label="chance")
+    places = sorted({x for points in panel.lines.values() for x in points})
+    if len(places) <= 8:
+        axes.set_xticks(places, [f"{x:g}" for x in places])
     axes.set_title(shortened(panel.title, 34), fontsize=10)
     quiet_axes(axes, theme, "both")
 
@@ -187,6 +203,22 @@ class _Labels:
         return cls(heights)
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers on a logarithmic axis, some four to eight of them, however narrow it is.
+
+    >>> log_ticks(20, 600)
+    [20, 50, 100, 200, 500]
+    """
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(n / 10 for n in range(10, 100))):
+        exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [round(step * 10.0**exponent, 10) for exponent in exponents for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 4:
+            break
+    thin = max(1, math.ceil(len(inside) / 8))
+    return [int(tick) if tick == int(tick) else tick for tick in inside[::thin]]
+
+
 def cost_chart(rows: Mapping[str, CostPoint], metric: str) -> Draw:
     """The metric over seconds (logarithmic); names stand in the margin, joined to their points.
 
@@ -203,7 +235,7 @@ def cost_chart(rows: Mapping[str, CostPoint], metric: str) -> Draw:
         for index, (_, point) in enumerate(named):
             look = line_style(index) | {"linestyle": "none"}
             spread = point.result.sd or 0.0
-            axes.errorbar(point.seconds, point.result.mean, yerr=spread, markersize=6, capsize=2, **look)  # type: ignore[arg-type]
+            axes.errorbar(point.seconds, point.result.mean, yerr=spread, markersize=6, capsize=2, **look)
         seconds = [point.seconds for point in rows.values()]
         axes.set_xlim(min(seconds) / 1.25, max(seconds) * 1.25)
         low, high = axes.get_ylim()
@@ -218,8 +250,10 @@ def cost_chart(rows: Mapping[str, CostPoint], metric: str) -> Draw:
         axes.set_ylim(low, high)
         axes.set_xlabel("seconds of a run, all stages (logarithmic)")
         axes.set_ylabel(metric)
-        for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            axis_formatter(ScalarFormatter() if axis_formatter == axes.xaxis.set_major_formatter else NullFormatter())
+        ticks = log_ticks(*axes.get_xlim())
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+        axes.xaxis.set_minor_locator(NullLocator())
         quiet_axes(axes, theme, "both")
         return figure
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -21,6 +22,9 @@ FORMATS = ("png", "svg", "pdf")
 """Files of every figure."""
 
 DPI = 160
+
+MIN_WIDTH = 6.6
+"""Inches: a page enlarges no figure, and letters of all figures are of one size."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def drawn(drawing: Drawing, theme: Theme, kind: str = "svg") -> bytes:
         theme: Its colours.
         kind: One of `FORMATS`.
     """
-    style = {
+    style: Any = {
         "text.parse_math": False,  # a label with $ is no formula
         "svg.hashsalt": drawing.name,
         "svg.fonttype": "path",  # the page needs no font
@@ -111,7 +115,7 @@ def write_drawing(drawing: Drawing, folder: Path) -> list[Path]:
     return paths
 
 
-def line_style(index: int) -> dict[str, str]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour, marker and dashes of the line of a number; repeated only after 28."""
     colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
     return {"color": colour, "marker": marker, "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
@@ -123,8 +127,17 @@ def shortened(label: str, n: int = 28) -> str:
     return plain if len(plain) <= n else f"{plain[: n - 1]}…"
 
 
-def quiet_axes(axes: Axes, theme: Theme, grid: str = "y") -> None:
+def shared_legend(figure: Figure) -> None:
+    """One legend above all panels, each name once."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(5, len(found)), fontsize=9)
+
+
+def quiet_axes(axes: Axes, theme: Theme, grid: Literal["x", "y", "both"] = "y") -> None:
     """Faint lines of a grid behind the data."""
     axes.set_axisbelow(True)
-    axes.grid(axis=grid, color=theme.faint, alpha=0.25, linewidth=0.6)  # type: ignore[arg-type]
+    axes.grid(axis=grid, color=theme.faint, alpha=0.25, linewidth=0.6)
     axes.tick_params(length=3)

@@ -61,6 +61,21 @@ def _place() -> pl.Expr:
     return pl.when(several & (place <= 2)).then(place).cast(pl.Int64).alias("place")
 
 
+def in_order(summary: pl.DataFrame, rows: Sequence[str]) -> pl.DataFrame:
+    """Models in a given order, others behind them; then what they are compared with, chance and popularity first.
+
+    Args:
+        summary: Rows of `summarise`.
+        rows: Labels of the models.
+    """
+    turns, first = {name: turn for turn, name in enumerate(rows)}, {"chance": 0, "popularity": 1}
+    keys = [
+        (reference, (first if reference else turns).get(row, len(turns) + 2), row if reference else "")
+        for row, reference in summary.select("row", "reference").iter_rows()
+    ]
+    return summary[sorted(range(len(keys)), key=keys.__getitem__)]  # stable
+
+
 def result_table(summary: pl.DataFrame, metrics: Sequence[str], findings: Mapping[tuple[str, str], str]) -> Table:
     """Rows of one data set, a column for each metric, references last.
 

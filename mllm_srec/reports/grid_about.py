@@ -69,4 +69,6 @@ class AboutGrid:
 
     def marked(self, caption: str) -> str:
         """A caption that says so where the grid was quick."""
-        return f"{caption} {QUICK.capitalize()}: shows that everything runs, and nothing else." if self.quick else caption
+        return (
+            f"{caption} {QUICK.capitalize()}: shows that everything runs, and nothing else." if self.quick else caption
+        )

@@ -10,11 +10,12 @@ import polars as pl
 
 from mllm_srec.reports.article import article_note
 from mllm_srec.reports.charts import CostPoint, Panel, Point, bar_chart, cost_chart, curve_chart, row_chart
+from mllm_srec.reports.comparison import FINDING
 from mllm_srec.reports.drawing import Drawing
 from mllm_srec.reports.gains import article_table, gain_row, means_of
 from mllm_srec.reports.grid import cost_table, data_set_table, reference_label, result_table
 from mllm_srec.reports.grid_about import AboutGrid
-from mllm_srec.reports.grid_summary import DAGGER, FINDING, Difference, difference_table
+from mllm_srec.reports.grid_summary import DAGGER, Difference, difference_table
 from mllm_srec.reports.page import Block, FigureBlock, NoteBlock, TableBlock
 
 FEW = 30
@@ -59,7 +60,7 @@ def grid_blocks(
     return blocks + _cost_blocks(about, slug, summary, records)
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------------------------
 
 
 def _table_blocks(
@@ -82,8 +83,8 @@ def _table_blocks(
 
 
 def _spread_words(summary: pl.DataFrame) -> str:
-    seeds = summary.filter(~pl.col("reference"))["n_seeds"]
-    low, high = int(seeds.min() or 0), int(seeds.max() or 0)  # type: ignore[call-overload]
+    seeds = summary.filter(~pl.col("reference"))["n_seeds"].to_list()
+    low, high = min(seeds, default=0), max(seeds, default=0)
     if high == 1:
         return "one seed, so that nothing is known of its luck"
     return f"mean ± standard deviation over {high if low == high else f'{low} to {high}'} seeds"
@@ -99,13 +100,9 @@ def _legend(found: Sequence[Difference]) -> tuple[str, ...]:
 def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame) -> list[Block]:
     metric = about.metrics[0]
     points = _points(summary.filter(pl.col("metric") == metric), "row")
-    references = {
-        reference_label(row): mean
-        for row, mean in summary.filter(pl.col("reference") & (pl.col("metric") == metric))
-        .select("row", "mean")
-        .iter_rows()
-        if row in SHOWN_REFERENCES
-    }
+    compared = summary.filter(pl.col("reference") & (pl.col("metric") == metric))
+    values = dict(compared.select("row", "mean").iter_rows())
+    references = {reference_label(name): values[name] for name in SHOWN_REFERENCES if name in values}
     if not points:
         return []
     best = max(points, key=lambda row: points[row].mean)
@@ -144,18 +141,20 @@ def _difference_blocks(
     return [TableBlock(name, title, table.captioned(about.marked(caption)), tuple(notes), folded=True)]
 
 
-def _article_blocks(
-    about: AboutGrid, slug: str, data_set: str, means: Mapping[tuple[str, str], float]
-) -> list[Block]:
+def _article_blocks(about: AboutGrid, slug: str, data_set: str, means: Mapping[tuple[str, str], float]) -> list[Block]:
     note = str(article_note("table5"))
     table = article_table(means)
     if table is None:
         return [NoteBlock("The article's own numbers", (note, "No row of this grid is a variant of its Table 5."))]
     caption = about.marked(f"Table 5 of the article, and the same variants measured here on {data_set}.")
-    return [TableBlock(f"{slug}-article", f"The article's Table 5 beside ours on {data_set}", table.captioned(caption), (note,))]
+    return [
+        TableBlock(
+            f"{slug}-article", f"The article's Table 5 beside ours on {data_set}", table.captioned(caption), (note,)
+        )
+    ]
 
 
-# --- bars and curves ---------------------------------------------------------------------------------------------------
+# --- bars and curves ------------------------------------------------------------------------------------------------
 
 
 def _figure_blocks(
@@ -170,9 +169,11 @@ def _figure_blocks(
     blocks: list[Block] = []
     drawing = _bars(about, slug, metric, summary) if about.kind == "bars" else _curves(about, slug, metric, summary)
     if drawing is not None:
-        blocks.append(FigureBlock(f"{metric}", drawing))
+        blocks.append(FigureBlock(metric, drawing))
     else:
-        blocks.append(NoteBlock(f"{metric}", ("No data set of this grid has a place on the axis, so no curve is drawn.",)))
+        blocks.append(
+            NoteBlock(f"{metric}", ("No data set of this grid has a place on the axis, so no curve is drawn.",))
+        )
     return [*blocks, TableBlock(f"{slug}-results", f"{metric} in numbers", table, _legend(of_metric))]
 
 
@@ -191,7 +192,9 @@ def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Dr
         f"{row} {', '.join(f'{point.mean:.3f} on {name}' for name, point in of_row.items())}"
         for row, of_row in bars.items()
     )
-    return Drawing(f"{slug}-{_file_part(metric)}", about.marked(caption), f"{metric}: {alt}.", bar_chart(bars, chance, metric))
+    return Drawing(
+        f"{slug}-{_file_part(metric)}", about.marked(caption), f"{metric}: {alt}.", bar_chart(bars, chance, metric)
+    )
 
 
 def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Drawing | None:
@@ -214,9 +217,7 @@ def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> 
     caption = f"{metric}: lines are means, bands one standard deviation over seeds."
     caption += f" Without a place on the axis, and so not drawn: {', '.join(left_out)}." if left_out else ""
     alt = f"{metric} of {models['row'].n_unique()} rows over {len(placed)} data sets in {len(panels)} panels."
-    return Drawing(
-        f"{slug}-{_file_part(metric)}", about.marked(caption), alt, curve_chart(drawn, "strength", metric)
-    )
+    return Drawing(f"{slug}-{_file_part(metric)}", about.marked(caption), alt, curve_chart(drawn, "strength", metric))
 
 
 def _points(summary: pl.DataFrame, key: str) -> dict[str, Point]:
@@ -230,31 +231,31 @@ def _chance(summary: pl.DataFrame) -> dict[str, float]:
     return dict(rows.select("data_set", "mean").iter_rows())
 
 
-# --- costs -------------------------------------------------------------------------------------------------------------
+# --- costs ----------------------------------------------------------------------------------------------------------
 
 
 def _cost_blocks(
     about: AboutGrid, slug: str, summary: pl.DataFrame, records: Sequence[Mapping[str, Any]]
 ) -> list[Block]:
+    if not records:
+        return []
     blocks: list[Block] = []
-    names = [data_set.name for data_set in about.data_sets]
-    for index, name in enumerate(names):
+    names = list(dict.fromkeys(record["data_set"] for record in records))
+    for index, name in enumerate(names if about.kind == "table" else ()):
         of_data_set = [record for record in records if record["data_set"] == name]
-        if not of_data_set:
-            continue
-        where = f" on {name}" if len(names) > 1 else ""
-        caption = about.marked(f"{about.heading}: what a run costs{where}; mean seconds, highest peak memory.")
-        notes = (
-            "Stages that an earlier run had done already took no time in later ones, and cells that ran side by side "
-            "slowed each other down.",
-        )
-        slug_of = f"{slug}-{index + 1}-cost"
-        table = cost_table(of_data_set).captioned(caption)
-        drawing = _cost_figure(about, slug_of, name, summary, of_data_set)
-        if about.kind == "table" and drawing is not None:
-            blocks.append(FigureBlock(f"{about.metrics[0]} against cost{where}", drawing))
-        blocks.append(TableBlock(slug_of, f"Cost of a run{where}", table, notes, folded=True))
-    return blocks
+        drawing = _cost_figure(about, f"{slug}-{index + 1}-cost", name, summary, of_data_set)
+        if drawing is not None:
+            blocks.append(FigureBlock(f"{about.metrics[0]} against cost on {name}", drawing))
+    named = [dict(r, row=f"{r['row']}, {r['data_set']}") for r in records] if len(names) > 1 else records
+    caption = about.marked(f"{about.heading}: what a run costs; mean seconds, highest peak memory.")
+    notes = (
+        "Stages that an earlier run had done already took no time in later ones, and cells that ran side by side "
+        "slowed each other down.",
+    )
+    return [
+        *blocks,
+        TableBlock(f"{slug}-cost", "Cost of a run", cost_table(named).captioned(caption), notes, folded=True),
+    ]
 
 
 def _cost_figure(

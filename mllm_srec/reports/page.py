@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from mllm_srec.reports.cases import CaseStudies
 from mllm_srec.reports.drawing import DARK, LIGHT, Drawing, drawn
-from mllm_srec.reports.metric_words import metric_meaning
+from mllm_srec.reports.metric_words import metric_family, metric_meaning
 from mllm_srec.reports.table_text import one_line
 from mllm_srec.reports.tables import Cell, Table, emphasised
 
@@ -110,23 +110,19 @@ def render_page(title: str, sections: Sequence[Section], made: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        plain=one_line, cell=_cell, svg=_svg, picture=_picture, percent=_percent, number=_number
-    )
-    names = dict.fromkeys(metric for section in sections for metric in section.metrics)
+    environment.filters.update(plain=one_line, cell=_cell, svg=_svg, picture=_picture, percent=_percent, number=_number)
+    names = dict.fromkeys(metric_family(metric) for section in sections for metric in section.metrics)
     meanings = {name: text for name in names if (text := metric_meaning(name)) is not None}
     context: dict[str, Any] = {"title": title, "sections": sections, "made": made, "generator": GENERATOR}
     return environment.get_template("page.html.j2").render(**context, meanings=meanings)
 
 
 def _cell(cell: Cell) -> Markup:
-    """A cell's content, dressed as its place asks for."""
-    shown = str(escape(one_line(cell.shown)))
-    if cell.sd is not None:  # the deviation stands back, so that numbers can be compared down a column
-        number, _, spread = shown.partition(" ± ")
-        shown = f'{number}<span class="sd"> ± {spread}</span>'
-    dressed = emphasised(cell, shown, "<strong>{}</strong>".format, "<em>{}</em>".format)
-    return Markup(dressed + str(escape(cell.mark)))  # noqa: S704 - every part is escaped above
+    """A cell's content, dressed as its place asks for; the deviation below it, so that many columns fit a screen."""
+    number, _, spread = one_line(cell.shown).partition(" ± " if cell.sd is not None else "\n")
+    dressed = emphasised(cell, str(escape(number)), "<strong>{}</strong>".format, "<em>{}</em>".format)
+    below = f'<span class="sd">± {escape(spread)}</span>' if spread else ""
+    return Markup(f"{dressed}{escape(cell.mark)}{below}")
 
 
 def _svg(drawing: Drawing, dark: bool) -> str:

@@ -9,9 +9,7 @@ import unicodedata
 
 from mllm_srec.reports.tables import KIND_WORDS, Cell, Row, Table, emphasised
 
-_MARKDOWN = str.maketrans(
-    {letter: f"\\{letter}" for letter in "\\`*|[]$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-)
+_MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*|[]$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _LATEX = str.maketrans(
     {letter: f"\\{letter}" for letter in "{}$&#_%"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
@@ -71,11 +69,9 @@ def latex(table: Table, name: str) -> str:
         r"    \toprule",
         "    " + " & ".join(["", *map(latex_escaped, table.columns)]) + r" \\",
     ]
-    before = None
-    for row in table.rows:
-        if row.kind != before:
+    for index, row in enumerate(table.rows):
+        if index == 0 or table.begins_part(index):
             lines.append(r"    \midrule")
-        before = row.kind
         lines.append("    " + " & ".join([latex_escaped(row.label), *map(_latex_cell, row.cells)]) + r" \\")
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"]) + "\n"
 

@@ -1,4 +1,4 @@
-"""One model of a table: numbers with spread, place and mark. Writers only choose how these look, never what they are."""
+"""One model of a table: numbers with spread, place and mark. Writers choose how these look, never what they are."""
 
 from __future__ import annotations
 
@@ -90,6 +90,11 @@ class Table:
         odd = [row.label for row in self.rows if len(row.cells) != len(self.columns)]
         if odd:
             raise ValueError(f"rows {odd} do not have {len(self.columns)} cells; give one for each of {self.columns}.")
+
+    def begins_part(self, index: int) -> bool:
+        """Whether a line belongs above a row: published numbers stand among ours, all else apart."""
+        parts = ["model" if row.kind == "article" else row.kind for row in self.rows]
+        return index > 0 and parts[index] != parts[index - 1]
 
     def captioned(self, caption: str) -> Table:
         """The same table under another caption."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from mllm_srec.reports.drawing import Draw, Theme, line_style, quiet_axes, shortened
+from mllm_srec.reports.drawing import MIN_WIDTH, Draw, Theme, line_style, quiet_axes, shared_legend, shortened
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def training_chart(logs: Sequence[TrainingLog], quantity: str, label: str) -> Dr
     def draw(theme: Theme) -> Figure:
         n_columns = min(4, max(1, len(rows)))
         n_lines = max(1, math.ceil(len(rows) / n_columns))
-        size = (max(4.4, 2.3 * n_columns), 1.9 * n_lines + 0.6)
+        size = (max(MIN_WIDTH, 2.3 * n_columns), (2.6 if n_lines == 1 else 1.9 * n_lines) + 0.6)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(n_lines, n_columns, squeeze=False, sharey=quantity != "loss")
         seeds = list(dict.fromkeys(seed for curves in rows.values() for seed, _ in curves))
@@ -73,14 +74,15 @@ def training_chart(logs: Sequence[TrainingLog], quantity: str, label: str) -> Dr
                     markersize=4, linewidth=1.3, label=f"seed {seed}",
                 )  # fmt: skip
             axes.set_title(shortened(row, 26), fontsize=9)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            steps = {step for _, curve in curves for step in curve.steps}
+            if len(steps) == 1:
+                axes.set_xlim(min(steps) - 1, max(steps) + 1)
             quiet_axes(axes, theme, "both")
         figure.supxlabel("step", fontsize=9)
         figure.supylabel(label, fontsize=9)
         if len(seeds) > 1:
-            handles: Mapping[str, object] = {
-                name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels())
-            }
-            figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=6, fontsize=9)  # type: ignore[arg-type]
+            shared_legend(figure)
         return figure
 
     return draw
