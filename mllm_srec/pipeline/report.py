@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -70,9 +71,11 @@ def write_report(
     """
     if not grids and not runs:
         raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or finished runs with --runs")
-    anchors = _anchors([path.resolve().name for path in [*grids, *runs]])
+    read = [read_grid(path) for path in grids]
+    names = [grid.about.name + ("-quick" if grid.about.quick else "") for grid in read]
+    anchors = _anchors([*(name.replace("-quick-quick", "-quick") for name in names), *(p.resolve().name for p in runs)])
     sections = [
-        *(grid_section(read_grid(path), anchor, cases) for path, anchor in zip(grids, anchors, strict=False)),
+        *(grid_section(grid, anchor, cases) for grid, anchor in zip(read, anchors, strict=False)),
         *(run_section(path, anchor, cases) for path, anchor in zip(runs, anchors[len(grids) :], strict=True)),
     ]
     made = f"Made by mllm_srec {mllm_srec.__version__} from {len(grids)} grids and {len(runs)} single runs."
@@ -92,8 +95,8 @@ def _anchors(names: Sequence[str]) -> list[str]:
     anchors: list[str] = []
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "results"
-        same = sum(re.fullmatch(rf"{plain}(-n\d+)?", anchor) is not None for anchor in anchors)
-        anchors.append(plain if not same else f"{plain}-n{same + 1}")
+        others = (f"{plain}-n{number}" for number in itertools.count(2))
+        anchors.append(plain if plain not in anchors else next(name for name in others if name not in anchors))
     return anchors
 
 

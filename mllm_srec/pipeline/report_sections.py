@@ -43,12 +43,13 @@ def grid_section(grid: GridFolder, anchor: str, cases: Cases) -> Section:
         DataError: The log of a training is damaged.
     """
     about, records = grid.about, grid.records
-    blocks = grid_blocks(about, anchor, grid.summary, grid.differences, records)
+    slug = f"{anchor}-"  # no anchor holds two hyphens, so that files of different sections differ
+    blocks = grid_blocks(about, slug, grid.summary, grid.differences, records)
     if grid.missing:
         blocks.insert(0, NoteBlock("Not finished", grid.missing))
     logs = [training_log(Path(record["run"]), _row_name(record, records), record["seed"]) for record in records]
     n_gone = sum(not Path(record["run"]).is_dir() for record in records)
-    blocks += training_blocks([log for log in logs if log is not None], n_gone, len(records), anchor, about.quick)
+    blocks += training_blocks([log for log in logs if log is not None], n_gone, len(records), slug, about.stamp)
     blocks += _grid_cases(grid, cases)
     demo = any(CEILING.match(metric) for record in records for metric in record["metrics"])
     return Section(
@@ -118,7 +119,7 @@ def _code(record: CellRecord) -> str:
 # --- training and cases ---------------------------------------------------------------------------------------------
 
 
-def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug: str, quick: bool) -> list[Block]:
+def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug: str, stamp: str) -> list[Block]:
     """Curves of all runs that were trained, and what is missing of them.
 
     Args:
@@ -126,7 +127,7 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
         n_gone: Runs whose folders are gone.
         n_runs: Runs in all.
         slug: Begins the names of the figures' files.
-        quick: Whether the runs were a quick trial.
+        stamp: Of the figures, such as that the runs were quick.
     """
     if n_gone == n_runs:
         line = f"The folders of all {n_runs} runs are gone from here, and their logs with them; their results are not."
@@ -134,7 +135,6 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
     if not logs:
         return [NoteBlock("Training curves", ("Nothing was trained, or nothing was logged.",))]
     said = f" {n_gone} of {n_runs} run folders are gone from here, and are not drawn." if n_gone else ""
-    said += " Quick run." if quick else ""
     blocks: list[Block] = []
     for quantity, label, words in (
         (
@@ -148,7 +148,7 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
             heading = label[0].upper() + label[1:]
             caption = f"{heading} by step of the optimiser, a line for each seed; {words}.{said}"
             alt = f"{label} of {len({log.row for log in logs})} rows."
-            drawing = Drawing(f"{slug}-training-{quantity}", caption, alt, training_chart(logs, quantity, label))
+            drawing = Drawing(f"{slug}-training-{quantity}", caption, alt, training_chart(logs, quantity, label), stamp)
             blocks.append(FigureBlock(heading, drawing))
     return blocks
 
@@ -197,7 +197,7 @@ def run_section(run: Path, anchor: str, cases: Cases) -> Section:
         raise ConfigError(
             f"runs: {str(run)!r} holds no test results; give folders that `test` wrote, such as runs/demo/a"
         )
-    name = run.resolve().name
+    name, slug = run.resolve().name, f"{anchor}-"
     numbers = {
         key: value for key, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)
     }
@@ -207,9 +207,9 @@ def run_section(run: Path, anchor: str, cases: Cases) -> Section:
     shown = [name for name in SHOWN if f"test/{name}" in numbers]
     summary = in_order(summarise(table, shown), [name])
     results = result_table(summary, shown, {}).captioned(f"Run {name}: one seed, so that nothing is known of its luck.")
-    blocks: list[Block] = [TableBlock(f"{anchor}-results", "Results", results)]
+    blocks: list[Block] = [TableBlock(f"{slug}-results", "Results", results)]
     log = training_log(run, name, None)
-    blocks += training_blocks([] if log is None else [log], 0, 1, anchor, False)
+    blocks += training_blocks([] if log is None else [log], 0, 1, slug, "")
     if cases[0]:
         blocks += case_blocks(run, "Case studies", cases)
     demo = any(CEILING.match(key) for key in metrics)

@@ -57,12 +57,14 @@ class Drawing:
         caption: What it shows and how it is read.
         alt: What it says, for those who do not see it.
         draw: Draws it; must be called within `drawn`.
+        stamp: Written below it, such as that its numbers are of a quick run; may be empty.
     """
 
     name: str
     caption: str
     alt: str
     draw: Draw
+    stamp: str = ""
 
 
 def drawn(drawing: Drawing, theme: Theme, kind: str = "svg") -> bytes:
@@ -93,6 +95,9 @@ def drawn(drawing: Drawing, theme: Theme, kind: str = "svg") -> bytes:
     buffer = io.BytesIO()
     with rc_context(style):
         figure = drawing.draw(theme)
+        if drawing.stamp:
+            below = -0.3 / figure.get_figheight()  # a share of the height: under the name of the axis
+            figure.text(1.0, below, drawing.stamp, ha="right", va="top", fontsize=9, color=COLOURS[1], weight="bold")
         figure.savefig(buffer, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata=dates.get(kind))
     return buffer.getvalue()
 

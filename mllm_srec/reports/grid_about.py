@@ -67,6 +67,11 @@ class AboutGrid:
         title = self.title or self.name
         return f"{title} ({QUICK})" if self.quick else title
 
+    @property
+    def stamp(self) -> str:
+        """What is written on figures."""
+        return QUICK if self.quick else ""
+
     def marked(self, caption: str) -> str:
         """A caption that says so where the grid was quick."""
         return (

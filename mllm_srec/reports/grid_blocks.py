@@ -114,6 +114,7 @@ def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFram
         ),
         f"{metric} of {len(points)} rows; the highest mean is {points[best].mean:.4f} of {best}.",
         row_chart(points, references, metric),
+        about.stamp,
     )
     return [FigureBlock(f"{metric} of all rows on {data_set}", drawing)]
 
@@ -192,9 +193,8 @@ def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Dr
         f"{row} {', '.join(f'{point.mean:.3f} on {name}' for name, point in of_row.items())}"
         for row, of_row in bars.items()
     )
-    return Drawing(
-        f"{slug}-{_file_part(metric)}", about.marked(caption), f"{metric}: {alt}.", bar_chart(bars, chance, metric)
-    )
+    draw = bar_chart(bars, chance, metric)
+    return Drawing(f"{slug}-{_file_part(metric)}", about.marked(caption), f"{metric}: {alt}.", draw, about.stamp)
 
 
 def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Drawing | None:
@@ -217,7 +217,8 @@ def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> 
     caption = f"{metric}: lines are means, bands one standard deviation over seeds."
     caption += f" Without a place on the axis, and so not drawn: {', '.join(left_out)}." if left_out else ""
     alt = f"{metric} of {models['row'].n_unique()} rows over {len(placed)} data sets in {len(panels)} panels."
-    return Drawing(f"{slug}-{_file_part(metric)}", about.marked(caption), alt, curve_chart(drawn, "strength", metric))
+    draw = curve_chart(drawn, "strength", metric)
+    return Drawing(f"{slug}-{_file_part(metric)}", about.marked(caption), alt, draw, about.stamp)
 
 
 def _points(summary: pl.DataFrame, key: str) -> dict[str, Point]:
@@ -276,7 +277,7 @@ def _cost_figure(
     )
     cheap, dear = (pick(points, key=lambda row: points[row].seconds) for pick in (min, max))
     alt = f"From {cheap} ({points[cheap].seconds:.0f} s) to {dear} ({points[dear].seconds:.0f} s)."
-    return Drawing(slug, caption, alt, cost_chart(points, metric))
+    return Drawing(slug, caption, alt, cost_chart(points, metric), about.stamp)
 
 
 def _file_part(metric: str) -> str:
