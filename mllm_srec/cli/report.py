@@ -11,7 +11,7 @@ from mllm_srec.cli.schema import PROGRAM
 
 DESCRIPTION = (
     "Write finished results as one page that needs nothing else (index.html), and each of its tables as Markdown, "
-    "LaTeX and CSV, each of its figures as PNG, SVG and PDF. Nothing is measured anew, and no weight is loaded."
+    "LaTeX and CSV, each of its figures as PNG, SVG and PDF. Nothing is measured anew."
 )
 RESULTS = Path("experiments/results")
 """Where grids are looked for when none is named."""

@@ -136,17 +136,14 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
         return [NoteBlock("Training curves", ("Nothing was trained, or nothing was logged.",))]
     said = f" {n_gone} of {n_runs} run folders are gone from here, and are not drawn." if n_gone else ""
     blocks: list[Block] = []
+    metrics = dict.fromkeys(log.metric.removeprefix("val/") for log in logs if log.metric)
     for quantity, label, words in (
-        (
-            "loss",
-            "training loss",
-            "each panel has its own axis, as losses of different models mean different things",
-        ),
-        ("validation", "validation AUC", "all panels share one axis"),
+        ("loss", "loss", "each panel has its own axis, as losses of different models mean different things"),
+        ("validation", " or ".join(metrics), "all panels share one axis; measured on the validation split"),
     ):
         if has_curves(logs, quantity):
-            heading = label[0].upper() + label[1:]
-            caption = f"{heading} by step of the optimiser, a line for each seed; {words}.{said}"
+            heading = f"Training: {label}"
+            caption = f"{label} by step of the optimiser, a line for each seed; {words}.{said}"
             alt = f"{label} of {len({log.row for log in logs})} rows."
             drawing = Drawing(f"{slug}-training-{quantity}", caption, alt, training_chart(logs, quantity, label), stamp)
             blocks.append(FigureBlock(heading, drawing))

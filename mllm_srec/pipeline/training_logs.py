@@ -34,10 +34,11 @@ def training_log(run: Path, row: str, seed: int | None) -> TrainingLog | None:
     """
     tables = [_read(path) for path in _logs(run)]
     loss = _merged(tables, LOSS)
-    validations = [curve for name in VALIDATION if (curve := _merged(tables, name)).steps]
+    validations = [(curve, name) for name in VALIDATION if (curve := _merged(tables, name)).steps]
     if not loss.steps and not validations:
         return None
-    return TrainingLog(row, seed, loss, validations[0] if validations else Curve((), ()))
+    validation, metric = validations[0] if validations else (Curve((), ()), "")
+    return TrainingLog(row, seed, loss, validation, metric)
 
 
 def _logs(run: Path) -> list[Path]:

@@ -34,12 +34,14 @@ class TrainingLog:
         seed: Its seed; None where that is not known.
         loss: The training loss.
         validation: The validation metric.
+        metric: Its name; empty where nothing was validated.
     """
 
     row: str
     seed: int | None
     loss: Curve
     validation: Curve
+    metric: str = ""
 
 
 def training_chart(logs: Sequence[TrainingLog], quantity: str, label: str) -> Draw:

@@ -32,7 +32,8 @@ def test_of_a_continued_run_the_later_log_counts(tmp_path):
 
 def test_without_auc_the_ranking_metric_is_drawn(tmp_path):
     write(tmp_path, "1-fit", [{"step": 1, "train/loss": 0.5, "val/ndcg@10": 0.25}])
-    assert training_log(tmp_path, "a", 0).validation.values == (0.25,)
+    log = training_log(tmp_path, "a", 0)
+    assert (log.validation.values, log.metric) == ((0.25,), "val/ndcg@10")
 
 
 def test_what_was_not_trained_has_no_curves(tmp_path):
