@@ -51,6 +51,19 @@ def _markdown_cell(cell: Cell) -> str:
     return text + (" " if cell.mark.startswith(" ") else "") + markdown_escaped(cell.mark)
 
 
+WIDE = 110
+"""Letters of a line from which a LaTeX table is made smaller until it fits a page."""
+
+
+def _is_wide(table: Table) -> bool:
+    columns = zip(*(row.cells for row in table.rows), strict=True)
+    widths = [
+        max(len(name), *(len(cell.shown) for cell in cells))
+        for name, cells in zip(table.columns, columns, strict=False)
+    ]
+    return sum(widths) + max((len(row.label) for row in table.rows), default=0) > WIDE
+
+
 def latex(table: Table, name: str) -> str:
     r"""A floating table with the lines of `booktabs`, to be read with `\input`.
 
@@ -59,12 +72,14 @@ def latex(table: Table, name: str) -> str:
         name: Of the label: letters, digits and hyphens of it are kept.
     """
     sides = "l" * (1 + table.texts) + "r" * (len(table.columns) - table.texts)
+    wide = _is_wide(table)
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs}" + (r" and \usepackage{graphicx}" if wide else ""),
         r"\begin{table*}",
         r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"  \caption{{{latex_escaped(table.caption)}}}",
         rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9-]+', '-', name)}}}",
+        *([r"  \resizebox{\textwidth}{!}{%"] if wide else []),
         rf"  \begin{{tabular}}{{{sides}}}",
         r"    \toprule",
         "    " + " & ".join(["", *map(latex_escaped, table.columns)]) + r" \\",
@@ -73,7 +88,7 @@ def latex(table: Table, name: str) -> str:
         if index == 0 or table.begins_part(index):
             lines.append(r"    \midrule")
         lines.append("    " + " & ".join([latex_escaped(row.label), *map(_latex_cell, row.cells)]) + r" \\")
-    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}"]) + "\n"
+    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}" + ("}" if wide else ""), r"\end{table*}"]) + "\n"
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -64,6 +64,16 @@ def test_latex_by_hand():
     ]
 
 
+def test_a_wide_latex_table_is_made_to_fit():
+    wide = Table(tuple("abcdefgh"), (Row("x", tuple(Cell(0.5, 0.1) for _ in range(8))),))
+    lines = latex(wide, "w").splitlines()
+    assert "graphicx" in lines[0]
+    assert r"  \resizebox{\textwidth}{!}{%" in lines
+    assert r"  \end{tabular}}" in lines
+    assert "graphicx" not in latex(TABLE, "t")
+    assert latex(Table(("a",), ()), "empty")
+
+
 def test_csv_has_the_numbers_unrounded():
     rows = list(csv.DictReader(io.StringIO(csv_text(TABLE))))
     assert len(rows) == 8
