@@ -139,11 +139,11 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
     metrics = dict.fromkeys(log.metric.removeprefix("val/") for log in logs if log.metric)
     for quantity, label, words in (
         ("loss", "loss", "each panel has its own axis, as losses of different models mean different things"),
-        ("validation", " or ".join(metrics), "all panels share one axis; measured on the validation split"),
+        ("validation", f"validation {' or '.join(metrics)}", "all panels share one axis"),
     ):
         if has_curves(logs, quantity):
             heading = f"Training: {label}"
-            caption = f"{label} by step of the optimiser, a line for each seed; {words}.{said}"
+            caption = f"{label[0].upper()}{label[1:]} by step of the optimiser, a line for each seed; {words}.{said}"
             alt = f"{label} of {len({log.row for log in logs})} rows."
             drawing = Drawing(f"{slug}-training-{quantity}", caption, alt, training_chart(logs, quantity, label), stamp)
             blocks.append(FigureBlock(heading, drawing))

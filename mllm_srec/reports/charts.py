@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from mllm_srec.reports.drawing import (
-    COLOURS,
     MIN_WIDTH,
     Draw,
     Theme,
@@ -68,11 +67,13 @@ def row_chart(rows: Mapping[str, Point], references: Mapping[str, float], metric
         places = np.arange(len(rows))[::-1]
         means = [point.mean for point in rows.values()]
         spreads = [point.sd or 0.0 for point in rows.values()]
-        axes.errorbar(means, places, xerr=spreads, fmt="o", color=COLOURS[0], capsize=2.5, markersize=5, linewidth=1.4)
+        axes.errorbar(
+            means, places, xerr=spreads, fmt="o", color=theme.colours[0], capsize=2.5, markersize=5, linewidth=1.4
+        )
         axes.set_yticks(places, [shortened(label) for label in rows])
         axes.set_ylim(-0.7, len(rows) - 0.3)
         for index, (label, value) in enumerate(references.items()):
-            style = line_style(index + 1)
+            style = line_style(index + 1, theme)
             axes.axvline(
                 value, color=style["color"], linestyle=("--", "-.", ":")[index % 3], linewidth=1.3, label=label
             )
@@ -103,7 +104,7 @@ def bar_chart(bars: Mapping[str, Mapping[str, Point]], chance: Mapping[str, floa
             known = [(place, results[name]) for place, name in enumerate(data_sets) if name in results]
             at = [place + (index - (len(bars) - 1) / 2) * width for place, _ in known]
             means, spreads = [point.mean for _, point in known], [point.sd or 0.0 for _, point in known]
-            colour, hatch = COLOURS[index % len(COLOURS)], HATCHES[index % len(HATCHES)]
+            colour, hatch = theme.colours[index % len(theme.colours)], HATCHES[index % len(HATCHES)]
             axes.bar(at, means, width * 0.92, label=shortened(row), edgecolor=theme.paper, color=colour, hatch=hatch)
             axes.errorbar(at, means, yerr=spreads, fmt="none", ecolor=theme.ink, capsize=3, linewidth=1.2)
         for place, name in enumerate(data_sets):
@@ -152,7 +153,7 @@ def curve_chart(panels: Sequence[Panel], x_label: str, metric: str) -> Draw:
 
 def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[str], theme: Theme) -> None:
     for row, points in panel.lines.items():
-        style = line_style(rows.index(row))
+        style = line_style(rows.index(row), theme)
         xs = np.array(sorted(points))
         means = np.array([points[x].mean for x in xs])
         spreads = np.array([points[x].sd or 0.0 for x in xs])
@@ -233,7 +234,7 @@ def cost_chart(rows: Mapping[str, CostPoint], metric: str) -> Draw:
         axes.set_xscale("log")
         named = sorted(rows.items(), key=lambda entry: -entry[1].result.mean)
         for index, (_, point) in enumerate(named):
-            look = line_style(index) | {"linestyle": "none"}
+            look = line_style(index, theme) | {"linestyle": "none"}
             spread = point.result.sd or 0.0
             axes.errorbar(point.seconds, point.result.mean, yerr=spread, markersize=6, capsize=2, **look)
         seconds = [point.seconds for point in rows.values()]
@@ -241,11 +242,11 @@ def cost_chart(rows: Mapping[str, CostPoint], metric: str) -> Draw:
         low, high = axes.get_ylim()
         labels = _Labels.spread([point.result.mean for _, point in named], low, high)
         for index, ((label, point), height) in enumerate(zip(named, labels.heights, strict=True)):
+            arrow = {"arrowstyle": "-", "color": line_style(index, theme)["color"], "alpha": 0.45, "linewidth": 0.8}
             axes.annotate(
                 shortened(label), (point.seconds, point.result.mean), (1.03, height),
                 textcoords=("axes fraction", "data"), va="center", fontsize=9, annotation_clip=False,
-                color=theme.ink, arrowprops={"arrowstyle": "-", "color": line_style(index)["color"], "alpha": 0.45,
-                                             "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4},
+                color=theme.ink, arrowprops={**arrow, "shrinkA": 0, "shrinkB": 4},
             )  # fmt: skip
         axes.set_ylim(low, high)
         axes.set_xlabel("seconds of a run, all stages (logarithmic)")

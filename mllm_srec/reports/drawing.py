@@ -12,9 +12,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195")
-"""Okabe and Ito's palette without yellow and black: apart for colour-blind readers, on white and on dark grey."""
-
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 
@@ -35,15 +32,20 @@ class Theme:
         ink: Text and points.
         faint: Axes, grid and lines of comparison.
         paper: Behind everything.
+        colours: Of rows and lines, apart for colour-blind readers too.
     """
 
     ink: str
     faint: str
     paper: str
+    colours: tuple[str, ...]
 
 
-LIGHT = Theme("#1d2126", "#8a929c", "#ffffff")
-DARK = Theme("#e6e8eb", "#8d96a1", "#1b1e23")
+# Okabe and Ito's palette without yellow and black, and lighter tones of it.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195")
+LIGHTER = ("#4DA3FF", "#FF8A3D", "#2FD0A0", "#F28CC6", "#FFD05A", "#9FE3FF", "#B694F5")
+LIGHT = Theme("#1d2126", "#8a929c", "#ffffff", OKABE_ITO)
+DARK = Theme("#e6e8eb", "#8d96a1", "#1b1e23", LIGHTER)
 
 Draw = Callable[[Theme], Figure]
 
@@ -97,7 +99,9 @@ def drawn(drawing: Drawing, theme: Theme, kind: str = "svg") -> bytes:
         figure = drawing.draw(theme)
         if drawing.stamp:
             below = -0.3 / figure.get_figheight()  # a share of the height: under the name of the axis
-            figure.text(1.0, below, drawing.stamp, ha="right", va="top", fontsize=9, color=COLOURS[1], weight="bold")
+            figure.text(
+                1.0, below, drawing.stamp, ha="right", va="top", fontsize=9, color=theme.colours[1], weight="bold"
+            )
         figure.savefig(buffer, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata=dates.get(kind))
     return buffer.getvalue()
 
@@ -120,10 +124,10 @@ def write_drawing(drawing: Drawing, folder: Path) -> list[Path]:
     return paths
 
 
-def line_style(index: int) -> dict[str, Any]:
+def line_style(index: int, theme: Theme) -> dict[str, Any]:
     """Colour, marker and dashes of the line of a number; repeated only after 28."""
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-    return {"color": colour, "marker": marker, "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+    turn, place = divmod(index, len(MARKERS))
+    return {"color": theme.colours[place], "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
 
 
 def shortened(label: str, n: int = 28) -> str:

@@ -34,7 +34,8 @@ def gain_row(about: AboutGrid, means: Means) -> Row | None:
     """The improvement in %, a cell for each metric of the grid.
 
     In question is the base of the comparison where it is a row of its own, else the best of each metric. It is set
-    against the best of `baseline_rows`, or where none are named, the best of all other rows.
+    against the best of `baseline_rows`; where none are named, against the first row if all are compared with that, else
+    against the best of all other rows.
 
     Args:
         about: The grid.
@@ -44,7 +45,8 @@ def gain_row(about: AboutGrid, means: Means) -> Row | None:
         None where there is nothing to set it against.
     """
     rows = list(dict.fromkeys(row for row, _ in means))
-    named = [row for row in about.baseline_rows if row in rows]
+    baselines = about.baseline_rows or (rows[:1] if about.base == "first" else [])
+    named = [row for row in baselines if row in rows]
     asked = [row for row in rows if row not in named]
     if about.base in asked:
         asked = [str(about.base)]

@@ -69,7 +69,7 @@ def training_chart(logs: Sequence[TrainingLog], quantity: str, label: str) -> Dr
             axes.remove()
         for axes, (row, curves) in zip(grid.flat, rows.items(), strict=False):
             for seed, curve in curves:
-                look = line_style(seeds.index(seed))
+                look = line_style(seeds.index(seed), theme)
                 marker = look["marker"] if len(curve.steps) < 12 else ""
                 axes.plot(
                     curve.steps, curve.values, color=look["color"], linestyle=look["linestyle"], marker=marker,

@@ -20,7 +20,7 @@ from mllm_srec.reports.charts import (
     log_ticks,
     row_chart,
 )
-from mllm_srec.reports.drawing import COLOURS, DARK, LIGHT, Drawing, drawn, line_style, write_drawing
+from mllm_srec.reports.drawing import DARK, LIGHT, Drawing, drawn, line_style, write_drawing
 from mllm_srec.reports.training_charts import Curve, TrainingLog, training_chart
 
 ROWS = {"a": Point(0.5, 0.1), "$\\frac{$ <b>": Point(0.7), "c" * 60: Point(0.2, 0.0)}
@@ -102,9 +102,22 @@ def test_ticks_of_a_logarithmic_axis(low, high):
     assert len(ticks) >= 3 or high / low < 1.1
 
 
-def test_lines_can_be_told_apart():
-    styles = {tuple(line_style(index).values()) for index in range(28)}
+def rgb(colour):
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+def contrast(one, other):
+    """Contrast ratio of WCAG 2."""
+    linear = [np.where((c := rgb(x) / 255) <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for x in (one, other)]
+    low, high = sorted(float(values @ [0.2126, 0.7152, 0.0722]) for values in linear)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_lines_can_be_told_apart(theme):
+    styles = {tuple(line_style(index, theme).values()) for index in range(28)}
     assert len(styles) == 28
-    rgb = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS])
-    distance = np.linalg.norm(rgb[:, None] - rgb[None], axis=-1) + 999 * np.eye(len(rgb))
-    assert distance.min() > 60
+    pairs = itertools.combinations(theme.colours, 2)
+    assert min(np.linalg.norm(rgb(one) - rgb(other)) for one, other in pairs) > 60
+    assert min(contrast(colour, theme.paper) for colour in theme.colours) > 2
+    assert contrast(theme.ink, theme.paper) > 7

@@ -19,6 +19,7 @@ def about(**changes):
     [
         ({"base": "full"}, "full over best other, %", [-25.0, None]),
         ({"base": "best"}, "best over second, %", [100 / 3, None]),
+        ({"base": "first"}, "best over base, %", [60.0, None]),
         ({"base": "base", "baseline_rows": ["base"]}, "best over base, %", [60.0, None]),
         ({"base": "full", "baseline_rows": ["base", "sv"]}, "full over best baseline, %", [-25.0, None]),
     ],
