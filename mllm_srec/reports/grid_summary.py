@@ -126,7 +126,7 @@ def differences(report: DataSetReport) -> list[Difference]:
 
 
 def difference_table(found: Sequence[Difference], means: Mapping[tuple[str, str], float] | None = None) -> Table:
-    """Differences with intervals and p-values, metric by metric.
+    """Differences with intervals and p-values, in the order in which they are given.
 
     Args:
         found: The differences.
