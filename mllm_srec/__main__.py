@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": ("compare", "Finished runs beside the first, user by user, with intervals and p-values."),
     "analyse": ("analyse", "Results of finished runs by history, cold items, popularity and kind of negative."),
     "grid": ("grid", "Every row of a table with every seed, then the table."),
+    "report": ("report", "Results of grids and runs as one page, with tables and figures as files."),
 }
 """Command -> (module of `cli/`, what it does)."""
 
@@ -35,7 +36,8 @@ commands:
 One YAML file serves every command, for instance configs/demo.yaml; dotted flags after it win, such as
   python -m mllm_srec fit --config configs/demo.yaml --trainer.max_epochs 2 --model.lr 1e-3
 but `compare` and `analyse` take run folders: python -m mllm_srec compare RUN RUN [RUN ...]
-and `grid` the file of a table: python -m mllm_srec grid --config experiments/table3.yaml
+`grid` the file of a table: python -m mllm_srec grid --config experiments/table3.yaml
+and `report` results of grids: python -m mllm_srec report experiments/results/table3
 `python -m mllm_srec COMMAND --help` lists a command's settings with their defaults."""
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import polars as pl
 
-DIGITS = 4
-"""Decimals of means and deviations; what is written alike is ranked alike."""
+from mllm_srec.reports.tables import DIGITS, Cell, Row, Table
 
 STAGES = ("prepare", "summarize", "fit", "test")
 """Stages of `run` whose cost is shown."""
@@ -62,59 +61,85 @@ def _place() -> pl.Expr:
     return pl.when(several & (place <= 2)).then(place).cast(pl.Int64).alias("place")
 
 
-def wide_table(summary: pl.DataFrame, metrics: Sequence[str], findings: Mapping[tuple[str, str], str]) -> str:
-    """Rows of one data set as a Markdown table, references last; the best bold, the second in italics.
+def in_order(summary: pl.DataFrame, rows: Sequence[str]) -> pl.DataFrame:
+    """Models in a given order, others behind them; then what they are compared with, chance and popularity first.
 
     Args:
         summary: Rows of `summarise`.
+        rows: Labels of the models.
+    """
+    turns, first = {name: turn for turn, name in enumerate(rows)}, {"chance": 0, "popularity": 1}
+    keys = [
+        (reference, (first if reference else turns).get(row, len(turns) + 2), row if reference else "")
+        for row, reference in summary.select("row", "reference").iter_rows()
+    ]
+    return summary[sorted(range(len(keys)), key=keys.__getitem__)]  # stable
+
+
+def result_table(summary: pl.DataFrame, metrics: Sequence[str], findings: Mapping[tuple[str, str], str]) -> Table:
+    """Rows of one data set, a column for each metric, references last.
+
+    Args:
+        summary: Rows of `summarise`, all of one data set.
         metrics: Columns, in order.
         findings: (row, metric) -> what is put behind the number, such as a dagger.
     """
-    cells = {(r["row"], r["reference"], r["metric"]): r for r in summary.iter_rows(named=True)}
-    rows = list(dict.fromkeys((row, reference) for row, reference, _ in cells))
-    lines = []
-    for row, reference in sorted(rows, key=lambda key: key[1]):  # stable: keeps the order of rows
-        shown = [cells.get((row, reference, metric)) for metric in metrics]
-        marks = ["" if reference else findings.get((row, metric), "") for metric in metrics]
-        name = f"({row.replace('_', ', ')})" if reference else row
-        lines.append([name, *(_number(cell) + mark for cell, mark in zip(shown, marks, strict=True))])
-    return markdown_table(["", *metrics], lines)
+    return _pivoted(summary, "metric", metrics, findings)
 
 
-def _number(cell: Mapping[str, Any] | None) -> str:
-    if cell is None:
-        return "-"
-    text = f"{cell['mean']:.{DIGITS}f}" + ("" if cell["sd"] is None else f" ± {cell['sd']:.{DIGITS}f}")
-    return {1: f"**{text}**", 2: f"*{text}*"}.get(cell["place"], text)
+def data_set_table(summary: pl.DataFrame, data_sets: Sequence[str], findings: Mapping[tuple[str, str], str]) -> Table:
+    """Rows under one metric, a column for each data set, references last.
+
+    Args:
+        summary: Rows of `summarise`, all of one metric.
+        data_sets: Columns, in order.
+        findings: (row, data set) -> what is put behind the number.
+    """
+    return _pivoted(summary, "data_set", data_sets, findings)
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left, all others to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
+def _pivoted(
+    summary: pl.DataFrame, column: str, columns: Sequence[str], findings: Mapping[tuple[str, str], str]
+) -> Table:
+    cells = {(r["row"], r["reference"], r[column]): r for r in summary.iter_rows(named=True)}
+    names = list(dict.fromkeys((row, reference) for row, reference, _ in cells))
+    rows = []
+    for row, reference in sorted(names, key=lambda key: key[1]):  # stable: keeps the order of rows
+        marks = ["" if reference else findings.get((row, name), "") for name in columns]
+        found = [cells.get((row, reference, name)) for name in columns]
+        numbers = tuple(_cell(of_cell, mark) for of_cell, mark in zip(found, marks, strict=True))
+        rows.append(Row(reference_label(row), numbers, "reference") if reference else Row(row, numbers))
+    return Table(tuple(columns), tuple(rows))
 
 
-def _escaped(text: str) -> str:
-    """A text as one cell."""
-    return " ".join(text.split()).replace("|", "\\|")
+def reference_label(name: str) -> str:
+    """How tables call what models are compared with, such as `(oracle, both)`."""
+    return f"({name.replace('_', ', ')})"
 
 
-def cost_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """What cells cost, as a Markdown table: mean seconds of each stage and the largest process of all.
+def _cell(found: Mapping[str, Any] | None, mark: str) -> Cell:
+    if found is None:
+        return Cell(mark=mark)
+    return Cell(found["mean"], found["sd"], found["n_seeds"], found["place"], mark)
+
+
+def cost_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """What cells cost: mean seconds of each stage, and the largest process of all.
 
     Args:
         records: `row`, `seconds` by stage, `peak_memory` in bytes or None.
     """
     stages = [stage for stage in STAGES if any(stage in record["seconds"] for record in records)]
-    lines = []
+    rows = []
     for row in dict.fromkeys(record["row"] for record in records):
         of_row = [record for record in records if record["row"] == row]
         times = [[r["seconds"][stage] for r in of_row if stage in r["seconds"]] for stage in (*stages, "total")]
-        peaks = [record["peak_memory"] for record in of_row if record["peak_memory"] is not None]
-        peak = f"{max(peaks) / 2**30:.2f}" if peaks else "-"
-        lines.append([row, str(len(of_row)), *map(_mean, times), peak])
-    return markdown_table(["", "runs", *(f"{stage}, s" for stage in stages), "total, s", "peak memory, GiB"], lines)
+        peaks = [record["peak_memory"] / 2**30 for record in of_row if record["peak_memory"] is not None]
+        cells = (Cell(len(of_row), digits=0), *map(_mean, times), Cell(max(peaks, default=None), digits=2))
+        rows.append(Row(row, cells))
+    columns = ("runs", *(f"{stage}, s" for stage in stages), "total, s", "peak memory, GiB")
+    return Table(columns, tuple(rows))
 
 
-def _mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.1f}" if values else "-"
+def _mean(values: Sequence[float]) -> Cell:
+    return Cell(sum(values) / len(values) if values else None, digits=1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
 
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.reports.comparison import FINDING
-from mllm_srec.reports.grid import cost_table, markdown_table, wide_table
+from mllm_srec.reports.grid import cost_table, result_table
+from mllm_srec.reports.table_text import markdown
+from mllm_srec.reports.tables import Cell, Row, Table
 
 DAGGER = "†"
 
@@ -53,13 +55,14 @@ def summary_text(
             for row in report.compared
             if row.holm_p is not None and row.holm_p <= FINDING
         }
-        table = wide_table(summary.filter(pl.col("data_set") == report.name), metrics, findings)
-        parts += [f"## {report.name}", report.about, table, _legend(report)]
+        table = result_table(summary.filter(pl.col("data_set") == report.name), metrics, findings)
+        parts += [f"## {report.name}", report.about, markdown(table), _legend(report)]
         if report.compared:
             base = report.compared[0].run
-            parts += [f"### {report.name}: differences to {base}", _differences(report.compared)]
+            found = markdown(difference_table(differences(report)))
+            parts += [f"### {report.name}: differences to {base}", found]
         parts += [_list(report.notes)]
-        parts += [f"### {report.name}: cost", cost_table(report.records)]
+        parts += [f"### {report.name}: cost", markdown(cost_table(report.records))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -76,40 +79,95 @@ def _list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _differences(compared: Sequence[Compared]) -> str:
-    lines = [
-        [
-            row.run,
-            row.metric,
-            f"{row.difference.difference:+.4f}",
-            f"{row.difference.low:+.4f} … {row.difference.high:+.4f}",
-            f"{row.difference.p_value:.2g}",
-            f"{row.holm_p:.2g}" + (f" {DAGGER}" if row.holm_p <= FINDING else ""),
-        ]
-        for row in compared
-        if row.difference is not None and row.holm_p is not None
+@dataclass(frozen=True)
+class Difference:
+    """One row against the base of its table, under one metric; a line of `summary.csv`.
+
+    Attributes:
+        data_set: Where both were measured.
+        row: The row.
+        metric: Such as `ndcg@10`.
+        base: The row that it is compared with.
+        difference: Mean over users of row - base.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        p_value: Of the paired bootstrap.
+        holm_p: Corrected over all differences of the data set.
+        n_changed: Users whose values differ at all; None where the file is older than the column.
+    """
+
+    data_set: str
+    row: str
+    metric: str
+    base: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    holm_p: float
+    n_changed: int | None = None
+
+    @property
+    def mark(self) -> str:
+        """A dagger where the difference is a finding."""
+        return f" {DAGGER}" if self.holm_p <= FINDING else ""
+
+
+def differences(report: DataSetReport) -> list[Difference]:
+    """What was compared with the base of a data set."""
+    return [
+        Difference(
+            report.name, row.run, row.metric, report.compared[0].run,
+            d.difference, d.low, d.high, d.p_value, holm, d.n_changed,
+        )
+        for row in report.compared
+        if (d := row.difference) is not None and (holm := row.holm_p) is not None
+    ]  # fmt: skip
+
+
+def difference_table(found: Sequence[Difference], means: Mapping[tuple[str, str], float] | None = None) -> Table:
+    """Differences with intervals and p-values, in the order in which they are given.
+
+    Args:
+        found: The differences.
+        means: (row, metric) -> mean; where given, a column has the difference in % of the base's mean.
+    """
+    rows = [
+        Row(
+            d.row,
+            (
+                Cell(text=d.metric),
+                Cell(d.difference, signed=True),
+                *(() if means is None else (relative_difference(d.difference, means.get((d.base, d.metric))),)),
+                Cell(text=f"{d.low:+.4f} … {d.high:+.4f}"),
+                Cell(text=f"{d.p_value:.2g}"),
+                Cell(text=f"{d.holm_p:.2g}", mark=d.mark),
+            ),
+        )
+        for d in found
     ]
-    return markdown_table(["", "metric", "difference", "95 % interval", "p", "Holm p"], lines)
+    relative = () if means is None else ("%",)
+    return Table(("metric", "difference", *relative, "95 % interval", "p", "Holm p"), tuple(rows), texts=1)
+
+
+def relative_difference(difference: float, over: float | None) -> Cell:
+    """100 difference / over, as a cell in %; empty where that is undefined."""
+    return Cell(text="-") if over is None or over <= 0 else Cell(100 * difference / over, digits=2, signed=True)
 
 
 def summary_rows(summary: pl.DataFrame, reports: Sequence[DataSetReport]) -> pl.DataFrame:
     """The summary with the differences to the base beside it, for CSV.
 
     Returns:
-        Columns of `summarise`, and `base`, `difference`, `low`, `high`, `p_value`, `holm_p`, null where nothing was
-        compared.
+        Columns of `summarise`, and `base`, `difference`, `low`, `high`, `p_value`, `holm_p`, `n_changed`, null where
+        nothing was compared.
     """
-    rows = [
-        (report.name, row.run, False, row.metric, report.compared[0].run, d.difference, d.low, d.high, d.p_value, holm)
-        for report in reports
-        for row in report.compared
-        if (d := row.difference) is not None and (holm := row.holm_p) is not None
-    ]
+    rows = [asdict(found) for report in reports for found in differences(report)]
     schema: dict[str, Any] = {
-        **dict.fromkeys(("data_set", "row"), pl.String),
-        **{"reference": pl.Boolean, "metric": pl.String, "base": pl.String},
+        **dict.fromkeys(("data_set", "row", "metric", "base"), pl.String),
         **dict.fromkeys(("difference", "low", "high", "p_value", "holm_p"), pl.Float64),
+        "n_changed": pl.Int64,
     }
-    compared = pl.DataFrame(rows, schema=schema, orient="row")
+    compared = pl.DataFrame(rows, schema=schema, orient="row").with_columns(reference=pl.lit(False))
     keys = ["data_set", "row", "reference", "metric"]
     return summary.join(compared, on=keys, how="left", maintain_order="left")

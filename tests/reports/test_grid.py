@@ -5,8 +5,10 @@ import pytest
 
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.metrics.significance import PairedDifference
-from mllm_srec.reports.grid import cost_table, markdown_table, summarise, wide_table
+from mllm_srec.reports.grid import cost_table, result_table, summarise
 from mllm_srec.reports.grid_summary import DataSetReport, summary_rows, summary_text
+from mllm_srec.reports.table_text import markdown
+from mllm_srec.reports.tables import Cell, Row, Table
 
 
 def results(**rows):
@@ -49,7 +51,7 @@ def test_mean_and_deviation_by_hand():
 def test_a_single_seed_has_no_deviation():
     table = summarise(results(a=[0.25], b=[0.5]), ["hr@5"])
     assert table["sd"].to_list() == [None, None]
-    text = wide_table(table, ["hr@5"], {("a", "hr@5"): " †"})
+    text = markdown(result_table(table, ["hr@5"], {("a", "hr@5"): " †"}))
     assert text.splitlines() == ["|  | hr@5 |", "| --- | ---: |", "| a | *0.2500* † |", "| b | **0.5000** |"]
 
 
@@ -58,7 +60,8 @@ def test_a_reference_is_not_the_row_of_its_name():
     reference = named.filter(pl.col("row") == "b").with_columns(
         metric=pl.lit("test/reference/popularity/hr@5"), value=0.9
     )
-    text = wide_table(summarise(pl.concat([named, reference]), ["hr@5"]), ["hr@5"], {("popularity", "hr@5"): "!"})
+    summary = summarise(pl.concat([named, reference]), ["hr@5"])
+    text = markdown(result_table(summary, ["hr@5"], {("popularity", "hr@5"): "!"}))
     assert text.splitlines()[2:] == ["| popularity | *0.1000*! |", "| b | **0.2000** |", "| (popularity) | 0.9000 |"]
 
 
@@ -71,7 +74,8 @@ def test_other_splits_and_metrics_do_not_count():
 
 
 def test_a_label_cannot_break_the_table():
-    assert markdown_table(["", "x"], [["a|b\n# c", "1"]]).splitlines()[-1] == "| a\\|b # c | 1 |"
+    table = Table(("x",), (Row("a|b\n# c", (Cell(text="1"),)),))
+    assert markdown(table).splitlines()[-1] == "| a\\|b # c | 1 |"
 
 
 def test_costs_by_hand():
@@ -80,7 +84,7 @@ def test_costs_by_hand():
         {"row": "a", "seconds": {"fit": 2.0, "total": 5.0}, "peak_memory": 3 * 2**30},
         {"row": "b", "seconds": {}, "peak_memory": None},
     ]
-    assert cost_table(records).splitlines() == [
+    assert markdown(cost_table(records)).splitlines() == [
         "|  | runs | fit, s | test, s | total, s | peak memory, GiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| a | 2 | 1.5 | 1.0 | 4.5 | 3.00 |",

@@ -1,0 +1,61 @@
+"""`report`: finished grids and runs as one page, with every table and figure as a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse.typing import NonNegativeInt
+
+from mllm_srec.cli.parser import Parser
+from mllm_srec.cli.schema import PROGRAM
+
+DESCRIPTION = (
+    "Write finished results as one page that needs nothing else (index.html), and each of its tables as Markdown, "
+    "LaTeX and CSV, each of its figures as PNG, SVG and PDF. Nothing is measured anew."
+)
+RESULTS = Path("experiments/results")
+"""Where grids are looked for when none is named."""
+
+TITLE = "Multimodal sequential recommendation: results"
+
+
+def main(command: str, arguments: list[str]) -> None:
+    """Write the report."""
+    config = _parser(command).parse_args(arguments)
+    from mllm_srec.cli.quiet import silence_libraries
+    from mllm_srec.pipeline.grid_folder import find_grids
+    from mllm_srec.pipeline.report import check_report_folder, write_report
+
+    silence_libraries()
+    folder = Path(config.output)
+    check_report_folder(folder)
+    grids = [Path(path) for path in config.results]
+    if not grids and not config.runs:
+        grids = find_grids(RESULTS)
+    report = write_report(
+        grids, [Path(path) for path in config.runs], folder, config.title, (config.cases, config.seed)
+    )
+    for note in report.notes:
+        print(note)
+    print(f"written: {report.page}, {report.n_tables} tables, {report.n_figures} figures")
+
+
+def _parser(command: str) -> Parser:
+    parser = Parser(prog=f"{PROGRAM} {command}", description=DESCRIPTION)
+    parser.add_argument(
+        "results",
+        type=str,
+        nargs="*",
+        metavar="RESULTS",
+        help=f"Folders that `grid` wrote; none: all below {RESULTS} but those of --quick.",
+    )
+    parser.add_argument("--runs", type=str, nargs="+", default=[], metavar="RUN", help="Folders of tested runs.")
+    parser.add_argument("--output", type=str, default="report", help="Folder of the report.")
+    parser.add_argument(
+        "--title", type=str, default="Multimodal sequential recommendation: results", help="Of the page."
+    )
+    parser.add_argument(
+        "--cases", type=NonNegativeInt, default=2, help="Right and wrong cases that are drawn of one run of each grid."
+    )
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Seed of that drawing.")
+    return parser

@@ -1,0 +1,222 @@
+"""Case studies of a finished run (article, Figure 7), drawn by a rule and a seed, so that nobody picks them.
+
+studies = case_studies(Path("runs/demo/first"), n_right=2, n_wrong=2, seed=0)
+studies.cases[0].preference, studies.cases[0].targets[0].probability
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from mllm_srec.data.context_texts import ContextTexts
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.pipeline.loaded_run import load_run, read_settings
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.reports.cases import Case, CaseItem, CaseStudies, CaseTarget, Verdict
+from mllm_srec.types import ConfigError, DataError
+
+SHOWN_HISTORY = 8
+"""Latest items of a history that are shown."""
+
+SHOWN_OTHERS = 2
+"""Best candidates of no known like that are shown beside the liked ones."""
+
+SHOWN_LIKED = 4
+"""Liked candidates that are shown, the best first."""
+
+MAX_SIDE = 160
+"""Pixels of a shown picture's longer side."""
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """What cases are read from.
+
+    Attributes:
+        data: The data set that the run was tested on.
+        lists: Columns of `predictions/test.parquet`, and `place` and `tied` among the candidates.
+        texts: Summaries that the run's prompts were made of; None where they hold none.
+        prompt: How its prompts were written; None for a baseline.
+    """
+
+    data: PreparedDataset
+    lists: pl.DataFrame
+    texts: SummaryTexts | None
+    prompt: PromptSettings | None
+
+
+def case_studies(
+    run: Path, n_right: int = 2, n_wrong: int = 2, seed: int = 0, data_root: Path | None = None
+) -> CaseStudies:
+    """Draw right and wrong test lists of a run, and collect all that led to them.
+
+    Args:
+        run: Run folder with predictions of the test split; its data set must be where its settings say.
+        n_right: Lists on which a liked item has the highest score alone; fewer where there are fewer.
+        n_wrong: Lists on which no liked item has the highest score.
+        seed: Of the drawing.
+        data_root: Replaces `data.root` of its settings.
+
+    Raises:
+        ConfigError: The folder holds no tested run, or its data set or summaries are gone.
+        DataError: The predictions are of another data set.
+    """
+    source = open_source(run, data_root)
+    verdicts = list_verdicts(source.lists)
+    chosen: list[int] = []
+    counts = {verdict: verdicts.filter(pl.col("verdict") == verdict).height for verdict in ("right", "wrong")}
+    for number, (verdict, n) in enumerate((("right", n_right), ("wrong", n_wrong))):
+        ids = verdicts.filter(pl.col("verdict") == verdict)["group_id"].sort().to_numpy()
+        random = np.random.default_rng([seed, number])
+        chosen += [int(group) for group in random.choice(ids, min(n, len(ids)), replace=False)] if len(ids) else []
+    undecided = verdicts.height - sum(counts.values())
+    rule = (
+        f"Of {verdicts.height} test lists, {counts['right']} have a liked item on top (right), {counts['wrong']} have "
+        f"another (wrong)" + (f", and on {undecided} both share the highest score" if undecided else "") + ". "
+        f"Shown are {min(n_right, counts['right'])} of the right and {min(n_wrong, counts['wrong'])} of the wrong, "
+        f"drawn at random with seed {seed}; nobody picked them. Of each list stand here up to {SHOWN_LIKED} liked "
+        f"items and the {SHOWN_OTHERS} best-placed others."
+    )
+    return CaseStudies(run.resolve().name, rule, tuple(_case(source, group, verdicts) for group in chosen))
+
+
+def open_source(run: Path, data_root: Path | None = None) -> CaseSource:
+    """Open a run for its cases; no weight is read.
+
+    Args:
+        run: Run folder.
+        data_root: Replaces `data.root` of its settings.
+
+    Raises:
+        ConfigError: Something is missing.
+        DataError: The predictions are of another data set.
+    """
+    settings, path = read_settings(run, data_root), RunFolder(run).predictions / "test.parquet"
+    if not path.is_file():
+        raise ConfigError(f"{str(path)!r} is missing; run `python -m mllm_srec test` with a checkpoint of the run")
+    if settings.get("baseline"):
+        section = settings["data"]
+        data, texts, prompt = PreparedDataset.open(Path(section["root"]) / section["name"]), None, None
+    else:
+        loaded = load_run(settings).datamodule
+        data, texts, prompt = loaded.data, loaded.summaries, loaded.prompt
+    stated = RunFolder(run).read_metrics().get("test/candidates_hash")
+    if stated != data.candidates_hash:
+        raise DataError(
+            f"{str(run)!r} was tested on candidates {str(stated)[:12]}, but {data.folder} holds "
+            f"{data.candidates_hash[:12]}; it was prepared anew since. Test the run again"
+        )
+    return CaseSource(data, with_places(pl.read_parquet(path, glob=False)), texts, prompt)
+
+
+def with_places(lists: pl.DataFrame) -> pl.DataFrame:
+    """Predictions with the `place` of each candidate, from 1, and how many are `tied` with it, itself among them.
+
+    Equal scores share the best of their places. Null scores, of items that a retriever missed, have no place.
+
+    Args:
+        lists: Columns of `predictions/test.parquet`; where it holds parts of lists, their own numbers are taken.
+    """
+    if {"n_above", "n_tied"} <= set(lists.columns):
+        return lists.with_columns(place=pl.col("n_above") + 1, tied=pl.col("n_tied"))
+    place = pl.col("score").rank("min", descending=True).over("group_id").cast(pl.Int64)
+    scored = pl.col("score").is_not_null()
+    tied = pl.when(scored).then(pl.len().over("group_id", "score")).otherwise(0).cast(pl.Int64)
+    n_candidates = scored.sum().over("group_id").cast(pl.Int64)
+    return lists.with_columns(place=place, tied=tied, n_candidates=n_candidates)
+
+
+def list_verdicts(lists: pl.DataFrame) -> pl.DataFrame:
+    """Verdict on every list: `group_id` and `verdict`.
+
+    Args:
+        lists: From `with_places`.
+    """
+    top = pl.col("place") == 1
+    liked, tied = ((pl.col("label") == 1) & top).sum(), pl.col("tied").filter(top).max()
+    verdict = pl.when(liked == 0).then(pl.lit("wrong")).when(liked == tied).then(pl.lit("right"))
+    found = lists.group_by("group_id").agg(verdict.otherwise(pl.lit("undecided")).alias("verdict"))
+    return found.sort("group_id")
+
+
+# --- one case ---------------------------------------------------------------------------------------------------------
+
+
+def _case(source: CaseSource, group_id: int, verdicts: pl.DataFrame) -> Case:
+    group = source.data.groups.row(by_predicate=pl.col("group_id") == group_id, named=True)
+    own = source.data.interactions.filter(pl.col("user_id") == group["user_id"])
+    body = ContextTexts(own, source.texts, source.prompt or PromptSettings()).body(group)
+    candidates = source.lists.filter(pl.col("group_id") == group_id)
+    verdict: Verdict = verdicts.row(by_predicate=pl.col("group_id") == group_id, named=True)["verdict"]
+    history = group["history"]
+    return Case(
+        user_id=group["user_id"],
+        profile=source.data.profiles.get(group["user_id"]),
+        group_id=group_id,
+        history=tuple(_item(source, item_id) for item_id in history[-SHOWN_HISTORY:]),
+        n_history=len(history),
+        n_since=len(body.items) if body.preference is not None else 0,
+        preference=body.preference,
+        targets=tuple(_target(source, row) for row in _shown(candidates).iter_rows(named=True)),
+        n_candidates=int(candidates["n_candidates"].max() or candidates.height),  # type: ignore[arg-type]
+        verdict=verdict,
+    )
+
+
+def _shown(candidates: pl.DataFrame) -> pl.DataFrame:
+    """The best-placed liked candidates and the best-placed others, by place; missed ones last."""
+    ordered = candidates.sort("place", "item_id", nulls_last=True)
+    liked, others = (ordered.filter(pl.col("label") == label) for label in (1, 0))
+    return pl.concat([liked.head(SHOWN_LIKED), others.head(SHOWN_OTHERS)]).sort("place", "item_id", nulls_last=True)
+
+
+def _target(source: CaseSource, row: Mapping[str, Any]) -> CaseTarget:
+    yes, no = row.get("yes_logit"), row.get("no_logit")
+    stated = None if yes is None or no is None else 1 / (1 + math.exp(min(700.0, no - yes)))
+    item = _item(source, row["item_id"], with_summaries=True)
+    return CaseTarget(item, row["label"] == 1, row["place"], row["tied"], row["score"], stated)
+
+
+def _item(source: CaseSource, item_id: str, with_summaries: bool = False) -> CaseItem:
+    row = source.data.items.row(by_predicate=pl.col("item_id") == item_id, named=True)
+    texts = source.texts if with_summaries else None
+    return CaseItem(
+        item_id,
+        row["title"],
+        None if row["image"] is None else drawn_anew(source.data.folder / row["image"]),
+        None if texts is None else texts.image.get(item_id),
+        None if texts is None else texts.item.get(item_id),
+    )
+
+
+def drawn_anew(path: Path) -> bytes:
+    """A small JPEG of a picture: whatever else the file holds does not reach the page.
+
+    Args:
+        path: A file of the data set.
+
+    Raises:
+        DataError: The file is gone or broken.
+    """
+    try:
+        with Image.open(path, formats=("JPEG", "PNG", "GIF", "WEBP", "BMP")) as picture:
+            small = Image.new("RGB", picture.size, "white")
+            shown = picture.convert("RGBA")
+            small.paste(shown, mask=shown.getchannel("A"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"the picture {str(path)!r} cannot be read ({error}); prepare the data set again") from error
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()

@@ -1,0 +1,143 @@
+"""A folder of grid results, read and checked: its numbers, its comparisons, its cells, and what the grid was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from mllm_srec.pipeline.grid_about import QUICK_SUFFIX, about_grid
+from mllm_srec.pipeline.grid_results import RESULTS, SCHEMA, CellRecord, check_measured_alike, read_records
+from mllm_srec.reports.grid import in_order, summarise
+from mllm_srec.reports.grid_about import AboutGrid
+from mllm_srec.reports.grid_summary import Difference
+from mllm_srec.types import ConfigError, DataError
+
+SUMMARY = "summary.csv"
+
+
+@dataclass(frozen=True)
+class GridFolder:
+    """Results of a grid.
+
+    Attributes:
+        folder: Where they are.
+        about: What the grid was.
+        summary: From `summarise`, of the metrics of its tables.
+        differences: Rows against their base, as the grid computed them from the values of every user.
+        records: Its own cells; of merged grids there are numbers only.
+        missing: What was planned and has no result, one line for each row and data set.
+    """
+
+    folder: Path
+    about: AboutGrid
+    summary: pl.DataFrame
+    differences: tuple[Difference, ...]
+    records: tuple[CellRecord, ...]
+    missing: tuple[str, ...]
+
+
+def find_grids(root: Path) -> list[Path]:
+    """Folders of results below `root`, by name, without those of quick grids."""
+    found = {path.parent for path in root.rglob(RESULTS)} if root.is_dir() else set()
+    return sorted(folder for folder in found if not folder.name.endswith(QUICK_SUFFIX))
+
+
+def read_grid(folder: Path) -> GridFolder:
+    """Read a folder that `grid` wrote.
+
+    Args:
+        folder: Its `--output`.
+
+    Raises:
+        ConfigError: It holds no results of a grid, or they were not measured alike.
+        DataError: A file is damaged, or contradicts another.
+    """
+    results = _read_results(folder)
+    records = read_records(folder)
+    check_measured_alike(records)
+    written = _read_summary(folder)
+    about, planned = about_grid(folder, results, written)
+    try:
+        summary = summarise(results, about.metrics)
+    except ValueError as error:
+        raise DataError(f"{folder}: {error} Give the grid's `report.metrics` such as there are") from error
+    summary = in_order(summary, about.rows)
+    differences = _differences(folder, written, summary)
+    missing = _missing(about, results) if planned else ()
+    return GridFolder(folder, about, summary, differences, tuple(records), missing)
+
+
+def _read_results(folder: Path) -> pl.DataFrame:
+    path = folder / RESULTS
+    if not path.is_file():
+        raise ConfigError(
+            f"RESULTS: {str(folder)!r} holds no {RESULTS}; give folders that `grid` wrote, such as "
+            "experiments/results/table3, and finished runs with --runs"
+        )
+    try:
+        table = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{str(path)!r} cannot be read as Parquet ({error}); run the grid again") from error
+    odd = [name for name, kind in SCHEMA.items() if table.schema.get(name) != kind]
+    if odd or table.height == 0:
+        what = f"lacks or mistypes {', '.join(odd)}" if odd else "is empty"
+        raise DataError(f"{str(path)!r} {what}; run the grid again")
+    return table
+
+
+def _read_summary(folder: Path) -> pl.DataFrame | None:
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        table = pl.read_csv(path, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{str(path)!r} cannot be read as CSV ({error}); run the grid again") from error
+    if lacking := {"data_set", "row", "reference", "metric", "mean"} - set(table.columns):
+        raise DataError(f"{str(path)!r} lacks the columns {', '.join(sorted(lacking))}; run the grid again")
+    texts = [pl.col(name).cast(pl.String) for name in ("data_set", "row", "metric")]  # a label may look like a number
+    return table.with_columns(*texts)
+
+
+def _missing(about: AboutGrid, results: pl.DataFrame) -> tuple[str, ...]:
+    """Rows and data sets of the plan that lack results of a seed."""
+    there = set(results.select("row", "data_set", "seed").unique().iter_rows())
+    lines = []
+    for data_set in about.data_sets:
+        for row in about.rows:
+            lacking = [seed for seed in about.seeds if (row, data_set.name, seed) not in there]
+            if lacking:
+                lines.append(f"{row} on {data_set.name}: no result of seed {', '.join(map(str, lacking))}")
+    return tuple(lines)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def _differences(folder: Path, written: pl.DataFrame | None, summary: pl.DataFrame) -> tuple[Difference, ...]:
+    """Comparisons of `summary.csv`, if its means are those of `results.parquet`."""
+    if written is None:
+        return ()
+    _check_means(folder, written, summary)
+    columns = ("data_set", "row", "metric", "base", "difference", "low", "high", "p_value", "holm_p")
+    if not set(columns) <= set(written.columns):
+        return ()
+    changed = pl.col("n_changed") if "n_changed" in written.columns else pl.lit(None, pl.Int64).alias("n_changed")
+    found = written.filter(pl.col("base").is_not_null()).select(*columns, changed)
+    return tuple(Difference(*line) for line in found.iter_rows())
+
+
+def _check_means(folder: Path, written: pl.DataFrame, summary: pl.DataFrame) -> None:
+    keys: Sequence[str] = ("data_set", "row", "reference", "metric")
+    both = summary.join(written.select(*keys, "mean"), on=list(keys), how="inner")
+    for line in both.iter_rows(named=True):
+        if not math.isclose(line["mean"], line["mean_right"], rel_tol=0, abs_tol=1e-9):
+            raise DataError(
+                f"{str(folder / SUMMARY)!r} says {line['mean_right']} for {line['metric']} of {line['row']!r} on "
+                f"{line['data_set']!r}, but {RESULTS} says {line['mean']}; they are of different grids. "
+                "Run the grid again"
+            )

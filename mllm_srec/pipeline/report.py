@@ -1,0 +1,141 @@
+"""The report: one page, and every table and figure of it as files of their own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mllm_srec
+from mllm_srec.pipeline.grid_folder import read_grid
+from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section
+from mllm_srec.reports.drawing import write_drawing
+from mllm_srec.reports.page import FigureBlock, Section, TableBlock, render_page
+from mllm_srec.reports.table_text import csv_text, latex, markdown, markdown_escaped
+from mllm_srec.types import ConfigError, DataError
+
+PAGE = "index.html"
+TABLES = "tables"
+FIGURES = "figures"
+FILES = "report.json"
+"""Names what the last report wrote, so that the next one may replace it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: The page.
+        n_tables: Tables, each in three formats.
+        n_figures: Figures, each in three formats.
+        notes: What a reader of the terminal should know, one line each.
+    """
+
+    page: Path
+    n_tables: int
+    n_figures: int
+    notes: tuple[str, ...]
+
+
+def check_report_folder(folder: Path) -> None:
+    """Look whether a report may be written into a folder, before anything is read.
+
+    Raises:
+        ConfigError: It holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output: {str(folder)!r} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILES).is_file():
+        raise ConfigError(f"output: {str(folder)!r} holds something else than a report; give another folder")
+
+
+def write_report(
+    grids: Sequence[Path], runs: Sequence[Path], folder: Path, title: str, cases: Cases = (2, 0)
+) -> Report:
+    """Read results and write the report.
+
+    Args:
+        grids: Folders that `grid` wrote.
+        runs: Folders of tested runs.
+        folder: Where to; from `check_report_folder`.
+        title: Of the page.
+        cases: Number of right and of wrong cases of a run, and the seed of their drawing.
+
+    Raises:
+        ConfigError: There is nothing to report, or a folder holds no results.
+        DataError: A file is damaged, or the report cannot be written.
+    """
+    if not grids and not runs:
+        raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or finished runs with --runs")
+    read = [read_grid(path) for path in grids]
+    names = [grid.about.name + ("-quick" if grid.about.quick else "") for grid in read]
+    anchors = _anchors([*(name.replace("-quick-quick", "-quick") for name in names), *(p.resolve().name for p in runs)])
+    sections = [
+        *(grid_section(grid, anchor, cases) for grid, anchor in zip(read, anchors, strict=False)),
+        *(run_section(path, anchor, cases) for path, anchor in zip(runs, anchors[len(grids) :], strict=True)),
+    ]
+    made = f"Made by mllm_srec {mllm_srec.__version__} from {len(grids)} grids and {len(runs)} single runs."
+    page = render_page(title, sections, made)
+    try:
+        files = _write(folder, page, sections)
+    except OSError as error:
+        raise DataError(f"output: {str(folder)!r} cannot be written ({error.strerror})") from error
+    n_tables, n_figures = (sum(path.startswith(f"{part}/") for path in files) // 3 for part in (TABLES, FIGURES))
+    quick = [section.title for section in sections if section.quick]
+    notes = (f"quick runs, which show only that everything runs: {', '.join(quick)}",) if quick else ()
+    return Report(folder / PAGE, n_tables, n_figures, notes)
+
+
+def _anchors(names: Sequence[str]) -> list[str]:
+    """Safe names that differ, whatever the folders are called."""
+    anchors: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "results"
+        others = (f"{plain}-n{number}" for number in itertools.count(2))
+        anchors.append(plain if plain not in anchors else next(name for name in others if name not in anchors))
+    return anchors
+
+
+def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
+    """Write everything; files of the last report that this one has no more are removed."""
+    before = _files_before(folder)
+    for part in (TABLES, FIGURES):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    files = [PAGE]
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, TableBlock):
+                files += _write_table(folder, block)
+            elif isinstance(block, FigureBlock):
+                paths = write_drawing(block.drawing, folder / FIGURES)
+                files += [f"{FIGURES}/{path.name}" for path in paths]
+    partial = folder / f".{PAGE}.partial"
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(folder / PAGE)
+    (folder / FILES).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    for name in before - set(files):
+        (folder / name).unlink(missing_ok=True)
+    return files
+
+
+def _files_before(folder: Path) -> set[str]:
+    """Files that the last report wrote, as far as their names are such as a report gives."""
+    try:
+        listed = json.loads((folder / FILES).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {str(name) for name in listed if re.fullmatch(rf"({TABLES}|{FIGURES})/[A-Za-z0-9-]+\.[a-z]+", str(name))}
+
+
+def _write_table(folder: Path, block: TableBlock) -> list[str]:
+    caption, notes = block.table.caption, "".join(f"- {markdown_escaped(note)}\n" for note in block.notes)
+    text = f"{markdown_escaped(caption)}\n\n{markdown(block.table)}\n" + (f"\n{notes}" if notes else "")
+    contents = {"md": text, "tex": latex(block.table, block.name), "csv": csv_text(block.table)}
+    names = [f"{TABLES}/{block.name}.{ending}" for ending in contents]
+    for name, content in zip(names, contents.values(), strict=True):
+        (folder / name).write_text(content, encoding="utf-8")
+    return names

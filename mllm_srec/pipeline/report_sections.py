@@ -1,0 +1,214 @@
+"""Finished grids and runs as sections of a page: how they were measured, their results, their training, their cases."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mllm_srec.pipeline.case_studies import case_studies
+from mllm_srec.pipeline.grid_folder import GridFolder
+from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord
+from mllm_srec.pipeline.loaded_run import read_settings
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.training_logs import training_log
+from mllm_srec.reports.drawing import Drawing
+from mllm_srec.reports.grid import in_order, result_table, summarise
+from mllm_srec.reports.grid_blocks import grid_blocks
+from mllm_srec.reports.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
+from mllm_srec.reports.terminal import SHOWN
+from mllm_srec.reports.training_charts import TrainingLog, has_curves, training_chart
+from mllm_srec.types import ConfigError, DataError
+
+CEILING = re.compile(r"test/reference/(oracle|reader)_")
+"""Results that only the demo shop has, whose truth is known."""
+
+Cases = tuple[int, int]
+"""How many cases of a run are shown, and the seed of their drawing; none of them with 0."""
+
+
+def grid_section(grid: GridFolder, anchor: str, cases: Cases) -> Section:
+    """A grid as a section.
+
+    Args:
+        grid: From `read_grid`.
+        anchor: Name of the section and of its files, safe.
+        cases: Number of right and of wrong cases of one of its runs, and their seed.
+
+    Raises:
+        DataError: The log of a training is damaged.
+    """
+    about, records = grid.about, grid.records
+    slug = f"{anchor}-"  # no anchor holds two hyphens, so that files of different sections differ
+    blocks = grid_blocks(about, slug, grid.summary, grid.differences, records)
+    if grid.missing:
+        blocks.insert(0, NoteBlock("Not finished", grid.missing))
+    logs = [training_log(Path(record["run"]), _row_name(record, records), record["seed"]) for record in records]
+    n_gone = sum(not Path(record["run"]).is_dir() for record in records)
+    blocks += training_blocks([log for log in logs if log is not None], n_gone, len(records), slug, about.stamp)
+    blocks += _grid_cases(grid, cases)
+    demo = any(CEILING.match(metric) for record in records for metric in record["metrics"])
+    return Section(
+        anchor, about.title or about.name, about.caption, about.quick, demo, tuple(_facts(grid)), tuple(blocks),
+        tuple(about.metrics),
+    )  # fmt: skip
+
+
+def _row_name(record: CellRecord, records: Sequence[CellRecord]) -> str:
+    several = len({other["data_set"] for other in records}) > 1
+    return f"{record['row']}, {record['data_set']}" if several else str(record["row"])
+
+
+# --- how it was measured --------------------------------------------------------------------------------------------
+
+
+def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
+    records = grid.records
+    protocols: dict[str, list[str]] = {}
+    for data_set in grid.about.data_sets:
+        of_data_set = [record for record in records if record["data_set"] == data_set.name]
+        if of_data_set:  # all of one data set were measured alike
+            protocols.setdefault(protocol_words(of_data_set[0]["metrics"]), []).append(data_set.name)
+    for words, names in protocols.items():
+        yield f"Protocol on {', '.join(names)}", words
+    seeds = sorted({record["seed"] for record in records})
+    rows = dict.fromkeys(record["row"] for record in records)
+    yield "Size", f"{len(rows)} rows, seeds {', '.join(map(str, seeds))}: {len(records)} runs"
+    counts = Counter((record["row"], record["data_set"]) for record in records)
+    fewer = [f"{row} on {data_set} only {n}" for (row, data_set), n in counts.items() if n < len(seeds)]
+    if fewer:
+        yield "Fewer seeds than others", ", ".join(fewer)
+    commits = list(dict.fromkeys(map(_code, records)))
+    yield "Code", ", ".join(commits) + ("; runs used different code" if len(commits) > 1 else "")
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) for record in records
+    )
+    yield "Versions", "; also ".join(versions)
+    if not grid.about.stated:
+        yield "Note", "older results without a description of their grid, so they are shown as a plain table"
+
+
+def protocol_words(metrics: Mapping[str, Any]) -> str:
+    """How lists were made, in words.
+
+    Args:
+        metrics: Content of `metrics.json`.
+    """
+    evaluator, m = str(metrics.get("test/evaluator")), metrics.get("test/m")
+    lists = {
+        "sampled": f"later liked items among {m} drawn ones that the person never met",
+        "full": "all items that the person does not know yet",
+        "rerank": f"what the retriever {metrics.get('test/retriever')} found",
+    }.get(evaluator.partition("@")[0], "lists of a kind that this version does not know")
+    return (
+        f"evaluator {evaluator} ({lists}); {metrics.get('test/n_users')} lists of people; ties "
+        f"{metrics.get('test/ties')}; candidates {str(metrics.get('test/candidates_hash'))[:12]}; test split"
+    )
+
+
+def _code(record: CellRecord) -> str:
+    if record.get("commit") is None:
+        return "outside a repository"
+    return str(record["commit"])[:12] + (" with changes" if record.get("dirty") else "")
+
+
+# --- training and cases ---------------------------------------------------------------------------------------------
+
+
+def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug: str, stamp: str) -> list[Block]:
+    """Curves of all runs that were trained, and what is missing of them.
+
+    Args:
+        logs: Logs that were found.
+        n_gone: Runs whose folders are gone.
+        n_runs: Runs in all.
+        slug: Begins the names of the figures' files.
+        stamp: Of the figures, such as that the runs were quick.
+    """
+    if n_gone == n_runs:
+        line = f"The folders of all {n_runs} runs are gone from here, and their logs with them; their results are not."
+        return [NoteBlock("Training curves", (line,))]
+    if not logs:
+        return [NoteBlock("Training curves", ("Nothing was trained, or nothing was logged.",))]
+    said = f" {n_gone} of {n_runs} run folders are gone from here, and are not drawn." if n_gone else ""
+    blocks: list[Block] = []
+    metrics = dict.fromkeys(log.metric.removeprefix("val/") for log in logs if log.metric)
+    for quantity, label, words in (
+        ("loss", "loss", "each panel has its own axis, as losses of different models mean different things"),
+        ("validation", f"validation {' or '.join(metrics)}", "all panels share one axis"),
+    ):
+        if has_curves(logs, quantity):
+            heading = f"Training: {label}"
+            caption = f"{label[0].upper()}{label[1:]} by step of the optimiser, a line for each seed; {words}.{said}"
+            alt = f"{label} of {len({log.row for log in logs})} rows."
+            drawing = Drawing(f"{slug}-training-{quantity}", caption, alt, training_chart(logs, quantity, label), stamp)
+            blocks.append(FigureBlock(heading, drawing))
+    return blocks
+
+
+def case_blocks(run: Path, title: str, cases: Cases) -> list[Block]:
+    """Case studies of a run, or why there are none."""
+    try:
+        studies = case_studies(run, cases[0], cases[0], cases[1])
+    except (ConfigError, DataError) as error:
+        return [NoteBlock(title, (f"None are shown: {error}.",))]
+    return [CaseBlock(title, studies)]
+
+
+def _grid_cases(grid: GridFolder, cases: Cases) -> list[Block]:
+    """Cases of the row in question, or else of the best one, with its first seed; of baselines where all rows are."""
+    if not cases[0]:
+        return []
+    there = [record for record in grid.records if RunFolder(Path(record["run"])).config.is_file()]
+    if not there:
+        return [
+            NoteBlock("Case studies", ("The run folders are gone from here, and what the runs predicted with them.",))
+        ]
+    own = [record for record in there if not read_settings(Path(record["run"])).get("baseline")]
+    first = f"test/{grid.about.metrics[0]}"
+    chosen = min(own or there, key=lambda r: (r["row"] != grid.about.base, -(r["metrics"].get(first) or 0), r["seed"]))
+    title = f"Case studies: {chosen['row']} on {chosen['data_set']}, seed {chosen['seed']}"
+    return case_blocks(Path(chosen["run"]), title, cases)
+
+
+# --- single runs ----------------------------------------------------------------------------------------------------
+
+
+def run_section(run: Path, anchor: str, cases: Cases) -> Section:
+    """A single run as a section.
+
+    Args:
+        run: Run folder that was tested.
+        anchor: Name of the section and of its files, safe.
+        cases: As in `grid_section`.
+
+    Raises:
+        ConfigError: The folder holds no results of the test split.
+        DataError: A log is damaged.
+    """
+    if not run.is_dir() or "test/n_users" not in (metrics := RunFolder(run).read_metrics()):
+        raise ConfigError(
+            f"runs: {str(run)!r} holds no test results; give folders that `test` wrote, such as runs/demo/a"
+        )
+    name, slug = run.resolve().name, f"{anchor}-"
+    numbers = {
+        key: value for key, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    table = pl.DataFrame(
+        [("", name, "", 0, key, float(value)) for key, value in numbers.items()], schema=SCHEMA, orient="row"
+    )
+    shown = [name for name in SHOWN if f"test/{name}" in numbers]
+    summary = in_order(summarise(table, shown), [name])
+    results = result_table(summary, shown, {}).captioned(f"Run {name}: one seed, so that nothing is known of its luck.")
+    blocks: list[Block] = [TableBlock(f"{slug}-results", "Results", results)]
+    log = training_log(run, name, None)
+    blocks += training_blocks([] if log is None else [log], 0, 1, slug, "")
+    if cases[0]:
+        blocks += case_blocks(run, "Case studies", cases)
+    demo = any(CEILING.match(key) for key in metrics)
+    facts = (("Protocol", protocol_words(metrics)), ("Score", str(metrics.get("test/score"))))
+    return Section(anchor, f"Run {name}", "", False, demo, facts, tuple(blocks), tuple(shown))

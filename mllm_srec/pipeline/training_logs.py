@@ -1,0 +1,72 @@
+"""What runs logged while they were trained, as far as their folders still exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.reports.training_charts import Curve, TrainingLog
+from mllm_srec.types import DataError
+
+LOSS = "train/loss"
+
+VALIDATION = ("val/auc", "val/ndcg@10")
+"""What is drawn of the validation: the first of these that was logged."""
+
+
+def training_log(run: Path, row: str, seed: int | None) -> TrainingLog | None:
+    """Loss and validation metric of a run, from the logs of all its `fit` commands.
+
+    Where a killed run was continued, a step counts once, as the later log has it.
+
+    Args:
+        run: Run folder.
+        row: Row of the table, or name of the run.
+        seed: Its seed.
+
+    Returns:
+        None where nothing was trained, or the folder is gone.
+
+    Raises:
+        DataError: A log is damaged.
+    """
+    tables = [_read(path) for path in _logs(run)]
+    loss = _merged(tables, LOSS)
+    validations = [(curve, name) for name in VALIDATION if (curve := _merged(tables, name)).steps]
+    if not loss.steps and not validations:
+        return None
+    validation, metric = validations[0] if validations else (Curve((), ()), "")
+    return TrainingLog(row, seed, loss, validation, metric)
+
+
+def _logs(run: Path) -> list[Path]:
+    """Logs of `fit`, the earliest first."""
+    found = RunFolder(run).logs.glob("*-fit/metrics.csv")
+    numbered = [(path.parent.name.partition("-")[0], path) for path in found]
+    return [path for _, path in sorted((int(number), path) for number, path in numbered if number.isdecimal())]
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        table = pl.read_csv(path, infer_schema_length=None)
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame({"step": []})  # killed before the first line
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"{str(path)!r} cannot be read as the log of a training ({error}); delete or repair it"
+        ) from error
+    if "step" not in table.columns:
+        raise DataError(f"{str(path)!r} has no column step, so it is no log of a training; delete or repair it")
+    return table
+
+
+def _merged(tables: list[pl.DataFrame], column: str) -> Curve:
+    points: dict[int, float] = {}
+    for table in tables:
+        if column in table.columns:
+            known = table.select(pl.col("step").cast(pl.Int64), pl.col(column).cast(pl.Float64)).drop_nulls()
+            points |= dict(known.iter_rows())
+    steps = tuple(sorted(points))
+    return Curve(steps, tuple(points[step] for step in steps))

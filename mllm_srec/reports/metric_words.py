@@ -1,0 +1,40 @@
+"""What metrics mean, in plain words, for readers who meet them for the first time."""
+
+from __future__ import annotations
+
+import re
+
+_NAMED = {
+    "auc": "chance that a later liked item gets a higher score than a drawn one, over all pairs; 0.5 is a guess",
+    "auc_disliked": "the same, a later liked item against one that the person disliked",
+    "user_auc": "the same within each person's list, then averaged over persons",
+}
+_AT = {
+    "hr@K": "share of lists with at least one liked item among the first K",
+    "recall@K": "share of a list's liked items that are among the first K",
+    "ndcg@K": "how far up the liked items stand among the first K; 1 where all of them come first",
+    "mrr@K": "one over the place of the first liked item, 0 where it is not among the first K",
+}
+_SUMMARIES = "share of an item's true attributes that the summaries name rightly (known for the generated shop only)"
+
+
+def metric_family(name: str) -> str:
+    """A metric without its cut-off.
+
+    >>> metric_family("hr@5"), metric_family("auc")
+    ('hr@K', 'auc')
+    """
+    return re.sub(r"@\d+$", "@K", name)
+
+
+def metric_meaning(family: str) -> str | None:
+    """A metric in words; None where it is not known.
+
+    Args:
+        family: From `metric_family`.
+
+    >>> metric_meaning("hr@K")
+    'share of lists with at least one liked item among the first K'
+    """
+    known = {**_NAMED, **_AT}.get(family)
+    return _SUMMARIES if known is None and re.fullmatch(r"summaries/\w+/attribute_accuracy", family) else known

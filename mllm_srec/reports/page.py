@@ -1,0 +1,145 @@
+"""One page without anything outside it: sections of tables, figures, notes and cases, rendered with escaping."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from mllm_srec.reports.cases import CaseStudies
+from mllm_srec.reports.drawing import DARK, LIGHT, Drawing, drawn
+from mllm_srec.reports.metric_words import metric_family, metric_meaning
+from mllm_srec.reports.table_text import one_line
+from mllm_srec.reports.tables import Cell, Table, emphasised
+
+GENERATOR = "mllm_srec report"
+"""Named in the page, so that a later report knows what it may replace."""
+
+
+@dataclass(frozen=True)
+class TableBlock:
+    """A table of a section.
+
+    Attributes:
+        name: Of its files, safe.
+        title: Heading.
+        table: The table.
+        notes: Lines below it.
+        folded: Whether it is opened by a click only.
+    """
+
+    name: str
+    title: str
+    table: Table
+    notes: tuple[str, ...] = ()
+    folded: bool = False
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class FigureBlock:
+    """A figure of a section."""
+
+    title: str
+    drawing: Drawing
+    kind: str = "figure"
+
+
+@dataclass(frozen=True)
+class NoteBlock:
+    """Lines of text under a heading."""
+
+    title: str
+    lines: tuple[str, ...]
+    kind: str = "note"
+
+
+@dataclass(frozen=True)
+class CaseBlock:
+    """Case studies of a run."""
+
+    title: str
+    studies: CaseStudies
+    kind: str = "cases"
+
+
+Block = TableBlock | FigureBlock | NoteBlock | CaseBlock
+
+
+@dataclass(frozen=True)
+class Section:
+    """A grid or a run.
+
+    Attributes:
+        anchor: Of links, safe.
+        title: Heading.
+        caption: A sentence below it; may be empty.
+        quick: Whether it is a trial that only shows that everything runs.
+        demo: Whether its data are of the generated shop.
+        facts: Name -> text, how it was measured.
+        blocks: Its content, in order.
+        metrics: Names of the metrics that it shows.
+    """
+
+    anchor: str
+    title: str
+    caption: str
+    quick: bool
+    demo: bool
+    facts: tuple[tuple[str, str], ...]
+    blocks: tuple[Block, ...]
+    metrics: tuple[str, ...] = ()
+
+
+def render_page(title: str, sections: Sequence[Section], made: str) -> str:
+    """The page in HTML.
+
+    Args:
+        title: Its name.
+        sections: Its content, in order.
+        made: With what and from what it was made, in a line.
+    """
+    environment = Environment(
+        loader=PackageLoader("mllm_srec.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(plain=one_line, cell=_cell, svg=_svg, picture=_picture, percent=_percent, number=_number)
+    names = dict.fromkeys(metric_family(metric) for section in sections for metric in section.metrics)
+    meanings = {name: text for name in names if (text := metric_meaning(name)) is not None}
+    context: dict[str, Any] = {"title": title, "sections": sections, "made": made, "generator": GENERATOR}
+    return environment.get_template("page.html.j2").render(**context, meanings=meanings)
+
+
+def _cell(cell: Cell) -> Markup:
+    """A cell's content, dressed as its place asks for; the deviation below it, so that many columns fit a screen."""
+    number, _, spread = one_line(cell.shown).partition(" ± " if cell.sd is not None else "\n")
+    dressed = emphasised(cell, str(escape(number)), "<strong>{}</strong>".format, "<em>{}</em>".format)
+    below = f'<span class="sd">± {escape(spread)}</span>' if spread else ""
+    return Markup(f"{dressed}{escape(cell.mark)}{below}")
+
+
+def _svg(drawing: Drawing, dark: bool) -> str:
+    return _data_uri(drawn(drawing, DARK if dark else LIGHT), "image/svg+xml")
+
+
+def _picture(content: bytes) -> str:
+    return _data_uri(content, "image/png" if content.startswith(b"\x89PNG") else "image/jpeg")
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

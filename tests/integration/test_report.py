@@ -1,0 +1,150 @@
+"""A small grid of real rows, its page recomputed by an independent script, and looked at in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from mllm_srec.__main__ import main
+from tests.integration.ranking_by_hand import run_metrics
+from tests.reports.page_reader import PageReader
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROWS = ("random", "popularity", "item_knn")
+METRICS = ["auc", "user_auc", *(f"{name}@{k}" for name in ("hr", "recall", "ndcg") for k in (5, 10, 20))]
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = "Mug <script>alert(1)</script></style><img src=x onerror=alert(2)> | $x$ & \\input{y}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder in which a grid of three cheap rows and two seeds was run and reported."""
+    root = tmp_path_factory.mktemp("report")
+    grid = {
+        "base": [str(CONFIGS / "demo.yaml")],
+        "seeds": [0, 1],
+        "set": {
+            "data.name": "tiny", "data.root": str(root / "data"), "trainer.default_root_dir": str(root / "runs"),
+            "prepare.k_core": 1, "prepare.demo": {"n_users": 24, "n_items": 40, "n_interactions": 10},
+        },
+        "rows": [{"label": row, "configs": [str(CONFIGS / f"baselines/{row}.yaml")]} for row in ROWS],
+        "significance": {"base": "item_knn"},
+    }  # fmt: skip
+    (root / "tiny.yaml").write_text(yaml.safe_dump(grid))
+    assert main(["grid", "--config", str(root / "tiny.yaml"), "--output", str(root / "results")]) == 0
+    poison(root / "data/tiny")
+    assert main(["report", str(root / "results"), "--output", str(root / "page")]) == 0
+    return root
+
+
+def poison(data):
+    """Titles that try to become markup; candidates and scores stay as they are."""
+    items = pd.read_parquet(data / "items.parquet")
+    items.assign(title=HOSTILE).to_parquet(data / "items.parquet", index=False)
+
+
+def cells(folder):
+    return [json.loads(path.read_text()) for path in sorted((folder / "results/cells").glob("*.json"))]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_number_of_the_page_follows_from_the_predictions(folder):
+    found = pd.DataFrame(
+        [{"row": cell["row"], "seed": cell["seed"], **run_metrics(cell["run"])} for cell in cells(folder)]
+    )
+    means, spreads = (getattr(found.groupby("row")[METRICS], how)() for how in ("mean", "std"))
+    page = PageReader((folder / "page/index.html").read_text(encoding="utf-8"))
+    table = page.table("Results on tiny")
+    n_checked = 0
+    for row in ROWS:
+        for metric in METRICS:
+            number, spread = table[row][metric]
+            # metrics.json holds float32; the page shows four digits
+            assert float(number.split()[0]) == pytest.approx(means.loc[row, metric], abs=5.1e-5)
+            assert float(spread.split()[1]) == pytest.approx(spreads.loc[row, metric], abs=5.1e-5)
+            n_checked += 1
+    assert n_checked == 33
+    others = means.loc[["random", "popularity"]].max()
+    for metric in METRICS:
+        gain = 100 * (means.loc["item_knn", metric] / others[metric] - 1)
+        assert float(table["item_knn over best other, %"][metric][0]) == pytest.approx(gain, abs=0.01)
+    chance = float(table["(chance)"]["auc"][0])
+    assert chance == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_hostile_titles_of_real_results_are_only_shown(folder):
+    page = PageReader((folder / "page/index.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert HOSTILE in page.text
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+
+
+def browse(page, folder, *options):
+    """Open a page in a headless browser, and return what it says and its picture."""
+    picture = folder / "page.png"
+    picture.unlink(missing_ok=True)
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}", f"--screenshot={picture}", *options, page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line], Image.open(picture).convert("RGB")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed (Debian: apt-get install chromium)")
+class TestInABrowser:
+    """The page as people see it."""
+
+    def test_it_opens_without_a_complaint(self, folder):
+        console, picture = browse(folder / "page/index.html", folder, "--window-size=1280,2400")
+        assert console == []
+        assert picture.size == (1280, 2400)
+        pixels = np.asarray(picture)
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100, "blank, or nearly so"
+        inked = (np.abs(pixels.astype(int) - pixels[2, 2]).sum(axis=2) > 60).mean(axis=1)  # share of each line
+        assert (inked > 0.005).mean() > 0.3, "most of it is empty"
+
+    def test_it_is_dark_where_that_is_wanted(self, folder):
+        dark = "--blink-settings=preferredColorScheme=0"
+        _, light = browse(folder / "page/index.html", folder, "--window-size=1280,900")
+        _, night = browse(folder / "page/index.html", folder, "--window-size=1280,900", dark)
+        assert np.asarray(light).mean() > 200
+        assert np.asarray(night).mean() < 80
+
+    @pytest.mark.parametrize("width", [360, 1280])
+    def test_nothing_is_wider_than_the_screen(self, folder, width):
+        frame = folder / "frame.html"
+        measure = "document.title = frame.contentDocument.documentElement.scrollWidth"
+        page = (folder / "page/index.html").as_uri()
+        frame.write_text(
+            f'<iframe id="frame" src="{page}" style="width:{width}px;height:800px;border:0"></iframe>'
+            f"<script>frame.onload = () => {{ {measure} }}</script>"
+        )
+        command = [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-web-security",
+            "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile-frame'}",
+            "--virtual-time-budget=5000", "--dump-dom", frame.as_uri(),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        found = re.search(r"<title>(\d+)</title>", done.stdout)
+        assert found, done.stdout[:500]
+        assert 0 < int(found.group(1)) <= width
+
+    def test_this_would_notice_a_complaint(self, tmp_path):
+        page = tmp_path / "bad.html"
+        page.write_text("<script>console.error('broken')</script>")
+        console, picture = browse(page, tmp_path, "--window-size=640,480")
+        assert any("broken" in line for line in console)
+        assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) < 100

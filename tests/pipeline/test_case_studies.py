@@ -1,0 +1,150 @@
+"""Case studies: places and verdicts by brute force, chosen by the seed, and told as the model was told."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from PIL import Image
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.pipeline.case_studies import case_studies, drawn_anew, list_verdicts, with_places
+from mllm_srec.prompts.summaries import one_line
+from mllm_srec.types import ConfigError, DataError
+from tests.conftest import write_picture
+
+
+def by_hand(group):
+    """Verdict on one list, from its definition."""
+    best = group["score"].max()
+    top = group[group["score"] == best]["label"]
+    return "wrong" if (top == 0).all() else "right" if (top == 1).all() else "undecided"
+
+
+def test_places_and_verdicts_by_brute_force():
+    random = np.random.default_rng(0)
+    rows = pd.DataFrame({
+        "group_id": np.repeat(np.arange(200), 6), "score": random.integers(0, 4, 1200) / 2.0,
+        "label": random.integers(0, 2, 1200),
+    })  # fmt: skip
+    found = with_places(pl.from_pandas(rows))
+    for _, group in found.to_pandas().groupby("group_id"):
+        for _, row in group.iterrows():
+            assert row["place"] == 1 + (group["score"] > row["score"]).sum()
+            assert row["tied"] == (group["score"] == row["score"]).sum()
+        assert (group["n_candidates"] == 6).all()
+    verdicts = list_verdicts(found)
+    expected = {key: by_hand(group) for key, group in rows.groupby("group_id")}
+    assert dict(verdicts.iter_rows()) == expected
+    assert set(expected.values()) == {"right", "wrong", "undecided"}
+
+
+def test_items_that_a_retriever_missed_have_no_place():
+    rows = pl.DataFrame({"group_id": [1, 1, 1], "score": [0.5, None, 0.2], "label": [0, 1, 0]})
+    found = with_places(rows)
+    assert found["place"].to_list() == [1, None, 2]
+    assert found["tied"].to_list() == [1, 0, 1]
+    assert found["n_candidates"].to_list() == [2, 2, 2]
+    assert list_verdicts(found)["verdict"].to_list() == ["wrong"]
+
+
+def test_of_parts_of_lists_their_own_places_are_taken():
+    rows = pl.DataFrame(
+        {"group_id": [1], "score": [0.5], "label": [1], "n_above": [41], "n_tied": [2], "n_candidates": [99]}
+    )
+    assert with_places(rows).select("place", "tied", "n_candidates").row(0) == (42, 2, 99)
+
+
+@pytest.fixture(scope="module")
+def told_run(tmp_path_factory, told_root, write_run):
+    """A run with summaries and invented scores: in every other list the liked item is on top."""
+    data = PreparedDataset.open(told_root / "shop")
+    run = write_run(tmp_path_factory.mktemp("runs") / "mine", told_root, variant="full")
+    rows = data.candidates.filter(pl.col("split") == "test").sort("group_id", "position")
+    turn = (rows["group_id"].rank("dense").to_numpy() % 2 == 0) * 2 - 1
+    score = (rows["label"].to_numpy() - 0.5) * turn * 3 - rows["position"].to_numpy() / 10
+    table = rows.select("group_id", "user_id", "item_id", "label", "kind").with_columns(
+        score=pl.Series(score, dtype=pl.Float32), yes_logit=pl.Series(score + 1), no_logit=pl.lit(1.0)
+    )
+    (run / "predictions").mkdir()
+    table.write_parquet(run / "predictions/test.parquet")
+    (run / "metrics.json").write_text(json.dumps({"test/candidates_hash": data.candidates_hash, "test/n_users": 12}))
+    return run
+
+
+def test_a_case_tells_what_the_model_was_told(told_run, told_root):
+    data = PreparedDataset.open(told_root / "shop")
+    studies = case_studies(told_run, n_right=3, n_wrong=2, seed=4)
+    assert [case.verdict for case in studies.cases] == ["right"] * 3 + ["wrong"] * 2
+    titles = dict(data.items.select("item_id", "title").iter_rows())
+    for case in studies.cases:
+        group = data.groups.filter(pl.col("group_id") == case.group_id).row(0, named=True)
+        assert case.user_id == group["user_id"]
+        assert [item.item_id for item in case.history] == group["history"][-8:]
+        assert case.n_history == len(group["history"])
+        assert [target.place for target in case.targets] == sorted(target.place for target in case.targets)
+        for target in case.targets:
+            assert target.item.title == titles[target.item.item_id]
+            assert target.probability == pytest.approx(1 / (1 + math.exp(-target.score)), abs=1e-6)
+            assert (target.item.picture is None) == (target.item.item_id == "i05")
+            assert target.item.item_summary is not None
+        liked = data.candidates.filter((pl.col("group_id") == case.group_id) & (pl.col("label") == 1))["item_id"]
+        assert {t.item.item_id for t in case.targets if t.liked} == set(liked)
+        assert (case.targets[0].liked, case.targets[0].place) == (case.verdict == "right", 1)
+
+
+def test_preferences_are_those_before_the_context(told_run, told_root):
+    data = PreparedDataset.open(told_root / "shop")
+    views = [pl.read_parquet(path) for path in (told_root / "shop/summaries/preference/views").glob("*.parquet")]
+    cases = case_studies(told_run, n_right=6, n_wrong=6).cases
+    told = [case for case in cases if case.preference is not None]
+    assert told, "some people have liked enough for a preference"
+    for case in told:
+        group = data.groups.filter(pl.col("group_id") == case.group_id).row(0, named=True)
+        last = set()
+        for written in views:  # of both variants, which say different things of everybody
+            own = written.filter((pl.col("user_id") == case.user_id) & (pl.col("visible") == "train_val"))
+            before = own.filter(pl.col("timestamp") < group["timestamp"]).sort("timestamp")
+            last |= {one_line(text) for text in [t for t in before["text"] if t.strip()][-1:]}
+        assert case.preference in last
+        assert 0 <= case.n_since <= case.n_history
+
+
+def test_the_seed_decides_and_the_rule_is_stated(told_run):
+    one, again, other = (case_studies(told_run, 1, 1, seed) for seed in (0, 0, 5))
+    assert one == again
+    assert any(
+        [c.group_id for c in one.cases] != [c.group_id for c in case_studies(told_run, 1, 1, seed).cases]
+        for seed in range(1, 6)
+    )
+    assert "drawn at random with seed 5" in other.rule
+    n = len(case_studies(told_run, 99, 99).cases)
+    assert f"Of {n} test lists" in one.rule
+
+
+def test_candidates_of_another_preparation_are_refused(told_run, tmp_path):
+    import shutil
+
+    run = shutil.copytree(told_run, tmp_path / "old")
+    (run / "metrics.json").write_text(json.dumps({"test/candidates_hash": "c0ffee"}))
+    with pytest.raises(DataError, match="was tested on candidates c0ffee, but"):
+        case_studies(run)
+    (run / "predictions/test.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"test\.parquet' is missing; run `python -m mllm_srec test`"):
+        case_studies(run)
+
+
+def test_a_picture_is_drawn_anew(tmp_path):
+    path = write_picture(tmp_path / "big.png", 400, 300)
+    path.write_bytes(path.read_bytes() + b"<script>alert(1)</script>")
+    content = drawn_anew(path)
+    assert b"script" not in content
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "JPEG"
+        assert max(picture.size) == 160
+    (tmp_path / "broken.png").write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(DataError, match=r"broken\.png' cannot be read"):
+        drawn_anew(tmp_path / "broken.png")

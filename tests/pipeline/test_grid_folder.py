@@ -1,0 +1,134 @@
+"""Folders of grid results: what a grid was, what is missing, and files that contradict each other."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+
+from mllm_srec.pipeline.grid_file import Significance
+from mllm_srec.pipeline.grid_folder import find_grids, read_grid
+from mllm_srec.pipeline.grid_results import write_results
+from mllm_srec.pipeline.grid_summary import write_summary
+from mllm_srec.types import ConfigError, DataError
+from tests.pipeline.grid_stand_in import METRICS
+from tests.pipeline.test_grid_results import record
+
+GAINS = {"popularity": -0.3, "sasrec": 0.0, "ours": 0.25}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Results of three rows and two seeds on two data sets, as `grid` leaves them."""
+    root = tmp_path_factory.mktemp("grid")
+    records = [
+        record(root / "runs", row, seed, data_set, gain)
+        for data_set in ("shop", "mall") for seed in (0, 1) for row, gain in GAINS.items()
+    ]  # fmt: skip
+    write_results(root / "t", records, records)
+    write_summary(root / "t", "t", records, ["ndcg@10", "hr@10"], Significance("ours", list(METRICS)[:2]))
+    return root / "t"
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "t")
+
+
+def about(**changes):
+    report = {"title": "A title", "caption": "A caption", "kind": "curves", "metrics": ["hr@10"], "article": "figure6"}
+    stated = {
+        "name": "t", "quick": False, "seeds": [0, 1], "rows": ["sasrec", "ours", "popularity"], "metrics": ["ndcg@10"],
+        "data_sets": [{"name": "mall", "panel": "noise", "x": 0.5}, {"name": "shop", "panel": None, "x": None}],
+        "significance": {"base": "ours"}, "report": {**report, "baseline_rows": ["sasrec"]},
+    }  # fmt: skip
+    return {**stated, **changes}
+
+
+def test_older_results_say_nothing_of_themselves(folder):
+    grid = read_grid(folder)
+    assert (grid.about.stated, grid.about.kind, grid.about.article, grid.about.quick) == (False, "table", None, False)
+    assert grid.about.metrics == ["hr@10", "ndcg@10"]
+    assert grid.about.base == "ours"
+    assert [data_set.name for data_set in grid.about.data_sets] == ["shop", "mall"]
+    assert grid.missing == ()
+    assert grid.summary["row"].unique(maintain_order=True).to_list() == [*GAINS, "chance", "popularity"][:4]
+
+
+def test_comparisons_are_those_of_the_grids_own_summary(folder):
+    stored = pl.read_csv(folder / "summary.csv").filter(pl.col("base").is_not_null())
+    found = read_grid(folder).differences
+    assert len(found) == stored.height == 8
+    for line, difference in zip(stored.iter_rows(named=True), found, strict=True):
+        assert (line["row"], line["metric"], line["holm_p"]) == (difference.row, difference.metric, difference.holm_p)
+        assert line["n_changed"] == difference.n_changed
+        assert (difference.mark == " †") == (line["holm_p"] <= 0.05)
+    text = (folder / "summary.md").read_text()
+    assert sum(difference.mark == " †" for difference in found) == text.count(" † |") // 2 > 0
+
+
+def test_what_a_grid_says_of_itself(folder):
+    (folder / "grid.json").write_text(json.dumps(about()))
+    grid = read_grid(folder)
+    assert (grid.about.heading, grid.about.caption, grid.about.kind) == ("A title", "A caption", "curves")
+    assert (grid.about.metrics, grid.about.article, grid.about.baseline_rows) == (["hr@10"], "figure6", ["sasrec"])
+    assert [(d.name, d.panel, d.x) for d in grid.about.data_sets] == [("mall", "noise", 0.5), ("shop", None, None)]
+    assert grid.summary.filter(~pl.col("reference"))["row"].unique(maintain_order=True).to_list() == about()["rows"]
+
+
+def test_what_is_missing_is_named(folder):
+    (folder / "grid.json").write_text(json.dumps(about(rows=[*GAINS, "new"], seeds=[0, 1, 2])))
+    missing = read_grid(folder).missing
+    assert len(missing) == 8
+    assert "ours on mall: no result of seed 2" in missing
+    assert "new on shop: no result of seed 0, 1, 2" in missing
+
+
+def test_a_quick_grid_is_marked_whichever_way_it_says_so(folder):
+    (folder / "grid.json").write_text(json.dumps(about(quick=True)))
+    grid = read_grid(folder)
+    assert grid.about.heading == "A title (quick run)"
+    assert grid.about.marked("x.") == "x. Quick run: shows that everything runs, and nothing else."
+    (folder / "grid.json").unlink()
+    table = pl.read_parquet(folder / "results.parquet").with_columns(table=pl.lit("t-quick"))
+    table.write_parquet(folder / "results.parquet")
+    assert read_grid(folder).about.quick
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{", '{"report": {"kind": "pie"}}', '{"data_sets": [{"name": "a", "x": "far"}]}', '{"data_sets": [{}]}'],
+)
+def test_a_broken_description_is_named(folder, content):
+    (folder / "grid.json").write_text(content)
+    with pytest.raises(DataError, match=r"grid\.json' does not say what a grid was"):
+        read_grid(folder)
+
+
+def test_files_that_contradict_each_other(folder):
+    text = (folder / "summary.csv").read_text()
+    lines = text.splitlines()
+    parts = lines[1].split(",")
+    parts[lines[0].split(",").index("mean")] = "0.123"
+    (folder / "summary.csv").write_text("\n".join([lines[0], ",".join(parts), *lines[2:]]) + "\n")
+    with pytest.raises(DataError, match=r"says 0\.123 for .* but results\.parquet says"):
+        read_grid(folder)
+
+
+def test_without_comparisons_there_are_none(folder):
+    (folder / "summary.csv").unlink()
+    grid = read_grid(folder)
+    assert grid.differences == ()
+    assert grid.about.base is None
+
+
+def test_folders_without_results_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no results\.parquet; give folders that `grid` wrote"):
+        read_grid(tmp_path)
+
+
+def test_quick_results_are_not_looked_for(written, tmp_path):
+    for name in ("b", "a", "c-quick", "nested/d"):
+        shutil.copytree(written, tmp_path / name)
+    assert [path.name for path in find_grids(tmp_path)] == ["a", "b", "d"]
+    assert find_grids(tmp_path / "nowhere") == []
