@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import yaml
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.arrivals import SummaryArrivals
 from mllm_srec.pipeline.build import folder_lock, resolve_backbone, resolve_stages
-from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.run_settings import read_settings as read_settings  # belongs to loading a run
 from mllm_srec.pipeline.summary_inputs import SummaryInputs
 from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.pipeline.summary_texts import summary_texts
@@ -42,25 +41,6 @@ class LoadedRun:
     arrivals: SummaryArrivals | None
     accelerator: str
     precision: str
-
-
-def read_settings(folder: Path | str, data_root: Path | str | None = None) -> dict[str, Any]:
-    """Settings of a run folder.
-
-    Args:
-        folder: A run folder.
-        data_root: Replaces `data.root`, where the data sets were moved.
-
-    Raises:
-        ConfigError: The folder holds no run.
-    """
-    path = RunFolder(Path(folder)).config
-    if not path.is_file():
-        raise ConfigError(f"{folder} is no run folder (no {path.name}); give one that `fit` wrote, such as runs/demo/a")
-    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if data_root is not None:
-        settings["data"]["root"] = str(data_root)
-    return settings
 
 
 def load_run(settings: Settings) -> LoadedRun:

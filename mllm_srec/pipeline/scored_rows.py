@@ -15,6 +15,7 @@ import torch
 from mllm_srec.data.examples import GroupExamples
 from mllm_srec.data.whole_lists import WholeLists
 from mllm_srec.models.ranking_module import Scored
+from mllm_srec.pipeline.scored_tables import PLACE
 from mllm_srec.types import CandidateBatch, MllmSrecError
 
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -25,16 +26,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "no_logit": pl.Float32,
     "yes_no_mass": pl.Float32,
 }
-"""What is kept of a target; null where the model does not say it."""
-
-PLACE: dict[str, type[pl.DataType]] = {
-    "rank": pl.Int64,
-    "n_above": pl.Int64,
-    "n_tied": pl.Int64,
-    "n_candidates": pl.Int64,
-}
-"""And where only a part of a list is kept: its place from 1 (ties in random order), candidates with a higher score,
-with the same score (itself among them), and in all."""
+"""What is kept of a target, null where the model does not say it; with `PLACE` where only a part of a list is kept."""
 
 KEPT_TOP = 100
 """First items that are kept of a list of the whole catalogue."""

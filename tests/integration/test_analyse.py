@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +204,13 @@ def test_lists_that_do_not_fit_are_refused(desk, capsys):
     assert "1 rows of test.parquet and test_users.parquet do not fit together" in refusal(capsys, RUNS[1])
     path.unlink()
     assert "test.parquet' is missing, the scored rows" in refusal(capsys, RUNS[1])
+
+
+def test_it_loads_no_model_library(desk):
+    code = (
+        "import sys; from mllm_srec.__main__ import main\n"
+        f"assert main(['analyse', {RUNS[1]!r}, '--n_resamples', '2']) == 0\n"
+        "print('LOADED', [n for n in ('torch', 'lightning', 'transformers', 'datasets', 'PIL') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr

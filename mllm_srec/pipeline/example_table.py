@@ -1,0 +1,128 @@
+"""A few evaluated examples with their pictures, as a table in Weights & Biases."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import polars
+from lightning.pytorch.loggers import WandbLogger
+
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.ranking_datamodule import RankingDataModule
+from mllm_srec.models.ranking_module import PAIRS, Scored
+from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows
+from mllm_srec.types import CandidateBatch
+
+KEY = "examples"
+"""Name of the table in the run."""
+
+N_EXAMPLES = 16
+N_TITLES = 5
+"""Titles of a history that are shown, the latest ones."""
+
+
+class ExampleTable(pl.Callback):
+    """Logs the first labelled pairs of the last validation or test, once, at the end.
+
+    Only the first process of a run logs, of what it has scored itself, so nothing is exchanged between processes.
+
+    Args:
+        n_examples: Rows of the table.
+    """
+
+    def __init__(self, n_examples: int = N_EXAMPLES) -> None:
+        self.n_examples = n_examples
+        self._rows = polars.DataFrame(schema=_SCORED)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the examples of the validation before."""
+        self._rows = self._rows.clear()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Keep pairs until there are enough."""
+        if not trainer.sanity_checking:
+            self._keep(trainer, outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """As `on_validation_batch_end`."""
+        self._keep(trainer, outputs, batch, dataloader_idx)
+
+    def _keep(self, trainer: pl.Trainer, found: Scored | None, batch: CandidateBatch, loader: int) -> None:
+        missing = self.n_examples - self._rows.height
+        if trainer.is_global_zero and loader == PAIRS and found is not None and missing > 0:
+            self._rows = polars.concat([self._rows, batch_rows(found, batch).head(missing)])
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the examples of the last validation."""
+        self._log(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log them where nothing is trained."""
+        if trainer.state.fn == "validate":
+            self._log(trainer)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the examples of the test."""
+        self._log(trainer)
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not self._rows.height or not isinstance(datamodule, RankingDataModule):
+            return
+        table = example_rows(self._rows, datamodule.data)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.log({KEY: _wandb_table(table, datamodule.data)})
+
+
+_SCORED = {**SCHEMA, "relevance": polars.Int64}
+
+
+def example_rows(rows: polars.DataFrame, data: PreparedDataset) -> polars.DataFrame:
+    """Scored targets in words.
+
+    Args:
+        rows: Columns of `batch_rows`.
+        data: The data set that they were scored on.
+
+    Returns:
+        In the same order `user_id`, `history` (the latest titles, oldest first), `title`, `image` (relative to the data
+        set's folder, or null), `label` (1: liked), `score`, and `probability` of a like, null where the model states
+        none.
+    """
+    titles = dict(data.items.select("item_id", "title").iter_rows())
+    groups = data.groups.select("group_id", "user_id", polars.col("history").list.tail(N_TITLES))
+    items = data.items.select("title", "image").with_row_index("item_index").cast({"item_index": polars.Int64})
+    joined = rows.join(groups, on="group_id", how="left", maintain_order="left").join(
+        items, on="item_index", how="left", maintain_order="left"
+    )
+    difference = polars.col("yes_logit") - polars.col("no_logit")
+    return joined.select(
+        "user_id",
+        polars.col("history").map_elements(lambda ids: "; ".join(titles[i] for i in ids), polars.String),
+        "title",
+        "image",
+        polars.col("relevance").alias("label"),
+        "score",
+        difference.map_elements(lambda z: 1 / (1 + math.exp(-z)), polars.Float64).alias("probability"),
+    )
+
+
+def _wandb_table(table: polars.DataFrame, data: PreparedDataset) -> Any:
+    import wandb
+
+    columns = ["user_id", "history", "picture", "title", "label", "probability", "score"]
+    rows = [
+        [wandb.Image(str(data.folder / row["image"])) if column == "picture" and row["image"] else row.get(column)
+         for column in columns]
+        for row in table.iter_rows(named=True)
+    ]  # fmt: skip
+    return wandb.Table(columns=columns, data=rows)
