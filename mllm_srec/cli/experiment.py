@@ -14,7 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from mllm_srec.cli.checks import check_settings, is_trained, needs_backbone
-from mllm_srec.cli.loggers import StartMessage, make_loggers
+from mllm_srec.cli.loggers import StartMessage, log_best, make_loggers
 from mllm_srec.cli.parser import plain
 from mllm_srec.cli.schema import (
     PROGRAM,
@@ -36,6 +36,7 @@ from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
 from mllm_srec.pipeline.checkpoints import RunCheckpoint, StayStopped, check_resume, read_checkpoint
+from mllm_srec.pipeline.example_table import ExampleTable
 from mllm_srec.pipeline.experiments import Experiment, ItemExperiment, PromptExperiment
 from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metrics, references, stage_metrics
@@ -205,8 +206,9 @@ class ExperimentCLI(LightningCLI):
         return trainer
 
     def _callbacks(self, config: Any) -> list[Callback]:
+        examples: list[Callback] = [ExampleTable()] if config.tracking.wandb and not self.dry else []
         if self.subcommand != "fit":
-            return [] if self.dry else [PredictionWriter(self.run.predictions, self._identity())]
+            return [] if self.dry else [PredictionWriter(self.run.predictions, self._identity()), *examples]
         if config.trainer.enable_checkpointing is False or self.dry:
             return [StartMessage()]
         folder = self.run.checkpoints
@@ -215,7 +217,7 @@ class ExperimentCLI(LightningCLI):
         # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
         last = RunCheckpoint(folder, "last")
         stop = [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="max"), StayStopped()]
-        return [StartMessage(), *([best, *stop] if config.trainer.limit_val_batches != 0 else []), last]
+        return [StartMessage(), *([best, *stop] if config.trainer.limit_val_batches != 0 else []), last, *examples]
 
     def _identity(self) -> str:
         """Hash of all that decides the scores: an evaluation of the same is continued where it was broken off."""
@@ -260,6 +262,7 @@ class ExperimentCLI(LightningCLI):
             results, facts["fit/best_step"] = checkpoint["results"], checkpoint["global_step"]
         self.experiment.export(self.run)
         if results:
+            log_best(self.trainer.loggers, results)
             self._finish("val", results)
         self.run.merge_metrics("fit", facts, {})
         if best.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
@@ -28,6 +30,18 @@ def make_loggers(run: RunFolder, command: str, tracking: TrackingSettings) -> li
             )
         )
     return loggers
+
+
+def log_best(loggers: Sequence[Logger], results: Mapping[str, float]) -> None:
+    """Make the best checkpoint's results the summary of the run, which a sweep judges by; else the last ones were.
+
+    Args:
+        loggers: Of the Trainer.
+        results: Names such as `val/auc`.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(dict(results))
 
 
 class StartMessage(pl.Callback):

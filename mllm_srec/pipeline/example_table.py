@@ -22,6 +22,8 @@ N_EXAMPLES = 16
 N_TITLES = 5
 """Titles of a history that are shown, the latest ones."""
 
+_SCORED: dict[str, type[polars.DataType]] = {**SCHEMA, "relevance": polars.Int64}
+
 
 class ExampleTable(pl.Callback):
     """Logs the first labelled pairs of the last validation or test, once, at the end.
@@ -81,9 +83,6 @@ class ExampleTable(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.log({KEY: _wandb_table(table, datamodule.data)})
-
-
-_SCORED = {**SCHEMA, "relevance": polars.Int64}
 
 
 def example_rows(rows: polars.DataFrame, data: PreparedDataset) -> polars.DataFrame:

@@ -44,14 +44,17 @@ def _made_name(seed: int) -> str:
     """`<time or job>-<seed>`.
 
     A launcher's processes know each other by its job number. Processes that the Trainer launches inherit the name;
-    those of torchrun without a job number, which start at different times, agree through torchrun's own store.
+    those of torchrun without a job number, which start at different times, agree through torchrun's own store. Runs of
+    a sweep, which several agents start side by side, are told apart by the tracker's own number.
     """
     inherited = os.environ.get(RUN_VARIABLE)
     if inherited and not is_first_process():
         return inherited
     job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    if job != "none":
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        stamp = f"sweep-{os.environ['WANDB_RUN_ID']}"
+    elif job != "none":
         stamp = job
     elif os.environ.get("SLURM_STEP_ID"):
         stamp = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"

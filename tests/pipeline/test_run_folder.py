@@ -25,7 +25,7 @@ from mllm_srec.types import ConfigError
 
 LAUNCHER = (
     *RANK_VARIABLES, RUN_VARIABLE, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "SLURM_JOB_ID",
-    "SLURM_STEP_ID",
+    "SLURM_STEP_ID", "WANDB_SWEEP_ID", "WANDB_RUN_ID",
 )  # fmt: skip
 
 
@@ -74,6 +74,8 @@ def test_processes_that_the_trainer_launches_inherit_the_name(clock, monkeypatch
         ({"SLURM_JOB_ID": "11", "SLURM_STEP_ID": "2", "SLURM_PROCID": "5"}, "11.2-3"),
         ({"SLURM_JOB_ID": "11"}, "20250101-000000-3"),  # no step: two commands of one job are two runs
         ({"TORCHELASTIC_RUN_ID": "none"}, "20250101-000000-3"),
+        ({"WANDB_SWEEP_ID": "s", "WANDB_RUN_ID": "ab12"}, "sweep-ab12-3"),  # agents side by side start in one second
+        ({"WANDB_RUN_ID": "ab12"}, "20250101-000000-3"),
     ],
 )
 def test_job_numbers(environment, expected, clock, monkeypatch):
