@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -98,20 +97,21 @@ def example_rows(rows: polars.DataFrame, data: PreparedDataset) -> polars.DataFr
         none.
     """
     titles = dict(data.items.select("item_id", "title").iter_rows())
+    in_words = polars.element().replace_strict(titles, return_dtype=polars.String)
     groups = data.groups.select("group_id", "user_id", polars.col("history").list.tail(N_TITLES))
     items = data.items.select("title", "image").with_row_index("item_index").cast({"item_index": polars.Int64})
     joined = rows.join(groups, on="group_id", how="left", maintain_order="left").join(
         items, on="item_index", how="left", maintain_order="left"
     )
-    difference = polars.col("yes_logit") - polars.col("no_logit")
+    difference = (polars.col("yes_logit") - polars.col("no_logit")).cast(polars.Float64)
     return joined.select(
         "user_id",
-        polars.col("history").map_elements(lambda ids: "; ".join(titles[i] for i in ids), polars.String),
+        polars.col("history").list.eval(in_words).list.join("; "),
         "title",
         "image",
         polars.col("relevance").alias("label"),
         "score",
-        difference.map_elements(lambda z: 1 / (1 + math.exp(-z)), polars.Float64).alias("probability"),
+        (1 / (1 + (-difference).exp())).alias("probability"),
     )
 
 
