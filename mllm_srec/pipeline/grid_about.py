@@ -10,12 +10,10 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.pipeline.grid_file import GridSettings
+from mllm_srec.pipeline.grid_results import ABOUT
 from mllm_srec.reports.article import article_key
 from mllm_srec.reports.grid_about import AboutDataSet, AboutGrid, GridKind
 from mllm_srec.types import DataError
-
-ABOUT = "grid.json"
-"""Says what the grid was; results of earlier versions have none."""
 
 QUICK_SUFFIX = "-quick"
 """Ends the name of what `--quick` wrote."""

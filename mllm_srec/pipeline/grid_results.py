@@ -24,7 +24,7 @@ CELLS = "cells"
 RESULTS = "results.parquet"
 
 ABOUT = "grid.json"
-"""Says what the grid was."""
+"""Says what the grid was; results of earlier versions have none."""
 
 SCHEMA = {
     "table": pl.String,

@@ -27,7 +27,8 @@ from mllm_srec.prompts.packing import PackingSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.settings import StageSettings, SummarySettings
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = sorted(set(FOLDER.rglob("*.yaml")) - set((FOLDER / "sweeps").iterdir()))  # those are not for our commands
 LINKED = {("data", "backbone"), ("data", "revision"), ("data", "seed"), ("model", "seed")}
 
 

@@ -6,10 +6,11 @@ import shutil
 import polars as pl
 import pytest
 
-from mllm_srec.pipeline.grid_file import Significance
+from mllm_srec.pipeline.grid_file import GridDataSet, GridReport, GridRow, GridSettings, Significance, described
 from mllm_srec.pipeline.grid_folder import find_grids, read_grid
 from mllm_srec.pipeline.grid_results import write_results
 from mllm_srec.pipeline.grid_summary import write_summary
+from mllm_srec.reports.grid_about import AboutDataSet
 from mllm_srec.types import ConfigError, DataError
 from tests.pipeline.grid_stand_in import METRICS
 from tests.pipeline.test_grid_results import record
@@ -19,13 +20,14 @@ GAINS = {"popularity": -0.3, "sasrec": 0.0, "ours": 0.25}
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Results of three rows and two seeds on two data sets, as `grid` leaves them."""
+    """Results of three rows and two seeds on two data sets, as `grid` left them before it said what it was."""
     root = tmp_path_factory.mktemp("grid")
     records = [
         record(root / "runs", row, seed, data_set, gain)
         for data_set in ("shop", "mall") for seed in (0, 1) for row, gain in GAINS.items()
     ]  # fmt: skip
-    write_results(root / "t", records, records)
+    write_results(root / "t", records, records, {})
+    (root / "t/grid.json").unlink()
     write_summary(root / "t", "t", records, ["ndcg@10", "hr@10"], Significance("ours", list(METRICS)[:2]))
     return root / "t"
 
@@ -74,6 +76,23 @@ def test_what_a_grid_says_of_itself(folder):
     assert (grid.about.metrics, grid.about.article, grid.about.baseline_rows) == (["hr@10"], "figure6", ["sasrec"])
     assert [(d.name, d.panel, d.x) for d in grid.about.data_sets] == [("mall", "noise", 0.5), ("shop", None, None)]
     assert grid.summary.filter(~pl.col("reference"))["row"].unique(maintain_order=True).to_list() == about()["rows"]
+
+
+def test_what_grid_writes_is_what_report_reads(folder):
+    grid = GridSettings(
+        rows=[GridRow("ours"), GridRow("sasrec"), GridRow("popularity")],
+        data_sets=[GridDataSet("shop", x=0), GridDataSet("mall", trained_on="shop", panel="noise", x=0.5)],
+        seeds=[0, 1],
+        metrics=["ndcg@10"],
+        significance=Significance("ours", ["ndcg@10"]),
+        report=GridReport("A title", "A caption", "curves", ["hr@10"], "figure6", ["sasrec"]),
+    )
+    (folder / "grid.json").write_text(json.dumps(described(grid, "t", False)))
+    found = read_grid(folder).about
+    assert (found.name, found.quick, found.title, found.caption) == ("t", False, "A title", "A caption")
+    assert (found.kind, found.metrics, found.article, found.base) == ("curves", ["hr@10"], "figure6", "ours")
+    assert found.data_sets == [AboutDataSet("shop", None, 0), AboutDataSet("mall", "noise", 0.5)]
+    assert (found.rows, found.baseline_rows, found.seeds) == (["ours", "sasrec", "popularity"], ["sasrec"], [0, 1])
 
 
 def test_what_is_missing_is_named(folder):
