@@ -160,7 +160,7 @@ def case_blocks(run: Path, title: str, cases: Cases) -> list[Block]:
 
 
 def _grid_cases(grid: GridFolder, cases: Cases) -> list[Block]:
-    """Cases of the row in question, or else of the best one, with its first seed; of baselines where all rows are."""
+    """Cases of the best row on the first data set; of the recommender's rows where there are any, else of all."""
     if not cases[0]:
         return []
     there = [record for record in grid.records if RunFolder(Path(record["run"])).config.is_file()]
@@ -169,8 +169,14 @@ def _grid_cases(grid: GridFolder, cases: Cases) -> list[Block]:
             NoteBlock("Case studies", ("The run folders are gone from here, and what the runs predicted with them.",))
         ]
     own = [record for record in there if not read_settings(Path(record["run"])).get("baseline")]
-    first = f"test/{grid.about.metrics[0]}"
-    chosen = min(own or there, key=lambda r: (r["row"] != grid.about.base, -(r["metrics"].get(first) or 0), r["seed"]))
+    data_set = (own or there)[0]["data_set"]
+    here = [record for record in own or there if record["data_set"] == data_set]
+    best = grid.summary.filter(
+        pl.col("row").is_in([record["row"] for record in here]) & ~pl.col("reference"),
+        data_set=data_set,
+        metric=grid.about.metrics[0],
+    ).sort("mean", descending=True, nulls_last=True, maintain_order=True)["row"]
+    chosen = min(here, key=lambda record: (record["row"] != next(iter(best), None), record["seed"]))
     title = f"Case studies: {chosen['row']} on {chosen['data_set']}, seed {chosen['seed']}"
     return case_blocks(Path(chosen["run"]), title, cases)
 
