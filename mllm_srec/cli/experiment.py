@@ -43,7 +43,7 @@ from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metric
 from mllm_srec.pipeline.retrieval import retrieved_lists
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
-from mllm_srec.pipeline.tested_weights import note_weights
+from mllm_srec.pipeline.tested_weights import WEIGHTS, note_weights
 from mllm_srec.reports.terminal import print_prompts, print_results
 from mllm_srec.types import ConfigError, Split
 
@@ -293,7 +293,8 @@ class ExperimentCLI(LightningCLI):
         metrics |= reference_metrics(beside, stage)
         about = {**self._protocol(), **facts}
         if self.checkpoint is not None and self.subcommand != "fit":
-            about["step"] = self.checkpoint["global_step"]
+            weights = file_hash(Path(self.config[self.subcommand].ckpt_path))
+            about |= {"step": self.checkpoint["global_step"], WEIGHTS: weights}
         run = self.run.for_protocol(stage, about)
         run.create()
         run.merge_metrics(stage, metrics, about)

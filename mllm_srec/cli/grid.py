@@ -45,8 +45,8 @@ def main(command: str, arguments: list[str]) -> None:
     cells = plan_cells(grid, RUNS, DataLocation().name)
     if config.dry_run:
         for cell in cells:
-            tested = [] if cell.needs is None else ["--ckpt_path", str(cell.needs.run.checkpoints / "best.ckpt")]
-            print(f"{PROGRAM} run {shlex.join((*cell.arguments, *tested))}")
+            note = f"  # with --ckpt_path, once {cell.needs.name} has trained something" if cell.needs else ""
+            print(f"{PROGRAM} run {shlex.join(cell.command)}{'' if cell.tested else note}")
         return
     from mllm_srec.pipeline.grid import outcome_line, run_grid
     from mllm_srec.pipeline.grid_results import cell_record, check_output, merge_records, read_records, write_results

@@ -70,12 +70,18 @@ def _fit_and_test(config: Any, arguments: Sequence[str], trained: bool) -> None:
 
 
 def _test_given(config: Any, arguments: Sequence[str]) -> None:
-    """Test the checkpoint that was given, in a folder of its own."""
+    """Test the checkpoint that was given: in a folder of its own where a name is given, else where `test` puts it."""
+    from mllm_srec.pipeline.run_names import run_of_checkpoint
     from mllm_srec.pipeline.tested_weights import was_tested
 
+    checkpoint = Path(config.ckpt_path)
+    origin = run_of_checkpoint(checkpoint)
+    if config.name is None or (origin is not None and config.name == origin.path.name):
+        _stage("test", arguments)
+        return
     run = _run_folder(config)
-    if not was_tested(run, Path(config.ckpt_path)):
-        _stage("test", [*arguments, "--name", run.path.name])
+    if not was_tested(run, checkpoint):
+        _stage("test", arguments)
     print(f"done: {run.path}")
 
 

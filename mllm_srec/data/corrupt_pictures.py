@@ -12,6 +12,7 @@ import polars as pl
 from PIL import Image
 
 from mllm_srec.data.corruptions import CORRUPTIONS
+from mllm_srec.data.pictures import as_shown
 from mllm_srec.data.report import PrepareReport
 from mllm_srec.data.settings import CorruptionSettings
 
@@ -51,7 +52,7 @@ def _change(folder: Path, chosen: pl.DataFrame, settings: CorruptionSettings) ->
     change = CORRUPTIONS[settings.kind]
     for item_id, image in chosen.select("item_id", "image").iter_rows():
         with Image.open(folder / image) as opened:
-            kind, picture = opened.format, opened.convert("RGB")
+            kind, picture = opened.format, as_shown(opened)
         rng = np.random.default_rng([settings.seed, _number(item_id, settings.seed)])
         _save(change(picture, settings.strength, rng), folder / image, kind)
     return chosen.height
@@ -76,7 +77,7 @@ def _exchange(folder: Path, chosen: pl.DataFrame, seed: int) -> int:
 
 def _opened(content: bytes) -> Image.Image:
     with Image.open(BytesIO(content)) as opened:
-        return opened.convert("RGB")
+        return as_shown(opened)
 
 
 def _format(path: Path) -> str | None:

@@ -14,6 +14,9 @@ from PIL import Image, ImageDraw, ImageFilter
 NOISE_DEVIATION = 128.0
 """Standard deviation of `noise` at strength 1, of 255."""
 
+NOISE_SIDE = 224
+"""Squares of noise along the longer side of a larger picture: about what models see of it."""
+
 BLUR_SHARE = 1 / 8
 """Radius of `blur` at strength 1, of the picture's shorter side."""
 
@@ -35,7 +38,9 @@ Corruption = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
 
 def noise(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Gaussian noise, independent for every pixel and channel.
+    """Gaussian noise, independent for every pixel and channel; of larger pictures for every square of pixels.
+
+    So that a photograph of a thousand pixels, which models see reduced, suffers as much as a small one.
 
     Args:
         picture: RGB.
@@ -43,8 +48,12 @@ def noise(picture: Image.Image, strength: float, rng: np.random.Generator) -> Im
         rng: Source of randomness.
     """
     pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3)
-    drawn = rng.standard_normal(pixels.shape, dtype=np.float32)
-    return _picture(pixels + strength * NOISE_DEVIATION * drawn)
+    height, width = pixels.shape[:2]
+    scale = min(1.0, NOISE_SIDE / max(height, width))
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    drawn = rng.standard_normal((rows, columns, 3), dtype=np.float32)
+    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    return _picture(pixels + strength * NOISE_DEVIATION * drawn[row[:, None], column])
 
 
 def blur(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:

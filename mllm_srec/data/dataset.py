@@ -52,14 +52,20 @@ class PreparedDataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """Short hash of the tables' files as they are now: names stores that were made from them."""
-        digest = hashlib.sha256()
+        """Short hash of the tables' files as they are now, and of how pictures were corrupted: names stores of them."""
+        digest = hashlib.sha256((self.corruption or "").encode())
         for name in ("items", "users", "groups", "samples", "candidates"):
             path = self.folder / f"{name}.parquet"
             if path.exists():
                 with path.open("rb") as file:
                     digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def corruption(self) -> str | None:
+        """What `prepare.corruption` did to the pictures, which no table shows; None: nothing."""
+        settings = self.manifest["prepare"].get("corruption")
+        return None if settings is None else " ".join(f"{key}={value}" for key, value in settings.items())
 
     @cached_property
     def items(self) -> pl.DataFrame:

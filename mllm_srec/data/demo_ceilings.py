@@ -40,6 +40,8 @@ _DECIMALS = 9  # equal probabilities must tie, whatever order sums ran in
 def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
     """Score the prepared demo shop's test split by its own truth; write `ceilings.parquet` and `ceilings.json`.
 
+    Where pictures were corrupted, only the ceilings of texts are written.
+
     Args:
         folder: A prepared data set: `interactions`, `groups`, `samples` and `candidates` `.parquet` are read.
         settings: The settings that it was prepared with; `settings.demo` recreates the truth.
@@ -62,8 +64,10 @@ def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
         for name in ("samples", "candidates")
     )
     scored = score_targets(targets, tables["groups"], tables["interactions"], settings.demo)
-    scored.select("table", "group_id", "item_id", *SCORES).write_parquet(folder / "ceilings.parquet")
-    metrics = {name: ceiling_metrics(scored, name, N_NEGATIVES) for name in SCORES}
+    # Ceilings of what pictures show are those of clean ones: whoever sees bad ones knows less.
+    known = [name for name in SCORES if settings.corruption.kind == "none" or name.endswith("_text")]
+    scored.select("table", "group_id", "item_id", *known).write_parquet(folder / "ceilings.parquet")
+    metrics = {name: ceiling_metrics(scored, name, N_NEGATIVES) for name in known}
     (folder / "ceilings.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 

@@ -18,10 +18,11 @@ import numpy as np
 import polars as pl
 import torch
 import transformers
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from mllm_srec.data.pictures import as_shown
 from mllm_srec.data.progress import track
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.prompts.geometry import MERGE, Grid
@@ -194,7 +195,7 @@ def _read_resized(path: Path, processor: Qwen2VLImageProcessorPil) -> tuple[str,
     try:
         content = path.read_bytes()
         with Image.open(path) as image:
-            array = np.asarray(to_rgb(ImageOps.exif_transpose(image)))  # (height, width, 3)
+            array = np.asarray(as_shown(image))  # (height, width, 3)
     except (OSError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
     return hashlib.sha256(content).hexdigest()[:32], resize(array, processor)
@@ -202,16 +203,6 @@ def _read_resized(path: Path, processor: Qwen2VLImageProcessorPil) -> tuple[str,
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"picture {path} cannot be read ({error}); prepare the data set again into another folder")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB: transparent parts become white, as in a shop, and 16 bits are scaled, not clipped."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
-    return image.convert("RGB")
 
 
 def resize(array: np.ndarray, processor: Qwen2VLImageProcessorPil) -> np.ndarray:

@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mllm_srec.data.picture_names import safe_names
 from mllm_srec.data.progress import LateProgress
@@ -128,6 +129,17 @@ def check_picture(path: Path, max_pixels: int) -> str:
     except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, ...
         raise UnusablePictureError("broken picture", str(error)) from None
     return extension
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """Any picture as a viewer shows it, in RGB: upright, transparent parts white, 16 bits scaled and not clipped."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    return image.convert("RGB")
 
 
 class UnusablePictureError(ValueError):

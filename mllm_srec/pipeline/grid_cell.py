@@ -100,11 +100,11 @@ def run_cell(cell: Cell, program: Sequence[str], stop: Event, building: Lock, sa
         if stop.is_set():
             return Outcome(cell, "stopped")
         try:
-            command = [*program, "run", *cell.command]
+            cell.check_need()
         except ConfigError as error:
             return Outcome(cell, "failed", str(error))
         say(f"{cell.name}: running, log {cell.log}")
-        return _run(cell, command, log, stop, held)
+        return _run(cell, [*program, "run", *cell.command], log, stop, held)
 
 
 def _wait_for_lock(log: LockedLog, stop: Event, say: Say) -> bool:

@@ -41,7 +41,8 @@ class GridDataSet:
             files; rows without a file there have none.
         set: Dotted settings, between those of the grid and those of a row.
         trained_on: Name of another data set of the grid: nothing is trained here, but what the same row and seed learnt
-            there is tested on this one.
+            there is tested on this one. Not for baselines that know items by features, whose checkpoints belong to
+            the very features that they were trained on.
         panel: Panel of a figure of curves that this data set belongs to.
         x: Its place on the horizontal axis of that panel.
     """

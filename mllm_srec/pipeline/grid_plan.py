@@ -13,6 +13,7 @@ import yaml
 from mllm_srec.data.hashing import text_hash
 from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings, check_grid, file_name
 from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.tested_weights import belongs_to
 from mllm_srec.types import ConfigError
 
 FOR_LOGS = {"trainer.enable_progress_bar": False}
@@ -50,20 +51,37 @@ class Cell:
     needs: Cell | None = None
 
     @property
-    def command(self) -> tuple[str, ...]:
-        """Arguments of `run`, with the checkpoint that is tested.
+    def tested(self) -> Path | None:
+        """The checkpoint that is tested; None where this cell trains itself, or the one it needs trains nothing."""
+        if self.needs is None:
+            return None
+        trained = self.needs.run.read_metrics()
+        if "fit/steps" not in trained:
+            return None
+        return self.needs.run.checkpoints / ("best.ckpt" if "fit/best_step" in trained else "last.ckpt")
 
-        Where the cell that this one needs had nothing to train, there is none: both only count or ask.
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Arguments of `run`, with the checkpoint that is tested."""
+        return self.arguments if self.tested is None else (*self.arguments, "--ckpt_path", str(self.tested))
+
+    def check_need(self) -> None:
+        """Look whether the checkpoint is there, and the results here, if there are any, are its own.
 
         Raises:
-            ConfigError: The other cell trained something, but its checkpoint is gone.
+            ConfigError: Naming the folder to delete.
         """
-        if self.needs is None or "fit/steps" not in self.needs.run.read_metrics():
-            return self.arguments
-        best = self.needs.run.best
-        if not best.exists():
-            raise ConfigError(f"{best} is gone, which {self.name} tests; delete {self.needs.record} to train it anew")
-        return (*self.arguments, "--ckpt_path", str(best))
+        if self.needs is None or self.tested is None:
+            return
+        if not self.tested.exists():
+            raise ConfigError(
+                f"{self.tested} is gone, which {self.name} tests; delete {self.needs.run.path} and {self.needs.record} "
+                "to train it anew"
+            )
+        if self.run.config.exists() and not belongs_to(self.run, self.tested):
+            raise ConfigError(
+                f"{self.run.path} holds a test of other weights than {self.tested}, which was trained anew; delete it"
+            )
 
     @property
     def run(self) -> RunFolder:

@@ -13,6 +13,7 @@ from typing import TypedDict
 
 from mllm_srec.pipeline.grid_plan import Cell
 from mllm_srec.pipeline.provenance import commit, versions
+from mllm_srec.pipeline.tested_weights import was_tested
 
 STAGE_LINE = re.compile(rb"^\$ python -m mllm_srec (\w+)(?: .*)?\n", re.MULTILINE)
 """What `run` prints before each stage."""
@@ -39,9 +40,11 @@ def read_attempts(cell: Cell) -> list[Attempt]:
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the last attempt ended well, and its results are still there."""
+    """Whether the last attempt ended well, and its results are still there, of the weights that it has to test."""
     attempts = read_attempts(cell)
-    return bool(attempts) and attempts[-1]["status"] == 0 and "test/n_users" in cell.run.read_metrics()
+    if not attempts or attempts[-1]["status"] != 0 or "test/n_users" not in cell.run.read_metrics():
+        return False
+    return cell.tested is None or not cell.tested.exists() or was_tested(cell.run, cell.tested)
 
 
 def begin_attempt(cell: Cell) -> None:

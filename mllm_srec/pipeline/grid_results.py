@@ -127,7 +127,7 @@ def check_measured_alike(records: Sequence[CellRecord]) -> None:
     """
     for data_set in dict.fromkeys(record["data_set"] for record in records):
         of_data_set = [record for record in records if record["data_set"] == data_set]
-        for key in MUST_AGREE:
+        for key in (*MUST_AGREE, "corruption"):
             values = [json.dumps(record["metrics"].get(f"test/{key}")) for record in of_data_set]
             usual = Counter(values).most_common(1)[0][0]
             odd = [f"{_named(r)} ({r['run']}): {v}" for r, v in zip(of_data_set, values, strict=True) if v != usual]
@@ -194,11 +194,13 @@ def write_results(
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         write_whole(tidy(records), folder / RESULTS)
-        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         for name, record in names.items():
             partial = folder / CELLS / f".{name}.partial"
             partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             partial.replace(folder / CELLS / name)
+        partial = folder / f".{ABOUT}.partial"
+        partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        partial.replace(folder / ABOUT)
         for path in (folder / CELLS).glob("*.json"):
             if path.name not in names:
                 path.unlink()  # of a row, seed or data set that the grid has no longer

@@ -12,6 +12,7 @@ from mllm_srec.pipeline.grid_results import CellRecord, tidy
 from mllm_srec.pipeline.run_groups import RunGroup
 from mllm_srec.reports.grid import summarise
 from mllm_srec.reports.grid_summary import DataSetReport, summary_rows, summary_text
+from mllm_srec.reports.table_text import markdown_escaped
 from mllm_srec.types import ConfigError, DataError
 
 
@@ -45,7 +46,7 @@ def write_summary(
         _report(name, [record for record in records if record["data_set"] == name], significance)
         for name in dict.fromkeys(record["data_set"] for record in records)
     ]
-    lines = [*_about_code(records), *(f"missing: {line}" for line in missing)]
+    lines = [*_about_code(records), *(f"missing: {markdown_escaped(line)}" for line in missing)]
     try:
         (folder / "summary.md").write_text(summary_text(title, summary, metrics, reports, lines), encoding="utf-8")
         summary_rows(summary, reports).write_csv(folder / "summary.csv")

@@ -50,6 +50,7 @@ def protocol(
     return {
         "evaluator": labels.get(evaluator, evaluator),
         "candidates_hash": datamodule.data.candidates_hash,
+        "corruption": datamodule.data.corruption,
         "m": datamodule.n_negatives if evaluator == "sampled" else None,
         "retriever": Path(datamodule.retriever).resolve().name if reranked else None,
         "lists_hash": lists_hash(lists) if isinstance(lists, GroupExamples) else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mllm_srec.types import ConfigError
 PROTOCOL = (
     "evaluator",
     "candidates_hash",
+    "corruption",
     "m",
     "retriever",
     "lists_hash",
@@ -199,6 +201,7 @@ def _label(key: str, value: Any) -> str:
         return str(value)
     text = "none" if value is None else str(value).removesuffix(".ckpt").replace("/", "-")
     names = {"candidates_hash": ("candidates", text[:8]), "groups_seed": ("seed", text)}
+    names["corruption"] = ("pictures", "clean" if value is None else re.sub(r"[^\w.=]+", "-", text))
     if key == "max_groups":
         names[key] = ("groups", "all" if value is None else text)
     return "-".join(names.get(key, (key, text)))

@@ -7,6 +7,7 @@ are resampled.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -71,7 +72,8 @@ def cold_items(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[
     def area(own: Mask) -> Estimate:
         rows = ~positive
         rows[np.flatnonzero(positive)[own]] = True
-        return settings.area(scores[:, rows], positive[rows], user[rows])
+        found = settings.area(scores[:, rows], positive[rows], user[rows])
+        return replace(found, n_users=len(np.unique(user[positive][own])))  # negatives are of all users in any stratum
 
     split = Strata("cold_items", "auc", "positives", of_positives, labels, np.ones(len(of_positives), dtype=bool))
     return found + list(split.rows(area))

@@ -8,18 +8,19 @@ from mllm_srec.data.hashing import file_hash
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.types import SPLITS, ConfigError
 
-WEIGHTS = "weights"
-"""`<stage>/weights` of `metrics.json`: the hash of the checkpoint that the stage measured or began to measure."""
+WEIGHTS, BEGUN = "weights", "begun_weights"
+"""`<stage>/weights` of `metrics.json`: hash of the checkpoint whose results stand there; `begun_weights`: of the one
+that was measured last, whether that came to an end or not."""
 
 
 def note_weights(run: RunFolder, stage: str, checkpoint: Path) -> None:
     """Say whose results this folder is for, before there are any."""
-    run.merge_metrics(stage, {}, {WEIGHTS: file_hash(checkpoint)})
+    run.merge_metrics(stage, {}, {BEGUN: file_hash(checkpoint)})
 
 
 def belongs_to(run: RunFolder, checkpoint: Path) -> bool:
     """Whether an earlier evaluation of this very checkpoint, finished or killed, began the folder."""
-    noted = {value for split in SPLITS if (value := run.read_metrics().get(f"{split}/{WEIGHTS}")) is not None}
+    noted = {value for split in SPLITS if (value := run.read_metrics().get(f"{split}/{BEGUN}")) is not None}
     return noted == {_hash(checkpoint)}
 
 

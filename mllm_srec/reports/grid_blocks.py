@@ -53,7 +53,9 @@ def grid_blocks(
         for index, metric in enumerate(about.metrics):
             of_metric = summary.filter(pl.col("metric") == metric)
             blocks += _figure_blocks(about, f"{slug}-{index + 1}", metric, of_metric, differences)
-        blocks += _difference_blocks(about, f"{slug}-differences", "", differences)
+        several = len({found.data_set for found in differences}) > 1
+        named = [replace(d, row=f"{d.row}, {d.data_set}") for d in differences] if several else list(differences)
+        blocks += _difference_blocks(about, f"{slug}-differences", "", named)
     note = article_note(about.article)
     if note is not None and about.article != "table5":
         blocks.append(NoteBlock("The article's own numbers", (note,)))
@@ -134,8 +136,9 @@ def _difference_blocks(
     few = [f"{d.row} {d.metric} ({d.n_changed})" for d in found if d.n_changed is not None and 0 < d.n_changed < FEW]
     notes = [
         "95 % interval and p: paired bootstrap over people. Luck of the seed is not in them, but in the deviations.",
-        "%: the difference relative to the mean of the base.",
     ]
+    if means is not None:
+        notes.append("%: the difference relative to the mean of the base.")
     if few:
         notes.append(f"Fewer than {FEW} people differ at all, interval and p are too optimistic: {', '.join(few)}.")
     title = f"Differences to {base}{where}, with intervals and p-values ({len(found)} rows)"

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from mllm_srec.data.corrupt_pictures import corrupt_pictures
 from mllm_srec.data.corruptions import CORRUPTIONS, NOISE_DEVIATION, _from_border, background_mask
+from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.demo_drawing import draw_item
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.report import PrepareReport
@@ -52,6 +53,16 @@ def test_noise_has_the_deviation_that_it_says():
     assert noisy.std() == pytest.approx(0.1 * NOISE_DEVIATION, rel=0.02)
     assert noisy.mean() == pytest.approx(128, abs=0.2)
     assert abs(np.corrcoef(noisy[..., 0].ravel(), noisy[..., 1].ravel())[0, 1]) < 0.02, "channels are independent"
+
+
+def test_large_pictures_are_as_noisy_as_small_ones_once_they_are_reduced():
+    seen = []
+    for side in (112, 224, 1120):
+        noisy = CORRUPTIONS["noise"](Image.new("RGB", (side, side), (128,) * 3), 0.3, np.random.default_rng(0))
+        seen.append(np.asarray(noisy.resize((112, 112), Image.Resampling.BOX)).astype(float).std())
+    assert seen[0] == pytest.approx(38.4, rel=0.03)
+    assert seen[1] == pytest.approx(seen[2], rel=0.1)
+    assert seen[2] > 0.4 * seen[0]
 
 
 def test_a_blank_picture_shows_nothing(mug):
@@ -186,6 +197,35 @@ def test_formats_and_items_without_a_picture_stay(tmp_path, kind):
         with Image.open(path) as opened:
             expected = {"jpg": "JPEG"}.get(Path(name).suffix[1:], Path(name).suffix[1:].upper())
             assert (opened.format, opened.size) == (expected, (24, 20))
+
+
+def test_pictures_are_changed_as_they_are_shown(tmp_path):
+    """Transparent parts are white, and a photograph that says how it was held is upright."""
+    (tmp_path / "images").mkdir()
+    glass = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    glass.paste((200, 30, 30, 255), (5, 5, 15, 15))
+    glass.save(tmp_path / "images/a.png")
+    turned = Image.fromarray(np.linspace(0, 255, 40 * 20).reshape(20, 40).astype(np.uint8)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    turned.save(tmp_path / "images/b.jpg", exif=exif)
+    items = pl.DataFrame({"item_id": ["a", "b"], "image": ["images/a.png", "images/b.jpg"]})
+    corrupt_pictures(tmp_path, items, CorruptionSettings(kind="noise", strength=0.01), PrepareReport())
+    with Image.open(tmp_path / "images/a.png") as picture:
+        assert np.asarray(picture.convert("RGB"))[:4].mean() > 245
+    with Image.open(tmp_path / "images/b.jpg") as picture:
+        assert picture.size == (20, 40)
+        assert picture.getexif().get(0x0112, 1) == 1, "not to be turned once more"
+
+
+def test_bad_pictures_are_another_data_set_with_fewer_ceilings(clean, tmp_path):
+    bad = PreparedDataset.open(prepared(tmp_path / "bad", kind="blank")[0])
+    good = PreparedDataset.open(clean)
+    assert bad.content_hash != good.content_hash
+    assert bad.corruption == "kind=blank strength=1.0 share=1.0 seed=0"
+    assert good.corruption is None
+    names = {name for name in pl.read_parquet(bad.folder / "ceilings.parquet").columns if "_" in name}
+    assert {name for name in names if name.startswith(("oracle", "reader"))} == {"oracle_text", "reader_text"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ the candidates), `memory` (MiB to use), `child` (program of a process that lives
 cells do), `until` (fit until this file is there), `untrained` (there is nothing to train).
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -90,7 +91,7 @@ def leave_results(folder, values, candidates_hash):
     results = {**means, **protocol, **references, "n_users": N_USERS, "auc": None, "random_backbone": False}
     (folder / "checkpoints").mkdir(exist_ok=True)
     (folder / "checkpoints/best.ckpt").write_text(folder.name)
-    content = {"fit/steps": 7, **{f"test/{key}": value for key, value in results.items()}}
+    content = {"fit/steps": 7, "fit/best_step": 5, **{f"test/{key}": value for key, value in results.items()}}
     (folder / "metrics.json").write_text(json.dumps(content))
 
 
@@ -98,8 +99,12 @@ def forget_training(folder, checkpoint):
     """Only what a test leaves, and whose weights were tested."""
     (folder / "checkpoints/best.ckpt").unlink()
     content = json.loads((folder / "metrics.json").read_text())
-    del content["fit/steps"]
+    del content["fit/steps"], content["fit/best_step"]
     content["test/weights_of"] = Path(checkpoint).read_text() if checkpoint else None
+    if checkpoint:
+        weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+        content |= {"test/weights": weights, "test/begun_weights": weights}
+    (folder / "config.yaml").write_text("")
     (folder / "metrics.json").write_text(json.dumps(content))
 
 

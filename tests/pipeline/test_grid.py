@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,8 +180,31 @@ def test_a_lost_checkpoint_is_no_reason_to_train_elsewhere(desk):
     cells[0].run.best.unlink()
     _, outcome = run_grid(cells, PROGRAM, say=lambda line: None)
     assert outcome.state == "failed"
-    assert "best.ckpt is gone" in outcome.detail or "last.ckpt is gone" in outcome.detail
+    assert outcome.detail.startswith(f"{cells[0].run.checkpoints / 'best.ckpt'} is gone")
+    assert f"delete {cells[0].run.path} and {cells[0].record}" in outcome.detail
     assert not cells[1].run.path.exists()
+
+
+def test_results_outlive_the_checkpoint_that_they_are_of(desk):
+    cells = cells_of(two_sets("a"))
+    run_grid(cells, PROGRAM, say=lambda line: None)
+    cells[0].run.best.unlink()
+    assert [outcome.state for outcome in run_grid(cells, PROGRAM, say=lambda line: None)] == ["found", "found"]
+    assert cell_record("t", cells[1])["command"].endswith("checkpoints/best.ckpt")
+
+
+def test_what_was_trained_anew_is_not_what_was_tested(desk):
+    cells = cells_of(two_sets("a"))
+    run_grid(cells, PROGRAM, say=lambda line: None)
+    cells[0].run.best.write_text("other weights")
+    assert is_finished(cells[0])
+    assert not is_finished(cells[1])
+    _, outcome = run_grid(cells, PROGRAM, say=lambda line: None)
+    assert outcome.state == "failed"
+    assert outcome.detail.startswith(f"{cells[1].run.path} holds a test of other weights")
+    shutil.rmtree(cells[1].run.path)
+    assert [outcome.state for outcome in run_grid(cells, PROGRAM, say=lambda line: None)] == ["found", "finished"]
+    assert cells[1].run.read_metrics()["test/weights_of"] == "other weights"
 
 
 def test_another_training_is_another_test(desk):

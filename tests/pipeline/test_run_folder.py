@@ -1,5 +1,6 @@
 """Run folders: names on which all processes agree, results merged and never mixed, places that cannot be written."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -207,6 +208,8 @@ def test_a_killed_test_of_the_same_weights_goes_on_where_it_was(run, tmp_path, m
     assert run_for_checkpoint(*arguments, run.last).path == Path("runs/demo/b")
     assert not was_tested(begun, run.last), "begun is not done"
     begun.merge_metrics("test", {"test/n_users": 3}, {})
+    assert not was_tested(begun, run.last), "these may be results of other weights"
+    begun.merge_metrics("test", {}, {"weights": hashlib.sha256(run.last.read_bytes()).hexdigest()})
     assert was_tested(begun, run.last)
     other = run.last.with_name("other.ckpt")
     other.write_bytes(run.last.read_bytes() + b"x")
@@ -220,7 +223,7 @@ def test_a_killed_test_of_the_same_weights_goes_on_where_it_was(run, tmp_path, m
 # --- results ------------------------------------------------------------------------------------------------------
 
 TEST = {
-    "evaluator": "sampled@20", "candidates_hash": "abcdef0123456789", "m": 20, "retriever": None,
+    "evaluator": "sampled@20", "candidates_hash": "abcdef0123456789", "corruption": None, "m": 20, "retriever": None,
     "lists_hash": None, "max_groups": None, "groups_seed": None,
     "split": "test", "ties": "expected", "score": "logit", "prompt": "v1/12", "checkpoint": "best.ckpt",
 }  # fmt: skip
