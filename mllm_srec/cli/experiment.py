@@ -14,6 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from mllm_srec.cli.checks import check_settings, is_trained, needs_backbone
+from mllm_srec.cli.cluster import cluster_plugins
 from mllm_srec.cli.loggers import StartMessage, log_best, make_loggers
 from mllm_srec.cli.parser import plain
 from mllm_srec.cli.schema import (
@@ -201,6 +202,8 @@ class ExperimentCLI(LightningCLI):
             kwargs["logger"] = make_loggers(self.run, self.subcommand, config.tracking)
         if self.subcommand != "fit" and not config.trainer.callbacks:
             kwargs["enable_checkpointing"] = False  # else Lightning adds a callback that takes the state of ours
+        if not config.trainer.plugins:
+            kwargs["plugins"] = cluster_plugins(config.trainer.default_root_dir)
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": self._callbacks(config)}
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         return trainer

@@ -115,4 +115,6 @@ def test_slurm_with_two_tasks_on_two_machines(desk):
         ))
         for n in (0, 1)
     ]  # fmt: skip
-    check_one_run(desk, finish(desk, commands), 2, "4711.0-0")
+    out = finish(desk, commands)
+    check_one_run(desk, out, 2, "4711.0-0")
+    assert "requeueing enabled" not in out
