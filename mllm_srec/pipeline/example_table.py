@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import polars
 from lightning.pytorch.loggers import WandbLogger
+from PIL import Image, ImageOps
 
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.hashing import text_hash
+from mllm_srec.data.image_store import to_rgb
 from mllm_srec.data.ranking_datamodule import RankingDataModule
 from mllm_srec.models.ranking_module import PAIRS, Scored
 from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows
@@ -21,13 +28,18 @@ N_EXAMPLES = 16
 N_TITLES = 5
 """Titles of a history that are shown, the latest ones."""
 
+MAX_SIDE = 256
+"""Pixels of the longer side of a picture."""
+
 _SCORED: dict[str, type[polars.DataType]] = {**SCHEMA, "relevance": polars.Int64}
 
 
 class ExampleTable(pl.Callback):
-    """Logs the first labelled pairs of the last validation or test, once, at the end.
+    """Logs labelled targets of some contexts of the last validation or test, once, at the end.
 
-    Only the first process of a run logs, of what it has scored itself, so nothing is exchanged between processes.
+    The contexts are drawn by the hash of their number: the same ones in every run, and not the first that are scored,
+    which are those with the longest prompts. Only the first process of a run logs, of what it has scored itself, so
+    nothing is exchanged between processes.
 
     Args:
         n_examples: Rows of the table.
@@ -45,7 +57,7 @@ class ExampleTable(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Keep pairs until there are enough."""
+        """Keep the pairs that are drawn so far."""
         if not trainer.sanity_checking:
             self._keep(trainer, outputs, batch, dataloader_idx)
 
@@ -57,9 +69,12 @@ class ExampleTable(pl.Callback):
         self._keep(trainer, outputs, batch, dataloader_idx)
 
     def _keep(self, trainer: pl.Trainer, found: Scored | None, batch: CandidateBatch, loader: int) -> None:
-        missing = self.n_examples - self._rows.height
-        if trainer.is_global_zero and loader == PAIRS and found is not None and missing > 0:
-            self._rows = polars.concat([self._rows, batch_rows(found, batch).head(missing)])
+        if trainer.is_global_zero and loader == PAIRS and found is not None:
+            rows = polars.concat([self._rows, batch_rows(found, batch)])
+            drawn = rows["group_id"].map_elements(_draw, polars.String)
+            order = ["drawn", "relevance", "item_index"]
+            rows = rows.with_columns(drawn=drawn).sort(order, descending=[False, True, False])
+            self._rows = rows.head(self.n_examples).drop("drawn")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the examples of the last validation."""
@@ -81,7 +96,29 @@ class ExampleTable(pl.Callback):
         table = example_rows(self._rows, datamodule.data)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.log({KEY: _wandb_table(table, datamodule.data)})
+                with _kept_below(logger.save_dir):
+                    logger.log_metrics({KEY: _wandb_table(table, datamodule.data)}, trainer.global_step)
+
+
+def _draw(group_id: int) -> str:
+    """What contexts are sorted by."""
+    return text_hash(str(group_id))
+
+
+@contextmanager
+def _kept_below(folder: str | None) -> Iterator[None]:
+    """Have W&B put pictures that wait for their upload into the run's folder, not into the user's home.
+
+    A run that was logged offline is whole then on any machine that sees its folder.
+    """
+    if folder is None or "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(Path(folder).absolute() / "wandb")
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
 
 
 def example_rows(rows: polars.DataFrame, data: PreparedDataset) -> polars.DataFrame:
@@ -119,9 +156,23 @@ def _wandb_table(table: polars.DataFrame, data: PreparedDataset) -> Any:
     import wandb
 
     columns = ["user_id", "history", "picture", "title", "label", "probability", "score"]
+    pictures = [None if path is None else _picture(data.folder / path) for path in table["image"]]
+    if unread := pictures.count(None) - table["image"].null_count():
+        print(f"{KEY}: {unread} of {len(pictures)} pictures cannot be read any more", flush=True)
+    shown = [None if picture is None else wandb.Image(picture) for picture in pictures]
     rows = [
-        [wandb.Image(str(data.folder / row["image"])) if column == "picture" and row["image"] else row.get(column)
-         for column in columns]
-        for row in table.iter_rows(named=True)
-    ]  # fmt: skip
+        [picture if column == "picture" else row[column] for column in columns]
+        for row, picture in zip(table.iter_rows(named=True), shown, strict=True)
+    ]
     return wandb.Table(columns=columns, data=rows)
+
+
+def _picture(path: Path) -> Image.Image | None:
+    """A small copy that any browser shows; None where the file broke since the start: no reason to lose a training."""
+    try:
+        with Image.open(path) as image:
+            picture = to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, Image.DecompressionBombError):
+        return None
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    return picture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import yaml
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+from wandb.wandb_agent import Agent
 
 from mllm_srec.baselines.sasrec import SASRec
 from mllm_srec.cli.schema import full_parser
@@ -88,27 +88,32 @@ TINY = {
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_run_of_an_agent_logs_settings_metrics_and_examples(name, tmp_path):
-    """The very command line; only what `configs/beauty.yaml` says is smaller."""
+def test_a_run_of_an_agent_logs_settings_metrics_and_examples(name, tmp_path, monkeypatch):
+    """Started by the agent's own code; only what the files that it names say is smaller."""
     sweep = yaml.safe_load(SWEEPS[name].read_text())
     (tmp_path / "configs/baselines").mkdir(parents=True)
-    shutil.copy(ROOT / "configs/baselines/sasrec.yaml", tmp_path / "configs/baselines")
+    overlay = yaml.safe_load((ROOT / "configs/baselines/sasrec.yaml").read_text())
+    overlay["trainer"]["max_epochs"] = 2
+    (tmp_path / "configs/baselines/sasrec.yaml").write_text(yaml.safe_dump(overlay))
     (tmp_path / "configs/beauty.yaml").write_text(yaml.safe_dump({**TINY, "summaries": {"variant": "base"}}))
     chosen = choices(sweep)[-1]
-    command = [*agents_command(sweep, chosen)]
-    environment = {
-        **os.environ, "WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    monkeypatch.chdir(tmp_path)
+    for variable, value in {
+        "WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
-    }  # fmt: skip
+        "WANDB_DIR": "", "WANDB_RUN_ID": "", "WANDB_SWEEP_PARAM_PATH": "",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(variable, value)  # the last three are the agent's to set, and are put back afterwards
+    for variable in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+        monkeypatch.delenv(variable)
     for stage in (["prepare"], ["summarize"]) if name == "lora_cot" else (["prepare"],):
         words = [sys.executable, "-m", "mllm_srec", *stage, "--config", "configs/beauty.yaml"]
-        subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=400)
-    extra = ["--trainer.max_epochs=2"] if name == "sasrec" else []  # its own file asks for 200
-    done = subprocess.run(
-        [*command, *extra], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+        subprocess.run(words, check=True, capture_output=True, timeout=400)
+    agent = Agent(api=None, queue=None, sweep_id="s1")
+    agent._sweep_command = list(sweep["command"])
+    told = {"run_id": "r1", "program": sweep["program"], "args": {key: {"value": chosen[key]} for key in chosen}}
+    agent._command_run(told)
+    assert agent._run_processes["r1"].wait(timeout=400) == 0, "its output stands above"
     run = tmp_path / "runs/tiny/sweep-r1-0"
     found = records(run / "logs")
     config = {
@@ -131,11 +136,13 @@ def test_a_run_of_an_agent_logs_settings_metrics_and_examples(name, tmp_path):
     stored = json.loads((run / "metrics.json").read_text())
     assert json.loads(logged[sweep["metric"]["name"]]) == pytest.approx(stored[sweep["metric"]["name"]], abs=1e-6)
     assert {"train/loss", sweep["metric"]["name"]} <= history
+    assert {record.run.sweep_id for record in found if record.HasField("run")} == {"s1"}
     (artifact,) = [record.artifact for record in found if record.HasField("artifact")]
     files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
     content = json.loads(files["examples.table.json"].read_text())
     assert content["columns"] == ["user_id", "history", "picture", "title", "label", "probability", "score"]
     assert 0 < len(content["data"]) <= 16
+    assert all(path.is_relative_to(run) for path in files.values()), "a folder that can be taken elsewhere"
     for row in content["data"]:
         with Image.open(files[row[2]["path"]]) as picture:
             assert picture.size == (56, 56)

@@ -1,14 +1,16 @@
 """Examples for the tracker: rows in words by plain Python, of the last validation, of the first process only."""
 
+import hashlib
 import math
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.pipeline.example_table import N_TITLES, ExampleTable, example_rows
+from mllm_srec.pipeline.example_table import N_TITLES, ExampleTable, _wandb_table, example_rows
 from mllm_srec.pipeline.scored_rows import SCHEMA
 
 
@@ -59,7 +61,7 @@ def batch_of(group):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_kept_are_the_first_pairs_of_the_last_validation(first):
+def test_kept_are_drawn_pairs_of_the_last_validation(first):
     table, trainer = ExampleTable(3), SimpleNamespace(is_global_zero=first, sanity_checking=True)
     found = {"scores": torch.zeros(2, 1)}
     table.on_validation_batch_end(trainer, None, found, batch_of(90), 0, 0)  # tried before training
@@ -70,4 +72,30 @@ def test_kept_are_the_first_pairs_of_the_last_validation(first):
         table.on_validation_batch_end(trainer, None, found, batch_of(70), 0, 1)  # lists
         for group in (0, 2, 4):
             table.on_validation_batch_end(trainer, None, found, batch_of(epoch + group), 0, 0)
-    assert table._rows["group_id"].to_list() == ([10, 11, 12] if first else [])
+    drawn = sorted(range(10, 16), key=lambda group: hashlib.sha256(b"%d" % group).hexdigest())[:3]
+    assert drawn != [10, 11, 12]
+    assert table._rows["group_id"].to_list() == (drawn if first else [])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_same_contexts_whatever_comes_first(size):
+    trainer, found = SimpleNamespace(is_global_zero=True, sanity_checking=False), {"scores": torch.zeros(2, 1)}
+    tables = ExampleTable(size), ExampleTable(size)
+    for table, order in zip(tables, ([0, 2, 4, 6], [6, 2, 0, 4]), strict=True):
+        for group in order:
+            table.on_test_batch_end(trainer, None, found, batch_of(group), 0, 0)
+    assert tables[0]._rows.equals(tables[1]._rows)
+    assert tables[0]._rows.height == size
+
+
+def test_pictures_are_small_and_one_that_broke_costs_no_training(data, tmp_path, capsys):
+    Image.new("LA", (900, 300)).save(tmp_path / "wide.webp")
+    table = pl.DataFrame({
+        **{name: ["x"] * 3 for name in ("user_id", "history", "title")}, "image": ["wide.webp", None, "gone.png"],
+        **{name: [0.5] * 3 for name in ("label", "probability", "score")},
+    })  # fmt: skip
+    made = _wandb_table(table, SimpleNamespace(folder=tmp_path))
+    picture, none, gone = (row[made.columns.index("picture")] for row in made.data)
+    assert (picture.image.mode, picture.image.size, picture.format) == ("RGB", (256, 85), "png")
+    assert none is gone is None
+    assert "examples: 1 of 3 pictures cannot be read any more" in capsys.readouterr().out
