@@ -11,11 +11,11 @@ from typing import Any
 import lightning.pytorch as pl
 import polars
 from lightning.pytorch.loggers import WandbLogger
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.hashing import text_hash
-from mllm_srec.data.image_store import to_rgb
+from mllm_srec.data.pictures import as_shown
 from mllm_srec.data.ranking_datamodule import RankingDataModule
 from mllm_srec.models.ranking_module import PAIRS, Scored
 from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows
@@ -171,7 +171,7 @@ def _picture(path: Path) -> Image.Image | None:
     """A small copy that any browser shows; None where the file broke since the start: no reason to lose a training."""
     try:
         with Image.open(path) as image:
-            picture = to_rgb(ImageOps.exif_transpose(image))
+            picture = as_shown(image)
     except (OSError, Image.DecompressionBombError):
         return None
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
