@@ -107,7 +107,7 @@ def test_protocol(module):
     assert found.pop("prompt").startswith(module.prompt.version + "/")
     assert found == {
         "evaluator": "sampled@20", "candidates_hash": module.data.candidates_hash, "m": 20, "retriever": None,
-        "lists_hash": None, "max_groups": None,
+        "corruption": None, "lists_hash": None, "max_groups": None,
         "groups_seed": None, "split": "test", "ties": "expected", "score": "logit", "checkpoint": "best.ckpt",
     }  # fmt: skip
 
