@@ -13,6 +13,10 @@ LIBRARIES = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "torc
 """Libraries that results may depend on."""
 
 
+CODE = (":/", ":(top,exclude)experiments/results", ":(top,exclude)*.md")
+"""Paths, for git, of what decides results: a grid that has written its table has not changed the code of the next."""
+
+
 def versions() -> dict[str, str | None]:
     """Version of Python, of this package and of each library; None where it is not installed."""
     return {
@@ -30,7 +34,7 @@ def _version(name: str) -> str | None:
 
 
 def commit(folder: Path | None = None) -> tuple[str | None, bool | None]:
-    """Commit of the code, and whether tracked files differ from it.
+    """Commit of the code, and whether tracked files differ from it; results and texts are no code.
 
     Args:
         folder: Folder of a package; None takes this one.
@@ -42,7 +46,7 @@ def commit(folder: Path | None = None) -> tuple[str | None, bool | None]:
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None  # another repository's folder may lie around it
     head = _git(folder, "rev-parse", "HEAD")
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
     return head, None if changed is None else bool(changed)
 
 

@@ -57,6 +57,10 @@ def test_the_commit_of_a_package(tmp_path):
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("a = 1\n")
+    beside = [tmp_path / "experiments/results/t.json", tmp_path / "experiments/LOG.md", tmp_path / "configs/demo.yaml"]
+    for path in beside:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1\n")
     assert commit(package) == (None, None)
     git(tmp_path, "init")
     assert commit(package) == (None, None), "installed within another repository's folder"
@@ -67,6 +71,12 @@ def test_the_commit_of_a_package(tmp_path):
     assert commit(package) == (branch.read_text().strip(), False)
     (package / "new.py").touch()
     assert commit(package)[1] is False, "a file that git does not know changes nothing that it knows"
+    for path in beside[:2]:
+        path.write_text("2\n")
+    assert commit(package)[1] is False, "results and texts decide no number"
+    beside[2].write_text("2\n")
+    assert commit(package)[1] is True, "configurations do"
+    git(tmp_path, "checkout", "configs/demo.yaml")
     (package / "__init__.py").write_text("a = 2\n")
     assert commit(package) == (branch.read_text().strip(), True)
 
