@@ -96,7 +96,7 @@ def outcome_line(outcome: Outcome) -> str:
     """How a cell ended, with the log of what failed."""
     name = outcome.cell.name
     if outcome.state == "failed":
-        return f"{name}: failed, {outcome.detail} (log {outcome.cell.log})"
+        return f"{name}: failed, {outcome.detail} (log {outcome.log})"
     return f"{name}: {'finished before' if outcome.state == 'found' else outcome.state}"
 
 

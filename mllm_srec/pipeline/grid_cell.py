@@ -45,6 +45,11 @@ class Outcome:
     state: Literal["finished", "found", "failed", "stopped"]
     detail: str = ""
 
+    @property
+    def log(self) -> Path:
+        """The cell's own log; where it was not begun, that of the cell that it waited for."""
+        return self.cell.log if self.cell.needs is None or self.cell.log.exists() else self.cell.needs.log
+
 
 class LockedLog:
     """The log of a cell, locked: processes that print into it inherit the lock, and hold it until the last ends.

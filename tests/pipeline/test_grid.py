@@ -170,7 +170,8 @@ def test_what_tests_a_failed_training_fails_with_its_name(desk):
         ("clean", "a", "failed"), ("clean", "b", "finished"), ("noisy", "a", "failed"), ("noisy", "b", "finished"),
     ]  # fmt: skip
     assert outcomes[2].detail == f"it tests what {cells[0].name} trains, which failed"
-    assert any(cells[2].name in line and cells[0].name in line for line in lines)
+    assert any(f"{cells[2].name}: failed" in line and f"(log {cells[0].log})" in line for line in lines)
+    assert cells[0].log.is_file()
     assert not cells[2].run.path.exists()
 
 

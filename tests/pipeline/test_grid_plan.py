@@ -163,6 +163,47 @@ def test_files_that_are_no_settings(desk, text, message):
         plan(GridRow("a", ["bad.yaml"]))
 
 
+METHOD = {
+    "table3": "mllm_srec",
+    "table4": "image_text",
+    "table5": "full",
+    "figure5": "qlora",
+    "figure6": "full",
+    "audit": "full",
+}
+"""Grid -> the row that is the method itself."""
+
+
+def experiment(name):
+    content = yaml.safe_load(Path(f"experiments/{name}.yaml").read_text())
+    kinds = {"rows": GridRow, "data_sets": GridDataSet}
+    content |= {key: [kind(**one) for one in content[key]] for key, kind in kinds.items()}
+    sections = {"quick_grid": QuickGrid, "significance": Significance, "report": GridReport}
+    return GridSettings(**{**content, **{key: kind(**content[key]) for key, kind in sections.items()}})
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_method_is_one_run_in_all_tables_and_figures(monkeypatch, quick):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    found = {}
+    for name, row in METHOD.items():
+        grid = quickened(experiment(name)) if quick else experiment(name)
+        cells = [cell for cell in plan_cells(grid, "runs", "d") if cell.row == row and cell.needs is None]
+        found[name] = {cell.seed: cell.settings_hash for cell in cells}
+    assert set(found["table3"]) == ({0} if quick else {0, 1, 2})
+    assert all(hashes == found["table3"] for hashes in found.values())
+
+
+def test_the_audit_is_tested_where_figure_6_is(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    hashes = {
+        name: {c.settings_hash for c in plan_cells(experiment(name), "runs", "d") if c.row == "full" and c.needs}
+        for name in ("figure6", "audit")
+    }
+    assert len(hashes["figure6"]) == 9 * 3
+    assert len(hashes["audit"] & hashes["figure6"]) == 3, "every picture of another item, three seeds"
+
+
 def test_table_3_names_the_overlay_of_every_row():
     """Files that other rooms bring are not asked for here, only that each row has the name of its overlay."""
     content = yaml.safe_load((Path(__file__).resolve().parents[2] / "experiments/table3.yaml").read_text())
