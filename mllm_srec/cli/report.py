@@ -23,17 +23,17 @@ def main(command: str, arguments: list[str]) -> None:
     """Write the report."""
     config = _parser(command).parse_args(arguments)
     from mllm_srec.cli.quiet import silence_libraries
-    from mllm_srec.pipeline.grid_folder import find_grids
+    from mllm_srec.pipeline.grid_folder import find_results
     from mllm_srec.pipeline.report import check_report_folder, write_report
 
     silence_libraries()
     folder = Path(config.output)
     check_report_folder(folder)
-    grids = [Path(path) for path in config.results]
-    if not grids and not config.runs:
-        grids = find_grids(RESULTS)
+    results = [Path(path) for path in config.results]
+    if not results and not config.runs:
+        results = find_results(RESULTS)
     report = write_report(
-        grids, [Path(path) for path in config.runs], folder, config.title, (config.cases, config.seed)
+        results, [Path(path) for path in config.runs], folder, config.title, (config.cases, config.seed)
     )
     for note in report.notes:
         print(note)
@@ -47,13 +47,11 @@ def _parser(command: str) -> Parser:
         type=str,
         nargs="*",
         metavar="RESULTS",
-        help=f"Folders that `grid` wrote; none: all below {RESULTS} but those of --quick.",
+        help=f"Folders of grids and of Table 2; none: all below {RESULTS} but those of --quick.",
     )
     parser.add_argument("--runs", type=str, nargs="+", default=[], metavar="RUN", help="Folders of tested runs.")
     parser.add_argument("--output", type=str, default="report", help="Folder of the report.")
-    parser.add_argument(
-        "--title", type=str, default="Multimodal sequential recommendation: results", help="Of the page."
-    )
+    parser.add_argument("--title", type=str, default=TITLE, help="Of the page.")
     parser.add_argument(
         "--cases", type=NonNegativeInt, default=2, help="Right and wrong cases that are drawn of one run of each grid."
     )

@@ -89,9 +89,7 @@ def _save(picture: Image.Image, path: Path, kind: str | None) -> None:
     """Written in the format that the file had, since its name says so."""
     kind = "JPEG" if kind == "MPO" else kind
     options = {"quality": JPEG_QUALITY} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format=kind, **options)
-    partial.replace(path)
+    picture.save(path, format=kind, **options)
 
 
 def _first_by_hash(items: pl.DataFrame, seed: int, share: float) -> pl.DataFrame:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 from filelock import FileLock
@@ -17,15 +18,13 @@ from mllm_srec.data.interactions import deduplicate, is_liked, k_core
 from mllm_srec.data.manifest import check_manifest, raw_files, write_manifest
 from mllm_srec.data.raw import INTERACTION_SCHEMA, RawData
 from mllm_srec.data.report import PrepareReport
-from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.data.settings import CandidateSettings, CorruptionKind, PrepareSettings
 from mllm_srec.data.sources import picture_folder, read_raw
 from mllm_srec.data.splits import assign_splits
 from mllm_srec.data.tables import Tables, build_tables
 from mllm_srec.types import SPLITS, ConfigError, DataError
 
 REPORT = "prepare_report.json"
-
-CORRUPTION_KINDS = ("background", "noise", "blur", "blank", "mismatch")
 
 
 def prepare_dataset(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> PrepareReport:
@@ -84,7 +83,7 @@ def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> 
     for name, text, accepted in (
         ("prepare.split", settings.split, ("random", "leave_one_out", "global_time")),
         ("candidates.unit", candidates.unit, ("user", "instance")),
-        ("prepare.corruption.kind", settings.corruption.kind, ("none", *CORRUPTION_KINDS)),
+        ("prepare.corruption.kind", settings.corruption.kind, get_args(CorruptionKind)),
     ):
         if text not in accepted:
             raise ConfigError(f"{name}: got {text!r}; choose one of {', '.join(accepted)}.")

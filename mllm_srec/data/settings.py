@@ -82,6 +82,9 @@ class DemoSettings:
     clutter: float = 0.5
 
 
+CorruptionKind = Literal["none", "background", "noise", "blur", "blank", "mismatch"]
+
+
 @dataclass(frozen=True)
 class CorruptionSettings:
     """Pictures made worse on purpose, to test how much a model suffers from it (the article's Fig. 6).
@@ -94,7 +97,7 @@ class CorruptionSettings:
         seed: Seed of the choice and of the changes.
     """
 
-    kind: Literal["none", "background", "noise", "blur", "blank", "mismatch"] = "none"
+    kind: CorruptionKind = "none"
     strength: float = 1.0
     share: float = 1.0
     seed: int = 0

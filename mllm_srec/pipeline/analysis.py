@@ -12,6 +12,7 @@ import polars as pl
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.pipeline.comparison import MUST_AGREE, SAME_IN_A_GROUP, common_protocol
 from mllm_srec.pipeline.comparison_record import FEW
+from mllm_srec.pipeline.output_files import check_output_file, write_output_file
 from mllm_srec.pipeline.run_groups import RunGroup
 from mllm_srec.pipeline.run_settings import read_settings
 from mllm_srec.pipeline.scored_tables import TARGETS, ScoredTables, read_scored
@@ -154,33 +155,10 @@ def _named(rows: pl.DataFrame) -> str:
 
 
 def check_output(path: Path) -> None:
-    """Look whether the table may be written, before anything is computed.
-
-    Raises:
-        ConfigError: The folder is missing, or the file holds something else than such a table.
-    """
-    if not path.parent.is_dir():
-        raise ConfigError(f"output: {str(path.parent)!r} is no folder; make it first")
-    if not path.exists():
-        return
-    try:
-        with path.open(encoding="utf-8") as file:
-            known = file.readline().rstrip("\n") == ",".join(SCHEMA)
-    except (OSError, UnicodeDecodeError):
-        known = False
-    if not known:
-        raise ConfigError(f"output: {str(path)!r} exists and is no result of `analyse`; choose another file")
+    """Look whether the table may be written; see `check_output_file`."""
+    check_output_file(path, "analyse", lambda text: text.partition("\n")[0] == ",".join(SCHEMA))
 
 
 def write_analysis(found: Analysis, path: Path) -> None:
-    """Write the table as CSV, whole or not at all.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        found.table.write_csv(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"output: {str(path)!r} cannot be written ({error.strerror})") from error
+    """Write the table as CSV; see `write_output_file`."""
+    write_output_file(found.table.write_csv(), path)

@@ -20,8 +20,9 @@ from PIL import Image
 from mllm_srec.data.context_texts import ContextTexts
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.summary_texts import SummaryTexts
-from mllm_srec.pipeline.loaded_run import load_run, read_settings
+from mllm_srec.pipeline.loaded_run import load_run
 from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.run_settings import read_settings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.reports.cases import Case, CaseItem, CaseStudies, CaseTarget, Verdict
 from mllm_srec.types import ConfigError, DataError

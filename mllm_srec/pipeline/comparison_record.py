@@ -10,7 +10,7 @@ from typing import Any
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.metrics.significance import PairedDifference
 from mllm_srec.pipeline.comparison import CONFIDENCE, Comparison
-from mllm_srec.types import ConfigError, DataError
+from mllm_srec.pipeline.output_files import check_output_file, write_output_file
 
 FEW = 30
 """Below about so many users that differ, interval and p are too optimistic."""
@@ -112,32 +112,10 @@ def _flat(row: Compared) -> dict[str, Any]:
 
 
 def check_output(path: Path) -> None:
-    """Look whether the result may be written, before anything is computed.
-
-    Raises:
-        ConfigError: The folder is missing, or the file holds something else than a comparison.
-    """
-    if not path.parent.is_dir():
-        raise ConfigError(f"output: {str(path.parent)!r} is no folder; make it first")
-    if not path.exists():
-        return
-    try:
-        known = isinstance(json.loads(path.read_text(encoding="utf-8"))["comparison"], dict)
-    except (OSError, ValueError, TypeError, KeyError):
-        known = False
-    if not known:
-        raise ConfigError(f"output: {str(path)!r} exists and is no result of `compare`; choose another file")
+    """Look whether the result may be written; see `check_output_file`."""
+    check_output_file(path, "compare", lambda text: isinstance(json.loads(text)["comparison"], dict))
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write it as JSON, whole or not at all.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(as_record(comparison), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"output: {str(path)!r} cannot be written ({error.strerror})") from error
+    """Write it as JSON; see `write_output_file`."""
+    write_output_file(json.dumps(as_record(comparison), indent=2, allow_nan=False) + "\n", path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
@@ -18,7 +18,7 @@ from mllm_srec.types import DataError
 QUICK_SUFFIX = "-quick"
 """Ends the name of what `--quick` wrote."""
 
-KINDS: tuple[GridKind, ...] = ("table", "bars", "curves")
+KINDS: tuple[GridKind, ...] = get_args(GridKind)
 
 
 def about_grid(folder: Path, results: pl.DataFrame, written: pl.DataFrame | None) -> tuple[AboutGrid, bool]:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mllm_srec.reports.grid_about import GridKind
 from mllm_srec.types import EVAL_TOP_K, ConfigError
 
 OWN = ("name", "seed_everything", "config", "ckpt_path")
@@ -86,7 +87,7 @@ class GridReport:
 
     title: str = ""
     caption: str = ""
-    kind: Literal["table", "bars", "curves"] = "table"
+    kind: GridKind = "table"
     metrics: list[str] = field(default_factory=list)
     article: str | None = None
     baseline_rows: list[str] = field(default_factory=list)

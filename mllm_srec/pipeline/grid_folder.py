@@ -11,6 +11,7 @@ import polars as pl
 
 from mllm_srec.pipeline.grid_about import QUICK_SUFFIX, about_grid
 from mllm_srec.pipeline.grid_results import RESULTS, SCHEMA, CellRecord, check_measured_alike, read_records
+from mllm_srec.reports.data_statistics import FILE
 from mllm_srec.reports.grid import in_order, summarise
 from mllm_srec.reports.grid_about import AboutGrid
 from mllm_srec.reports.grid_summary import Difference
@@ -40,9 +41,9 @@ class GridFolder:
     missing: tuple[str, ...]
 
 
-def find_grids(root: Path) -> list[Path]:
-    """Folders of results below `root`, by name, without those of quick grids."""
-    found = {path.parent for path in root.rglob(RESULTS)} if root.is_dir() else set()
+def find_results(root: Path) -> list[Path]:
+    """Folders of grids and of Table 2 below `root`, by name, without those of quick grids."""
+    found = {path.parent for name in (RESULTS, FILE) for path in root.rglob(name)} if root.is_dir() else set()
     return sorted(folder for folder in found if not folder.name.endswith(QUICK_SUFFIX))
 
 

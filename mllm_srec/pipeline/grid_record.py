@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
 
+from mllm_srec.data.whole_files import write_whole_text
 from mllm_srec.pipeline.grid_plan import Cell
 from mllm_srec.pipeline.provenance import commit, versions
 from mllm_srec.pipeline.tested_weights import was_tested
@@ -71,9 +72,7 @@ def end_attempt(cell: Cell, status: int, seconds: dict[str, float], peak_memory:
 
 def _write(cell: Cell, attempts: list[Attempt]) -> None:
     content = {"settings_hash": cell.settings_hash, "settings": cell.settings, "attempts": attempts}
-    partial = cell.record.with_name(f".{cell.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    partial.replace(cell.record)
+    write_whole_text(json.dumps(content, indent=2, default=str) + "\n", cell.record)
 
 
 def peak_bytes(maxrss: int) -> int:

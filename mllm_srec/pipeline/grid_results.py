@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.parquet_files import write_whole
+from mllm_srec.data.whole_files import write_whole, write_whole_text
 from mllm_srec.pipeline.comparison import MUST_AGREE
 from mllm_srec.pipeline.grid_file import file_name
 from mllm_srec.pipeline.grid_plan import Cell
@@ -195,12 +195,8 @@ def write_results(
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         write_whole(tidy(records), folder / RESULTS)
         for name, record in names.items():
-            partial = folder / CELLS / f".{name}.partial"
-            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            partial.replace(folder / CELLS / name)
-        partial = folder / f".{ABOUT}.partial"
-        partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / ABOUT)
+            write_whole_text(json.dumps(record, indent=2) + "\n", folder / CELLS / name)
+        write_whole_text(json.dumps(about, indent=2) + "\n", folder / ABOUT)
         for path in (folder / CELLS).glob("*.json"):
             if path.name not in names:
                 path.unlink()  # of a row, seed or data set that the grid has no longer

@@ -12,7 +12,6 @@ the modality, whatever their split: no interaction enters it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.feature_store import FeatureStore
 from mllm_srec.data.image_store import ImageStore, build_image_store, load_image_processor
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
+from mllm_srec.data.whole_files import whole_file
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, hidden_size
 from mllm_srec.models.text_encoder import BackboneText, SentenceEncoder, TextEncoder
@@ -136,12 +136,8 @@ def picture_means(images: ImageStore, folder: Path) -> np.ndarray:
     if not path.exists():
         store = FeatureStore(folder)
         means = np.stack([store.features([key]).float().mean(dim=0).numpy() for key in images.pictures])
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with whole_file(path) as file:
             np.save(file, means)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     return np.asarray(np.load(path))
 
 

@@ -14,7 +14,6 @@ from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.arrivals import SummaryArrivals
 from mllm_srec.pipeline.build import folder_lock, resolve_backbone, resolve_stages
-from mllm_srec.pipeline.run_settings import read_settings as read_settings  # belongs to loading a run
 from mllm_srec.pipeline.summary_inputs import SummaryInputs
 from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.pipeline.summary_texts import summary_texts

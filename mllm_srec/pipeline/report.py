@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mllm_srec
+from mllm_srec.data.whole_files import write_whole_text
 from mllm_srec.pipeline.grid_folder import read_grid
-from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section
+from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section, statistics_section
+from mllm_srec.reports.data_statistics import FILE
 from mllm_srec.reports.drawing import write_drawing
 from mllm_srec.reports.page import FigureBlock, Section, TableBlock, render_page
 from mllm_srec.reports.table_text import csv_text, latex, markdown, markdown_escaped
@@ -54,12 +56,12 @@ def check_report_folder(folder: Path) -> None:
 
 
 def write_report(
-    grids: Sequence[Path], runs: Sequence[Path], folder: Path, title: str, cases: Cases = (2, 0)
+    results: Sequence[Path], runs: Sequence[Path], folder: Path, title: str, cases: Cases = (2, 0)
 ) -> Report:
     """Read results and write the report.
 
     Args:
-        grids: Folders that `grid` wrote.
+        results: Folders that `grid` wrote, or `experiments/table2.py`.
         runs: Folders of tested runs.
         folder: Where to; from `check_report_folder`.
         title: Of the page.
@@ -69,16 +71,18 @@ def write_report(
         ConfigError: There is nothing to report, or a folder holds no results.
         DataError: A file is damaged, or the report cannot be written.
     """
-    if not grids and not runs:
+    if not results and not runs:
         raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or finished runs with --runs")
-    read = [read_grid(path) for path in grids]
-    names = [grid.about.name + ("-quick" if grid.about.quick else "") for grid in read]
+    read = [None if (path / FILE).is_file() else read_grid(path) for path in results]
+    names = ["table2" if grid is None else grid.about.name + ("-quick" if grid.about.quick else "") for grid in read]
     anchors = _anchors([*(name.replace("-quick-quick", "-quick") for name in names), *(p.resolve().name for p in runs)])
     sections = [
-        *(grid_section(grid, anchor, cases) for grid, anchor in zip(read, anchors, strict=False)),
-        *(run_section(path, anchor, cases) for path, anchor in zip(runs, anchors[len(grids) :], strict=True)),
+        statistics_section(path, anchor) if grid is None else grid_section(grid, anchor, cases)
+        for path, grid, anchor in zip(results, read, anchors, strict=False)
     ]
-    made = f"Made by mllm_srec {mllm_srec.__version__} from {len(grids)} grids and {len(runs)} single runs."
+    sections += [run_section(path, anchor, cases) for path, anchor in zip(runs, anchors[len(results) :], strict=True)]
+    n_grids = sum(grid is not None for grid in read)
+    made = f"Made by mllm_srec {mllm_srec.__version__} from {n_grids} grids and {len(runs)} single runs."
     page = render_page(title, sections, made)
     try:
         files = _write(folder, page, sections)
@@ -113,9 +117,7 @@ def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
             elif isinstance(block, FigureBlock):
                 paths = write_drawing(block.drawing, folder / FIGURES)
                 files += [f"{FIGURES}/{path.name}" for path in paths]
-    partial = folder / f".{PAGE}.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(folder / PAGE)
+    write_whole_text(page, folder / PAGE)
     (folder / FILES).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
     for name in before - set(files):
         (folder / name).unlink(missing_ok=True)

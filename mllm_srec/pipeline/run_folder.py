@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mllm_srec.data.whole_files import write_whole_text
 from mllm_srec.types import ConfigError
 
 PROTOCOL = (
@@ -156,9 +157,7 @@ class RunFolder:
             if differing:
                 raise ConfigError(f"{self.metrics} holds {stage} results of another protocol: {_shown(differing)}")
             merged = self.read_metrics() | dict(values) | {f"{stage}/{key}": value for key, value in protocol.items()}
-            partial = self.metrics.with_suffix(".partial")
-            partial.write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n", encoding="utf-8")
-            partial.replace(self.metrics)
+            write_whole_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n", self.metrics)
 
     def protocol_differences(self, stage: str, protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """What differs between stored results of `stage` and `protocol`: key -> (stored, now)."""

@@ -18,8 +18,8 @@ from mllm_srec.reports.drawing import (
     line_style,
     quiet_axes,
     shared_legend,
-    shortened,
 )
+from mllm_srec.reports.texts import shortened
 
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 

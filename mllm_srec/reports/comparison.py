@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_srec.metrics.comparison import Compared
+from mllm_srec.reports.texts import one_line
 
 FINDING = 0.05
 """Rows whose corrected p-value is at most this are bold."""
@@ -55,8 +55,8 @@ def print_comparison(title: str, rows: Sequence[Compared], notes: Sequence[str])
 
 
 def visible(text: str) -> str:
-    """A text on one line, without what could steer a terminal or write from right to left."""
-    return "".join(letter for letter in " ".join(text.split()) if unicodedata.category(letter)[0] != "C") or "?"
+    """A name on one line that a terminal shows literally; `?` where nothing of it can be seen."""
+    return one_line(text) or "?"
 
 
 def _cells(row: Compared) -> dict[str, str]:

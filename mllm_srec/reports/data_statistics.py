@@ -1,4 +1,4 @@
-"""Table 2 as CSV, Markdown and JSON."""
+"""Table 2 as CSV, Markdown, LaTeX and JSON."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.reports.comparison import visible
+from mllm_srec.reports.table_text import latex, markdown, markdown_escaped
+from mllm_srec.reports.tables import Cell, Row, Table
 
 TITLE = "Table 2: data statistics"
+
+FILE = "table2.json"
+"""What `report` reads."""
 
 COLUMNS = {
     "users": "Users",
@@ -37,7 +41,7 @@ NOT_AVAILABLE = (
 
 
 def write_table2(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], folder: Path) -> list[Path]:
-    """Write `table2.csv`, `table2.md` and `table2.json`.
+    """Write `table2.csv`, `table2.md`, `table2.tex` and `table2.json`.
 
     Args:
         rows: One per data set: `data_set`, and the keys of `COLUMNS`.
@@ -56,6 +60,7 @@ def write_table2(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], folder
     texts = {
         "csv": csv_text(rows),
         "md": markdown_text(rows, lines),
+        "tex": latex(statistics_table(rows), "table2"),
         "json": json.dumps(about, indent=2, ensure_ascii=False) + "\n",
     }
     paths = []
@@ -75,26 +80,18 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return file.getvalue()
 
 
+def statistics_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows as a table."""
+    lines = [Row(row["data_set"], tuple(Cell(text=_number(row[key])) for key in COLUMNS)) for row in rows]
+    return Table(tuple(COLUMNS.values()), tuple(lines), CAPTION)
+
+
 def markdown_text(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
     """The table with its caption and notes."""
-    lines = [["", *COLUMNS.values()], ["---", *["---:"] * len(COLUMNS)]]
-    lines += [[_escaped(row["data_set"]), *(_number(row[key]) for key in COLUMNS)] for row in rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    listed = "\n".join(f"- {_escaped(note)}" for note in notes)
-    return f"# {TITLE}\n\n{CAPTION}\n\n{table}\n\n{listed}\n"
+    listed = "\n".join(f"- {markdown_escaped(note)}" for note in notes)
+    return f"# {TITLE}\n\n{CAPTION}\n\n{markdown(statistics_table(rows))}\n\n{listed}\n"
 
 
 def _number(value: float) -> str:
     """Counts with separators, shares in percent."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.2%}"
-
-
-def _escaped(text: str) -> str:
-    """A text that Markdown shows literally, on one line."""
-    marks: dict[str, str | int | None] = {
-        "&": "&amp;",
-        "<": "&lt;",
-        ">": "&gt;",
-        **{letter: f"\\{letter}" for letter in "\\|[]*`"},
-    }
-    return visible(text).translate(str.maketrans(marks))

@@ -10,13 +10,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mllm_srec.reports.comparison import visible
+from mllm_srec.reports.drawing import LIGHT, line_style, quiet_axes
 from mllm_srec.reports.strata import TITLES
+from mllm_srec.reports.texts import shortened
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-"""Okabe and Ito: told apart by people with any colour vision."""
-
-MARKERS = "osD^vPX"
 NO_STRATA = ("all", "left out")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -55,10 +52,10 @@ def strata_figure(rows: Rows, analysis: str, metric: str) -> Figure:
         places = [strata.index(row["stratum"]) + shift for row in of_run]
         ends = [[row["value"] - row["low"] for row in of_run], [row["high"] - row["value"] for row in of_run]]
         values = [row["value"] for row in of_run]
-        axes.errorbar(places, values, yerr=ends, fmt=MARKERS[index % 7], color=COLOURS[index % 7], capsize=2,
-                      markersize=5, linewidth=1, label=_plain(run))  # fmt: skip
+        axes.errorbar(places, values, yerr=ends, capsize=2, markersize=5, label=shortened(run),
+                      **line_style(index, LIGHT) | {"linestyle": "none"})  # fmt: skip
     counts = [max(row["n"] for row in own if row["stratum"] == stratum) for stratum in strata]
-    labels = [f"{_plain(stratum)}\n{n:,}" for stratum, n in zip(strata, counts, strict=True)]
+    labels = [f"{shortened(stratum)}\n{n:,}" for stratum, n in zip(strata, counts, strict=True)]
     axes.set_xticks(range(len(strata)), labels, parse_math=False)
     axes.set_xlim(-0.5, len(strata) - 0.5)
     axes.set_xlabel(f"{TITLES.get(analysis, analysis)}; below, number of {own[0]['unit']}")
@@ -85,28 +82,20 @@ def seeds_figure(rows: Rows, metric: str) -> Figure:
     panels = figure.subplots(1, len(data_sets), sharey=True, squeeze=False)[0]
     for axes, data_set in zip(panels, data_sets, strict=True):
         dots = [(row["value"], names.index(row["row"])) for row in own if row["data_set"] == data_set]
-        axes.plot(*zip(*dots, strict=True), "o", color=COLOURS[0], alpha=0.7, markersize=4)
-        axes.set_title(_plain(data_set), parse_math=False)
-        axes.set_yticks(range(len(names)), [_plain(name) for name in names], parse_math=False)
+        axes.plot(*zip(*dots, strict=True), "o", color=LIGHT.colours[0], alpha=0.7, markersize=4)
+        axes.set_title(shortened(data_set), parse_math=False)
+        axes.set_yticks(range(len(names)), [shortened(name) for name in names], parse_math=False)
         axes.set_xlabel(f"{metric}, one dot a seed")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        quiet_axes(axes, LIGHT, "both")
     panels[0].invert_yaxis()
     return figure
-
-
-def _plain(text: str) -> str:
-    """A label on one line that leaves room for the figure."""
-    shown = visible(text)
-    return shown if len(shown) <= 30 else f"{shown[:29]}…"
 
 
 def _finish(axes: Axes, metric: str, n_runs: int) -> None:
     if metric.endswith("auc") or metric.startswith("auc"):
         axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":", label="chance")
     axes.set_ylabel(metric)
-    axes.grid(axis="y", alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    quiet_axes(axes, LIGHT)
     if n_runs > 1:
         legend = axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
         for text in legend.get_texts():

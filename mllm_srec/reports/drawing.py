@@ -130,12 +130,6 @@ def line_style(index: int, theme: Theme) -> dict[str, Any]:
     return {"color": theme.colours[place], "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
 
 
-def shortened(label: str, n: int = 28) -> str:
-    """A label that leaves room for the figure."""
-    plain = " ".join(label.split())
-    return plain if len(plain) <= n else f"{plain[: n - 1]}…"
-
-
 def shared_legend(figure: Figure) -> None:
     """One legend above all panels, each name once."""
     found: dict[str, Any] = {}

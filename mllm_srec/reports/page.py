@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 from mllm_srec.reports.cases import CaseStudies
 from mllm_srec.reports.drawing import DARK, LIGHT, Drawing, drawn
 from mllm_srec.reports.metric_words import metric_family, metric_meaning
-from mllm_srec.reports.table_text import one_line
 from mllm_srec.reports.tables import Cell, Table, emphasised
+from mllm_srec.reports.texts import one_line
 
 GENERATOR = "mllm_srec report"
 """Named in the page, so that a later report knows what it may replace."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-import unicodedata
 
 from mllm_srec.reports.tables import KIND_WORDS, Cell, Row, Table, emphasised
+from mllm_srec.reports.texts import one_line
 
 _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*|[]$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _LATEX = str.maketrans(
@@ -17,11 +17,6 @@ _LATEX = str.maketrans(
     | {"[": "{[}", "]": "{]}", "*": "{*}"}  # behind a line's end they would be its arguments
     | {"±": r"$\pm$", "†": r"$^{\dagger}$", "…": r"\ldots{}", "\N{MINUS SIGN}": "$-$"}
 )
-
-
-def one_line(text: str) -> str:
-    """A text on one line, without control characters and what writes from right to left."""
-    return "".join(letter for letter in " ".join(text.split()) if unicodedata.category(letter)[0] != "C")
 
 
 def markdown_escaped(text: str) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from mllm_srec.__main__ import main
 from mllm_srec.types import ConfigError
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
@@ -42,7 +43,7 @@ def desk(tmp_path, monkeypatch, shop_root):
 
 def test_every_prepared_data_set_has_a_row(script, desk, shop):
     paths = script.make_table(["demo.yaml", "shop.yaml", "none.yaml"], desk / "out/table2")
-    assert sorted(path.name for path in paths) == ["table2.csv", "table2.json", "table2.md"]
+    assert sorted(path.name for path in paths) == ["table2.csv", "table2.json", "table2.md", "table2.tex"]
     table = pd.read_csv(desk / "out/table2/table2.csv").set_index("data_set")
     assert list(table.index) == ["ti|ny", "shop"]
     for name, folder in (("ti|ny", Path("data/ti|ny")), ("shop", shop.folder)):
@@ -57,7 +58,22 @@ def test_every_prepared_data_set_has_a_row(script, desk, shop):
     text = (desk / "out/table2/table2.md").read_text()
     assert "| ti\\|ny | 16 | " in text
     assert "The article's own numbers are not available" in text
+    assert "    ti\\textbar{}ny & 16 & " in (desk / "out/table2/table2.tex").read_text()
     assert "none: not prepared here (python -m mllm_srec prepare --config none.yaml)" in text
+
+
+def test_the_table_stands_in_the_report(script, desk):
+    script.make_table(["demo.yaml", "none.yaml"], Path("experiments/results/table2"))
+    assert main(["report"]) == 0
+    page, table = Path("report/index.html").read_text(), pd.read_csv("experiments/results/table2/table2.csv")
+    assert "Table 2: data statistics" in page
+    assert "ti|ny" in page
+    assert "none: not prepared here" in page
+    for key in ("users", "items", "interactions", "samples"):
+        assert f">{table[key][0]:,}<" in page
+    assert (Path("report/tables") / "table2--statistics.tex").is_file()
+    Path("experiments/results/table2/table2.json").write_text("{}")
+    assert main(["report"]) == 1
 
 
 def test_nothing_prepared_is_an_error(script, desk):

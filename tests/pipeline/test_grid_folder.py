@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from mllm_srec.pipeline.grid_file import GridDataSet, GridReport, GridRow, GridSettings, Significance, described
-from mllm_srec.pipeline.grid_folder import find_grids, read_grid
+from mllm_srec.pipeline.grid_folder import find_results, read_grid
 from mllm_srec.pipeline.grid_results import write_results
 from mllm_srec.pipeline.grid_summary import write_summary
 from mllm_srec.reports.grid_about import AboutDataSet
@@ -149,5 +149,5 @@ def test_folders_without_results_are_refused(tmp_path):
 def test_quick_results_are_not_looked_for(written, tmp_path):
     for name in ("b", "a", "c-quick", "nested/d"):
         shutil.copytree(written, tmp_path / name)
-    assert [path.name for path in find_grids(tmp_path)] == ["a", "b", "d"]
-    assert find_grids(tmp_path / "nowhere") == []
+    assert [path.name for path in find_results(tmp_path)] == ["a", "b", "d"]
+    assert find_results(tmp_path / "nowhere") == []
