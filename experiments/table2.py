@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import candidate_settings, full_parser, prepare_settings
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.manifest import check_manifest
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--config", nargs="+", required=True, help="Configuration files, one per data set.")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="Folder of the results.")
     arguments, flags = parser.parse_known_args()
+    silence_libraries()
     try:
         paths = make_table(arguments.config, arguments.output, flags)
     except ConfigError as error:

@@ -42,9 +42,10 @@ class GridFolder:
 
 
 def find_results(root: Path) -> list[Path]:
-    """Folders of grids and of Table 2 below `root`, by name, without those of quick grids."""
+    """Folders of grids and of Table 2 below `root`, without those of quick grids: tables, figures, then others."""
     found = {path.parent for name in (RESULTS, FILE) for path in root.rglob(name)} if root.is_dir() else set()
-    return sorted(folder for folder in found if not folder.name.endswith(QUICK_SUFFIX))
+    kept = [folder for folder in found if not folder.name.endswith(QUICK_SUFFIX)]
+    return sorted(kept, key=lambda path: (*(not path.name.startswith(part) for part in ("table", "figure")), path))
 
 
 def read_grid(folder: Path) -> GridFolder:
