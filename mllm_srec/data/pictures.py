@@ -142,6 +142,26 @@ def as_shown(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def small_copy(path: Path, max_side: int) -> Image.Image:
+    """A picture to be shown to people: upright, RGB, and without whatever else the file holds.
+
+    Args:
+        path: A file of a data set.
+        max_side: Pixels of the longer side; larger ones are reduced to it.
+
+    Raises:
+        UnusablePictureError: The file is gone or broken.
+    """
+    try:
+        with Image.open(path, formats=_OPENED) as opened:
+            picture = as_shown(opened)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnusablePictureError("broken picture", str(error)) from error
+    picture.thumbnail((max_side, max_side))
+    picture.info.clear()  # Pillow would write a comment again
+    return picture
+
+
 class UnusablePictureError(ValueError):
     """A picture cannot be used: `reason` for counting, `details` for the example."""
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from PIL import Image
 
 from mllm_srec.data.context_texts import ContextTexts
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.pictures import UnusablePictureError, small_copy
 from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.pipeline.loaded_run import load_run
 from mllm_srec.pipeline.run_folder import RunFolder
@@ -211,13 +211,9 @@ def drawn_anew(path: Path) -> bytes:
         DataError: The file is gone or broken.
     """
     try:
-        with Image.open(path, formats=("JPEG", "PNG", "GIF", "WEBP", "BMP")) as picture:
-            small = Image.new("RGB", picture.size, "white")
-            shown = picture.convert("RGBA")
-            small.paste(shown, mask=shown.getchannel("A"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        small = small_copy(path, MAX_SIDE)
+    except UnusablePictureError as error:
         raise DataError(f"the picture {str(path)!r} cannot be read ({error}); prepare the data set again") from error
-    small.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.hashing import text_hash
-from mllm_srec.data.pictures import as_shown
+from mllm_srec.data.pictures import UnusablePictureError, small_copy
 from mllm_srec.data.ranking_datamodule import RankingDataModule
 from mllm_srec.models.ranking_module import PAIRS, Scored
 from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows
@@ -170,9 +170,6 @@ def _wandb_table(table: polars.DataFrame, data: PreparedDataset) -> Any:
 def _picture(path: Path) -> Image.Image | None:
     """A small copy that any browser shows; None where the file broke since the start: no reason to lose a training."""
     try:
-        with Image.open(path) as image:
-            picture = as_shown(image)
-    except (OSError, Image.DecompressionBombError):
+        return small_copy(path, MAX_SIDE)
+    except UnusablePictureError:
         return None
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
-    return picture

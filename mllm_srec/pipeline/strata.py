@@ -73,10 +73,8 @@ class StrataSettings:
             user: `(N,)`.
             weights: `(N,)`; None: all 1.
         """
-        rows, own = (
-            [SortedRows.of(seed, positive) for seed in scores],
-            np.ones(len(user)) if weights is None else weights,
-        )
+        rows = [SortedRows.of(seed, positive) for seed in scores]
+        own = np.ones(len(user)) if weights is None else weights
 
         def statistic(times: Floats) -> float:
             return float(np.mean([seed.auc(times * own)[0] for seed in rows]))

@@ -145,6 +145,13 @@ def test_a_picture_is_drawn_anew(tmp_path):
     with Image.open(io.BytesIO(content)) as picture:
         assert picture.format == "JPEG"
         assert max(picture.size) == 160
+    turned, exif = Image.new("RGB", (40, 20), "red"), Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    turned.save(tmp_path / "turned.jpg", exif=exif, comment="<script>")
+    content = drawn_anew(tmp_path / "turned.jpg")
+    assert b"script" not in content
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.size == (20, 40)
     (tmp_path / "broken.png").write_bytes(b"<svg onload=alert(1)>")
     with pytest.raises(DataError, match=r"broken\.png' cannot be read"):
         drawn_anew(tmp_path / "broken.png")
