@@ -40,7 +40,7 @@ TABLE5_NOTE = (
 )
 
 NOT_AVAILABLE: Mapping[str, str] = {
-    "table2": "The article's Table 2 (statistics of its data sets) is not available.",
+    "table2": "The article's own numbers are not available: its Table 2 could not be found.",
     "table3": "The article's Table 3 (all models on all data sets) is not available; its text gives, over the "
     "strongest baseline, +9.90 % on average over four data sets, and +18.07 % HR, +11.4 % Recall, +12.83 % NDCG.",
     "table4": "The article's Table 4 (modalities) is not available; its text gives the order only: image and text "

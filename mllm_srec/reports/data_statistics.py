@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mllm_srec.reports.article import NOT_AVAILABLE
 from mllm_srec.reports.table_text import latex, markdown, markdown_escaped
 from mllm_srec.reports.tables import Cell, Row, Table
 
@@ -35,10 +36,6 @@ CAPTION = (
     "samples of all splits: every rated item, and one drawn negative for each positive."
 )
 
-NOT_AVAILABLE = (
-    "The article's own numbers are not available: the table is missing in the copy of its text that we have."
-)
-
 
 def write_table2(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], folder: Path) -> list[Path]:
     """Write `table2.csv`, `table2.md`, `table2.tex` and `table2.json`.
@@ -55,7 +52,7 @@ def write_table2(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], folder
         OSError: A file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [NOT_AVAILABLE, *notes]
+    lines = [NOT_AVAILABLE["table2"], *notes]
     about = {"title": TITLE, "caption": CAPTION, "notes": lines, "columns": COLUMNS, "rows": list(rows)}
     texts = {
         "csv": csv_text(rows),
