@@ -47,7 +47,7 @@ def _parser(command: str) -> Parser:
         type=str,
         nargs="*",
         metavar="RESULTS",
-        help=f"Folders of grids and of Table 2; none: all below {RESULTS} but those of --quick.",
+        help=f"Folders of grids, of Table 2 and Figure 7; none: all below {RESULTS} but those of --quick.",
     )
     parser.add_argument("--runs", type=str, nargs="+", default=[], metavar="RUN", help="Folders of tested runs.")
     parser.add_argument("--output", type=str, default="report", help="Folder of the report.")

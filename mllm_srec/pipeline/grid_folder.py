@@ -11,7 +11,7 @@ import polars as pl
 
 from mllm_srec.pipeline.grid_about import QUICK_SUFFIX, about_grid
 from mllm_srec.pipeline.grid_results import RESULTS, SCHEMA, CellRecord, check_measured_alike, read_records
-from mllm_srec.reports.data_statistics import FILE
+from mllm_srec.pipeline.script_sections import SCRIPTED
 from mllm_srec.reports.grid import in_order, summarise
 from mllm_srec.reports.grid_about import AboutGrid
 from mllm_srec.reports.grid_summary import Difference
@@ -42,8 +42,10 @@ class GridFolder:
 
 
 def find_results(root: Path) -> list[Path]:
-    """Folders of grids and of Table 2 below `root`, without those of quick grids: tables, figures, then others."""
-    found = {path.parent for name in (RESULTS, FILE) for path in root.rglob(name)} if root.is_dir() else set()
+    """Folders of grids and scripts below `root`, without those of quick grids: tables, figures, then others."""
+    found = (
+        {path.parent for name in (RESULTS, *SCRIPTED.values()) for path in root.rglob(name)} if root.is_dir() else set()
+    )
     kept = [folder for folder in found if not folder.name.endswith(QUICK_SUFFIX)]
     return sorted(kept, key=lambda path: (*(not path.name.startswith(part) for part in ("table", "figure")), path))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import mllm_srec
 from mllm_srec.data.whole_files import write_whole_text
 from mllm_srec.pipeline.grid_folder import read_grid
-from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section, statistics_section
-from mllm_srec.reports.data_statistics import FILE
+from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section
+from mllm_srec.pipeline.script_sections import script_section, scripted_name
 from mllm_srec.reports.drawing import write_drawing
 from mllm_srec.reports.page import FigureBlock, Section, TableBlock, render_page
 from mllm_srec.reports.table_text import csv_text, latex, markdown, markdown_escaped
@@ -61,7 +61,7 @@ def write_report(
     """Read results and write the report.
 
     Args:
-        results: Folders that `grid` wrote, or `experiments/table2.py`.
+        results: Folders that `grid` or a script of `experiments/` wrote.
         runs: Folders of tested runs.
         folder: Where to; from `check_report_folder`.
         title: Of the page.
@@ -73,11 +73,15 @@ def write_report(
     """
     if not results and not runs:
         raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or finished runs with --runs")
-    read = [None if (path / FILE).is_file() else read_grid(path) for path in results]
-    names = ["table2" if grid is None else grid.about.name + ("-quick" if grid.about.quick else "") for grid in read]
+    scripted = [scripted_name(path) for path in results]
+    read = [None if name else read_grid(path) for name, path in zip(scripted, results, strict=True)]
+    names = [
+        str(name) if grid is None else grid.about.name + ("-quick" if grid.about.quick else "")
+        for name, grid in zip(scripted, read, strict=True)
+    ]
     anchors = _anchors([*(name.replace("-quick-quick", "-quick") for name in names), *(p.resolve().name for p in runs)])
     sections = [
-        statistics_section(path, anchor) if grid is None else grid_section(grid, anchor, cases)
+        script_section(path, anchor) if grid is None else grid_section(grid, anchor, cases)
         for path, grid, anchor in zip(results, read, anchors, strict=False)
     ]
     sections += [run_section(path, anchor, cases) for path, anchor in zip(runs, anchors[len(results) :], strict=True)]

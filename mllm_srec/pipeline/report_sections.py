@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_settings import read_settings
 from mllm_srec.pipeline.training_logs import training_log
-from mllm_srec.reports.data_statistics import FILE, TITLE, statistics_table
 from mllm_srec.reports.drawing import Drawing
 from mllm_srec.reports.grid import in_order, result_table, summarise
 from mllm_srec.reports.grid_blocks import grid_blocks
@@ -116,26 +114,6 @@ def _code(record: CellRecord) -> str:
     if record.get("commit") is None:
         return "outside a repository"
     return str(record["commit"])[:12] + (" with changes" if record.get("dirty") else "")
-
-
-def statistics_section(folder: Path, anchor: str) -> Section:
-    """Table 2 as a section.
-
-    Args:
-        folder: That `experiments/table2.py` wrote.
-        anchor: Name of the section and of its files, safe.
-
-    Raises:
-        DataError: The file is damaged.
-    """
-    try:
-        about = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        table, notes = statistics_table(about["rows"]), tuple(map(str, about["notes"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{str(folder / FILE)!r} holds no statistics ({error!r}); make them again") from error
-    return Section(
-        anchor, TITLE, "", False, False, (), (TableBlock(f"{anchor}--statistics", "Data sets", table, notes),)
-    )
 
 
 # --- training and cases ---------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Runs to be asked for lists: a small shop, a tiny model whose adapters matter, and what `fit` would leave."""
 
+import json
 import shutil
 
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -86,3 +88,20 @@ def write_run(run_settings):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def told_run(tmp_path_factory, told_root, write_run):
+    """A run with summaries and invented scores: in every other list the liked item is on top."""
+    data = PreparedDataset.open(told_root / "shop")
+    run = write_run(tmp_path_factory.mktemp("runs") / "mine", told_root, variant="full")
+    rows = data.candidates.filter(pl.col("split") == "test").sort("group_id", "position")
+    turn = (rows["group_id"].rank("dense").to_numpy() % 2 == 0) * 2 - 1
+    score = (rows["label"].to_numpy() - 0.5) * turn * 3 - rows["position"].to_numpy() / 10
+    table = rows.select("group_id", "user_id", "item_id", "label", "kind").with_columns(
+        score=pl.Series(score, dtype=pl.Float32), yes_logit=pl.Series(score + 1), no_logit=pl.lit(1.0)
+    )
+    (run / "predictions").mkdir()
+    table.write_parquet(run / "predictions/test.parquet")
+    (run / "metrics.json").write_text(json.dumps({"test/candidates_hash": data.candidates_hash, "test/n_users": 12}))
+    return run

@@ -58,23 +58,6 @@ def test_of_parts_of_lists_their_own_places_are_taken():
     assert with_places(rows).select("place", "tied", "n_candidates").row(0) == (42, 2, 99)
 
 
-@pytest.fixture(scope="module")
-def told_run(tmp_path_factory, told_root, write_run):
-    """A run with summaries and invented scores: in every other list the liked item is on top."""
-    data = PreparedDataset.open(told_root / "shop")
-    run = write_run(tmp_path_factory.mktemp("runs") / "mine", told_root, variant="full")
-    rows = data.candidates.filter(pl.col("split") == "test").sort("group_id", "position")
-    turn = (rows["group_id"].rank("dense").to_numpy() % 2 == 0) * 2 - 1
-    score = (rows["label"].to_numpy() - 0.5) * turn * 3 - rows["position"].to_numpy() / 10
-    table = rows.select("group_id", "user_id", "item_id", "label", "kind").with_columns(
-        score=pl.Series(score, dtype=pl.Float32), yes_logit=pl.Series(score + 1), no_logit=pl.lit(1.0)
-    )
-    (run / "predictions").mkdir()
-    table.write_parquet(run / "predictions/test.parquet")
-    (run / "metrics.json").write_text(json.dumps({"test/candidates_hash": data.candidates_hash, "test/n_users": 12}))
-    return run
-
-
 def test_a_case_tells_what_the_model_was_told(told_run, told_root):
     data = PreparedDataset.open(told_root / "shop")
     studies = case_studies(told_run, n_right=3, n_wrong=2, seed=4)
