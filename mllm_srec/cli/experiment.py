@@ -257,7 +257,7 @@ class ExperimentCLI(LightningCLI):
         """Export the best weights, write the validation results of the best checkpoint and say where they are."""
         if self.dry or not self.trainer.is_global_zero:
             return
-        results, facts = self.model.results, {"fit/steps": self.trainer.global_step}
+        results, facts = self.model.results, {"fit/steps": self.trainer.global_step, **self.experiment.tokens("train")}
         best = self.run.best
         if best.exists():
             checkpoint = torch.load(best, weights_only=True, map_location="cpu")
@@ -292,6 +292,7 @@ class ExperimentCLI(LightningCLI):
         metrics = stage_metrics(results, stage)
         accuracy, facts = self.experiment.summary_accuracy(), self.experiment.facts()
         metrics |= {f"{stage}/summaries/{name}": value for name, value in accuracy.items()}
+        metrics |= self.experiment.tokens(stage)
         beside = references(self.datamodule, stage)
         metrics |= reference_metrics(beside, stage)
         about = {**self._protocol(), **facts}

@@ -23,7 +23,7 @@ from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, Split
 
 
 class PromptDataModule(RankingDataModule):
@@ -195,6 +195,20 @@ class PromptDataModule(RankingDataModule):
     def n_train_examples(self) -> int:
         """Number of training contexts."""
         return len(self.train_examples())
+
+    def n_tokens(self, split: Split) -> int:
+        """Tokens of the prompts that the running command shows, pictures included and padding not.
+
+        A context counts once, as its targets share it.
+
+        Args:
+            split: `train`: of one epoch; else pairs and lists.
+        """
+        if split == "train":
+            return int(PromptDataset(self.train_examples(), self.stores, train=True).lengths.sum())
+        pairs, lists = self.eval_examples(split)
+        shown: list[Any] = [self.eval_loader(pairs).dataset, self.lists_loader(lists).dataset]
+        return sum(int(dataset.lengths.sum()) for dataset in shown)
 
     @property
     def inputs_label(self) -> str:

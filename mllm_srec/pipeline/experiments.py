@@ -26,8 +26,9 @@ from mllm_srec.pipeline.item_features import item_features
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.summary_build import ensure_summaries
 from mllm_srec.pipeline.summary_plan import SummaryPlan
-from mllm_srec.pipeline.summary_quality import summary_accuracy
+from mllm_srec.pipeline.summary_quality import summary_accuracy, summary_tokens
 from mllm_srec.summaries.settings import SummarySettings
+from mllm_srec.types import Split
 
 
 class Experiment(Protocol):
@@ -71,6 +72,9 @@ class Experiment(Protocol):
     def summary_accuracy(self) -> Mapping[str, float]:
         """How right the summaries are, where the truth is known."""
 
+    def tokens(self, stage: Split) -> Mapping[str, int]:
+        """Tokens that the model is shown in a stage (`train`: in an epoch), and that its summaries have."""
+
     def load_best(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the weights of the best checkpoint."""
 
@@ -96,6 +100,7 @@ class PromptExperiment:
     ) -> None:
         self.model, self.datamodule, self.summaries, self.command = model, datamodule, summaries, command
         self._accuracy: Mapping[str, float] = {}
+        self._n_written: int | None = None
 
     @property
     def score_label(self) -> str:
@@ -110,7 +115,7 @@ class PromptExperiment:
         settings = resolve_stages(self.summaries, data.data)
         plan = SummaryPlan(data.data, settings, data.prompt, data.pictures, model.name, model.revision)
         data.use_summaries(ensure_summaries(plan, self.command))
-        self._accuracy = summary_accuracy(plan)
+        self._accuracy, self._n_written = summary_accuracy(plan), summary_tokens(plan)
 
     def open_stores(self) -> Mapping[str, int]:
         """Build prompts and picture features where they are missing."""
@@ -137,6 +142,13 @@ class PromptExperiment:
     def summary_accuracy(self) -> Mapping[str, float]:
         """Of the summaries that are used."""
         return self._accuracy
+
+    def tokens(self, stage: Split) -> Mapping[str, int]:
+        """`<stage>/tokens`, of training `fit/tokens`; with summaries `<stage>/summaries/tokens`."""
+        if stage == "train":
+            return {"fit/tokens": self.datamodule.n_tokens(stage)}
+        written = {} if self._n_written is None else {f"{stage}/summaries/tokens": self._n_written}
+        return {f"{stage}/tokens": self.datamodule.n_tokens(stage), **written}
 
     def load_best(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the trained weights; the frozen ones are there."""
@@ -203,6 +215,10 @@ class ItemExperiment:
 
     def summary_accuracy(self) -> Mapping[str, float]:
         """There are no summaries."""
+        return {}
+
+    def tokens(self, stage: Split) -> Mapping[str, int]:
+        """It is shown numbers."""
         return {}
 
     def load_best(self, checkpoint: Mapping[str, Any]) -> None:

@@ -69,6 +69,16 @@ def summary_accuracy(plan: SummaryPlan) -> dict[str, float]:
     return found
 
 
+def summary_tokens(plan: SummaryPlan) -> int:
+    """Tokens of all summaries of a plan, the early ones that others were written from included.
+
+    Args:
+        plan: Its stages have been written.
+    """
+    inputs = SummaryInputs(plan)
+    return sum(int(inputs.table(part)["n_tokens"].sum()) for part in plan.parts)
+
+
 def _clip(plan: SummaryPlan, table: pl.DataFrame) -> dict[str, Number]:
     """Mean CLIP similarities of image summaries with titles (the article's hallucination score) and pictures."""
     items = table.join(plan.data.items.select("item_id", "title"), on="item_id", how="left", maintain_order="left")

@@ -12,6 +12,13 @@ from mllm_srec.reports.tables import DIGITS, Cell, Row, Table
 STAGES = ("prepare", "summarize", "fit", "test")
 """Stages of `run` whose cost is shown."""
 
+TOKENS = {
+    "test/summaries/tokens": "in summaries, 1000 tokens",
+    "fit/tokens": "in an epoch, 1000 tokens",
+    "test/tokens": "in test, 1000 tokens",
+}
+"""Results that say how much was written or shown, and their columns among the costs."""
+
 REFERENCE = r"^test/reference/([^/]+)/(.+)$"
 """Keys of the rows that results are compared with: chance, popularity, ceilings."""
 
@@ -124,20 +131,22 @@ def _cell(found: Mapping[str, Any] | None, mark: str) -> Cell:
 
 
 def cost_table(records: Sequence[Mapping[str, Any]]) -> Table:
-    """What cells cost: mean seconds of each stage, and the largest process of all.
+    """What cells cost: mean seconds of each stage, the largest process of all, and tokens where there are prompts.
 
     Args:
-        records: `row`, `seconds` by stage, `peak_memory` in bytes or None.
+        records: `row`, `seconds` by stage, `peak_memory` in bytes or None, `metrics`.
     """
+    counts = {key: words for key, words in TOKENS.items() if any(key in record["metrics"] for record in records)}
     stages = [stage for stage in STAGES if any(stage in record["seconds"] for record in records)]
     rows = []
     for row in dict.fromkeys(record["row"] for record in records):
         of_row = [record for record in records if record["row"] == row]
         times = [[r["seconds"][stage] for r in of_row if stage in r["seconds"]] for stage in (*stages, "total")]
         peaks = [record["peak_memory"] / 2**30 for record in of_row if record["peak_memory"] is not None]
-        cells = (Cell(len(of_row), digits=0), *map(_mean, times), Cell(max(peaks, default=None), digits=2))
-        rows.append(Row(row, cells))
-    columns = ("runs", *(f"{stage}, s" for stage in stages), "total, s", "peak memory, GiB")
+        tokens = [[r["metrics"][key] / 1000 for r in of_row if key in r["metrics"]] for key in counts]
+        peak = Cell(max(peaks, default=None), digits=2)
+        rows.append(Row(row, (Cell(len(of_row), digits=0), *map(_mean, times), peak, *map(_mean, tokens))))
+    columns = ("runs", *(f"{stage}, s" for stage in stages), "total, s", "peak memory, GiB", *counts.values())
     return Table(columns, tuple(rows))
 
 

@@ -44,6 +44,23 @@ def test_answers_follow_labels_in_training_and_are_absent_in_evaluation(make_dat
         assert all((batch["labels"] == -100).all() for batch in loader)
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_tokens_are_those_of_all_batches(make_datamodule, split):
+    module = make_datamodule()
+    module.setup("fit")
+    loaders = {
+        "train": lambda: [module.train_dataloader()],
+        "val": module.val_dataloader,
+        "test": module.test_dataloader,
+    }
+    shown = sum(int((batch["segment_ids"] >= 0).sum()) for loader in loaders[split]() for batch in loader)
+    n_answers = (
+        sum(int(batch["candidate_mask"].sum()) for batch in module.train_dataloader()) if split == "train" else 0
+    )
+    assert module.n_tokens(split) == shown - 3 * n_answers  # which nobody has to read
+    assert module.n_tokens(split) > 0
+
+
 def test_lengths_equal_packed_rows(make_datamodule):
     module = make_datamodule()
     module.setup("test")

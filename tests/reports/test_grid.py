@@ -80,9 +80,9 @@ def test_a_label_cannot_break_the_table():
 
 def test_costs_by_hand():
     records = [
-        {"row": "a", "seconds": {"test": 1.0, "total": 4.0, "fit": 1.0}, "peak_memory": 2**30},
-        {"row": "a", "seconds": {"fit": 2.0, "total": 5.0}, "peak_memory": 3 * 2**30},
-        {"row": "b", "seconds": {}, "peak_memory": None},
+        {"row": "a", "seconds": {"test": 1.0, "total": 4.0, "fit": 1.0}, "peak_memory": 2**30, "metrics": {}},
+        {"row": "a", "seconds": {"fit": 2.0, "total": 5.0}, "peak_memory": 3 * 2**30, "metrics": {"test/hr@5": 1.0}},
+        {"row": "b", "seconds": {}, "peak_memory": None, "metrics": {}},
     ]
     assert markdown(cost_table(records)).splitlines() == [
         "|  | runs | fit, s | test, s | total, s | peak memory, GiB |",
@@ -90,6 +90,11 @@ def test_costs_by_hand():
         "| a | 2 | 1.5 | 1.0 | 4.5 | 3.00 |",
         "| b | 1 | - | - | - | - |",
     ]
+    records[0]["metrics"] = {"fit/tokens": 12_300, "test/tokens": 2_000}
+    records[1]["metrics"] = {"test/tokens": 4_000, "val/tokens": 7}
+    head, _, first, second = markdown(cost_table(records)).splitlines()
+    assert head.endswith("| peak memory, GiB | in an epoch, 1000 tokens | in test, 1000 tokens |")
+    assert (first, second) == ("| a | 2 | 1.5 | 1.0 | 4.5 | 3.00 | 12.3 | 3.0 |", "| b | 1 | - | - | - | - | - | - |")
 
 
 def compared(holm_p):
