@@ -61,6 +61,8 @@ def make_table(config_files: Sequence[str], output: Path, flags: Sequence[str] =
         else:
             statistics = dataset_statistics(data.items, data.interactions, data.samples)
             rows.append({"data_set": name, **statistics.as_row})
+            if data.manifest["prepare"]["source"] == "demo":
+                notes.append(f"{name}: a generated shop, whose people and items are invented")
     if not rows:
         raise ConfigError("no data set is prepared:\n  " + "\n  ".join(notes))
     return write_table2(rows, notes, output)

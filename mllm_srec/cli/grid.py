@@ -49,18 +49,20 @@ def main(command: str, arguments: list[str]) -> None:
             print(f"{PROGRAM} run {shlex.join(cell.command)}{'' if cell.tested else note}")
         return
     from mllm_srec.pipeline.grid import outcome_line, run_grid
-    from mllm_srec.pipeline.grid_results import cell_record, check_output, merge_records, read_records, write_results
+    from mllm_srec.pipeline.grid_merge import check_merge, merge_records
+    from mllm_srec.pipeline.grid_results import cell_record, check_output, read_records, write_results
     from mllm_srec.pipeline.grid_summary import write_summary
 
     output = Path(config.output) if config.output is not None else OUTPUT / name
     check_output(output, name)
     others = [record for folder in config.merge for record in read_records(Path(folder))]
+    check_merge(name, cells, others, bool(grid.significance.metrics))
     outcomes = {outcome.cell.run.path: outcome for outcome in run_grid(cells, n_jobs=config.jobs)}
     failed = [outcome_line(outcome) for outcome in outcomes.values() if outcome.state == "failed"]
     own = [cell_record(name, cell) for cell in cells if outcomes[cell.run.path].state in ("finished", "found")]
     if own:
         records = merge_records(own, others)
-        write_results(output, own, records, described(grid, name, config.quick))
+        write_results(output, records, described(grid, name, config.quick))
         write_summary(output, name, records, grid.metrics, grid.significance, failed)
         print((output / "summary.md").read_text(encoding="utf-8"))
         print(f"written: {output}")

@@ -6,11 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from mllm_srec.reports.grid_about import GridKind
 from mllm_srec.types import EVAL_TOP_K, ConfigError
+
+USERS_METRIC = re.compile(rf"user_auc|(hr|recall|ndcg|mrr)(_worst)?@({'|'.join(map(str, EVAL_TOP_K))})")
+"""Values that every user has, which alone can be compared user by user."""
+
+CALIBRATION = "ece|temperature|mean_probability|share_liked|yes_no_mass"  # as in metrics, which would import torch
+METRIC = re.compile(rf"{USERS_METRIC.pattern}|auc(_\w+)?|{CALIBRATION}|summaries/\S+|n_\w+|tokens")
+"""Results of a test that a column may show."""
 
 OWN = ("name", "seed_everything", "config", "ckpt_path")
 """Settings of a run that the grid gives itself."""
@@ -152,12 +160,23 @@ def quickened(grid: GridSettings) -> GridSettings:
             "quick_grid: this grid has no such section, or an empty one; give one, for instance "
             "quick_grid: {seeds: [0], set: {trainer.max_epochs: 1}}"
         )
-    rows = [replace(row, set={**row.set, **grid.quick_grid.set}) for row in grid.rows]
+    rows = [replace(row, set={**flat_settings(row.set), **flat_settings(grid.quick_grid.set)}) for row in grid.rows]
     kept, names = grid.quick_grid.data_sets, [data_set.name for data_set in grid.data_sets]
     if unknown := [name for name in kept if name not in names]:
         raise ConfigError(f"quick_grid.data_sets: got {unknown[0]!r}; accepted are {', '.join(names) or 'none'}")
     data_sets = [data_set for data_set in grid.data_sets if not kept or data_set.name in kept]
     return replace(grid, rows=rows, data_sets=data_sets, seeds=grid.quick_grid.seeds or grid.seeds)
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as dotted ones, each a flag of its own, since a flag with a mapping would replace a section."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{inner}": of_inner for inner, of_inner in flat_settings(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def described(grid: GridSettings, name: str, quick: bool) -> dict[str, Any]:
@@ -183,8 +202,9 @@ def check_grid(grid: GridSettings) -> None:
     _check_names("rows", [row.label for row in grid.rows])
     _check_names("data_sets", [data_set.name for data_set in grid.data_sets], optional=True)
     _check_names("seeds", [str(seed) for seed in grid.seeds])
-    _check_names("metrics", grid.metrics)
-    _check_names("significance.metrics", grid.significance.metrics, optional=True)
+    _check_metrics("metrics", grid.metrics, METRIC)
+    _check_metrics("report.metrics", grid.report.metrics, METRIC, optional=True)
+    _check_metrics("significance.metrics", grid.significance.metrics, USERS_METRIC, optional=True)
     if any(seed < 0 for seed in grid.seeds):
         raise ConfigError(f"seeds: got {min(grid.seeds)}; whole numbers from 0 are accepted")
     base, labels = grid.significance.base, [row.label for row in grid.rows]
@@ -216,6 +236,16 @@ def _check_training_sets(data_sets: Sequence[GridDataSet]) -> None:
                 f"trained_on of data set {data_set.name!r}: got {data_set.trained_on!r}; accepted are data sets of the "
                 f"grid that are trained on themselves: {', '.join(trained) or 'there is none'}"
             )
+
+
+def _check_metrics(place: str, names: Sequence[str], known: re.Pattern[str], optional: bool = False) -> None:
+    _check_names(place, names, optional)
+    for name in names:
+        if known.fullmatch(name) is None:
+            usual = [one for one in _shown() if known.fullmatch(one)]
+            near = get_close_matches(name, usual, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{place}: got {name!r}; accepted are {', '.join(usual)} and others of their kind{hint}")
 
 
 def _check_names(place: str, names: Sequence[str], optional: bool = False) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from mllm_srec.pipeline.grid_about import QUICK_SUFFIX, about_grid
-from mllm_srec.pipeline.grid_results import RESULTS, SCHEMA, CellRecord, check_measured_alike, read_records
+from mllm_srec.pipeline.grid_merge import check_measured_alike
+from mllm_srec.pipeline.grid_results import RESULTS, SCHEMA, CellRecord, read_records, tidy
 from mllm_srec.pipeline.script_sections import SCRIPTED
 from mllm_srec.reports.grid import in_order, summarise
 from mllm_srec.reports.grid_about import AboutGrid
@@ -63,6 +64,7 @@ def read_grid(folder: Path) -> GridFolder:
     results = _read_results(folder)
     records = read_records(folder)
     check_measured_alike(records)
+    _check_cells(folder, results, records)
     written = _read_summary(folder)
     about, planned = about_grid(folder, results, written)
     try:
@@ -93,18 +95,30 @@ def _read_results(folder: Path) -> pl.DataFrame:
     return table
 
 
+def _check_cells(folder: Path, results: pl.DataFrame, records: Sequence[CellRecord]) -> None:
+    """The files of the cells must say what `results.parquet` says of them."""
+    keys = ["data_set", "row", "seed", "metric"]
+    both = results.join(tidy(records), on=keys, how="full", suffix="_cell", coalesce=True, nulls_equal=True)
+    odd = both.filter(~pl.col("value").eq_missing(pl.col("value_cell")))
+    if odd.height:
+        place = ", ".join(map(str, odd.select("row", "data_set", "seed", "metric").row(0)))
+        raise DataError(
+            f"{folder}: {RESULTS} and the files of the cells contradict each other ({place}); run the grid again"
+        )
+
+
 def _read_summary(folder: Path) -> pl.DataFrame | None:
     path = folder / SUMMARY
     if not path.is_file():
         return None
     try:
-        table = pl.read_csv(path, infer_schema_length=None)
+        texts = dict.fromkeys(("data_set", "row", "metric", "base"), pl.String)  # a label may look like a number
+        table = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{str(path)!r} cannot be read as CSV ({error}); run the grid again") from error
     if lacking := {"data_set", "row", "reference", "metric", "mean"} - set(table.columns):
         raise DataError(f"{str(path)!r} lacks the columns {', '.join(sorted(lacking))}; run the grid again")
-    texts = [pl.col(name).cast(pl.String) for name in ("data_set", "row", "metric")]  # a label may look like a number
-    return table.with_columns(*texts)
+    return table
 
 
 def _missing(about: AboutGrid, results: pl.DataFrame) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mllm_srec.data.hashing import text_hash
-from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings, check_grid, file_name
+from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.tested_weights import belongs_to
 from mllm_srec.types import ConfigError
@@ -103,6 +103,12 @@ class Cell:
         """Hash of the settings that have an influence."""
         return settings_hash(self.settings)
 
+    @property
+    def row_hash(self) -> str:
+        """The same but for the seed: equal for all cells that may be averaged as seeds of one row."""
+        own = {key: value for key, value in self.settings.items() if key not in ("seed_everything", "trained_on")}
+        return settings_hash(own if self.needs is None else {**own, "trained_on": self.needs.row_hash})
+
 
 def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list[Cell]:
     """All cells, a whole table of one seed after the other; cells that test what others trained come last.
@@ -156,17 +162,6 @@ def _name(folder: Path, label: str, seed: int, key: str) -> str:
     """The name under which the same settings were run before, whatever the label was then, or a new one."""
     before = sorted(path.stem for path in folder.glob(f"*-{key}.json"))
     return before[0] if before else f"{label}-{seed}-{key}"
-
-
-def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as dotted ones, each a flag of its own, since a flag with a mapping would replace a section."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{inner}": of_inner for inner, of_inner in flat_settings(value).items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

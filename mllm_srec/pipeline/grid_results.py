@@ -12,10 +12,9 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.whole_files import write_whole, write_whole_text
-from mllm_srec.pipeline.comparison import MUST_AGREE
 from mllm_srec.pipeline.grid_file import file_name
 from mllm_srec.pipeline.grid_plan import Cell
-from mllm_srec.pipeline.grid_record import read_attempts
+from mllm_srec.pipeline.grid_record import Attempt, read_attempts
 from mllm_srec.types import ConfigError, DataError
 
 CELLS = "cells"
@@ -52,6 +51,7 @@ def cell_record(table: str, cell: Cell) -> CellRecord:
         seconds.update(attempt["seconds"])
     peaks = [attempt["peak_memory"] for attempt in attempts if attempt["peak_memory"] is not None]
     last = attempts[-1]
+    code = list(dict.fromkeys(_code(attempt) for attempt in attempts))
     return {
         "table": table,
         "row": cell.row,
@@ -61,9 +61,11 @@ def cell_record(table: str, cell: Cell) -> CellRecord:
         "log": str(cell.log),
         "command": f"python -m mllm_srec run {shlex.join(cell.command)}",
         "config_hash": cell.settings_hash,
+        "row_hash": cell.row_hash,
         "candidates_hash": metrics.get("test/candidates_hash"),
         "commit": last["commit"],
         "dirty": last["dirty"],
+        "code": code,
         "versions": last["versions"],
         "started": attempts[0]["started"],
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
@@ -72,6 +74,12 @@ def cell_record(table: str, cell: Cell) -> CellRecord:
         "attempts_without_cost": sum(not attempt["seconds"] for attempt in attempts),
         "metrics": metrics,
     }
+
+
+def _code(attempt: Attempt | CellRecord) -> str:
+    """What an attempt was run with: a commit, and whether the code differed from it."""
+    commit = attempt.get("commit")
+    return "outside a repository" if commit is None else commit[:12] + (" with changes" if attempt.get("dirty") else "")
 
 
 def read_records(folder: Path) -> list[CellRecord]:
@@ -95,53 +103,6 @@ def read_records(folder: Path) -> list[CellRecord]:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is no cell of a grid ({error!r}); run its grid again") from error
     return records
-
-
-def merge_records(own: Sequence[CellRecord], others: Sequence[CellRecord]) -> list[CellRecord]:
-    """Cells of several grids; a run that is already there counts once.
-
-    Raises:
-        ConfigError: Two different runs would be the same cell, or were not measured alike.
-    """
-    merged = {_place(record): record for record in own}
-    for record in others:
-        there = merged.setdefault(_place(record), record)
-        if there["config_hash"] != record["config_hash"]:
-            raise ConfigError(
-                f"{_named(record)} of {record['table']} and of {there['table']} are different runs ({record['run']}, "
-                f"{there['run']}); give one of the rows another label"
-            )
-    check_measured_alike(list(merged.values()))
-    return list(merged.values())
-
-
-def _place(record: CellRecord) -> tuple[str, str, int]:
-    return record["data_set"], record["row"], record["seed"]
-
-
-def check_measured_alike(records: Sequence[CellRecord]) -> None:
-    """Refuse cells of a data set that differ from the others in what they were measured with.
-
-    Raises:
-        ConfigError: Naming them.
-    """
-    for data_set in dict.fromkeys(record["data_set"] for record in records):
-        of_data_set = [record for record in records if record["data_set"] == data_set]
-        for key in (*MUST_AGREE, "corruption"):
-            values = [json.dumps(record["metrics"].get(f"test/{key}")) for record in of_data_set]
-            usual = Counter(values).most_common(1)[0][0]
-            odd = [f"{_named(r)} ({r['run']}): {v}" for r, v in zip(of_data_set, values, strict=True) if v != usual]
-            if odd:
-                raise ConfigError(
-                    f"{key} of data set {data_set!r} is {usual} in {values.count(usual)} cells, but not in\n  "
-                    + "\n  ".join(odd)
-                    + "\nNumbers of different protocols cannot stand in one table; run these cells on the same "
-                    "data, candidates and evaluator, or as a data set of their own"
-                )
-
-
-def _named(record: CellRecord) -> str:
-    return f"row {record['row']!r}, data set {record['data_set']!r}, seed {record['seed']}"
 
 
 def tidy(records: Sequence[CellRecord]) -> pl.DataFrame:
@@ -176,21 +137,19 @@ def check_output(folder: Path, table: str) -> None:
         raise ConfigError(f"output: {folder} holds results of the grid {known!r}; give another for {table!r}")
 
 
-def write_results(
-    folder: Path, own: Sequence[CellRecord], records: Sequence[CellRecord], about: Mapping[str, Any]
-) -> None:
+def write_results(folder: Path, records: Sequence[CellRecord], about: Mapping[str, Any]) -> None:
     """Write the cells of a grid, each as JSON, the tidy table and `grid.json`; what was there before is replaced.
 
     Args:
         folder: From `check_output`.
-        own: Cells of this grid.
-        records: These and those of merged grids, from `merge_records`; the first is one of this grid.
-        about: What the grid was, from `described`.
+        records: Cells of this grid and of merged ones, from `merge_records`; the first is one of this grid.
+        about: What the grid was, from `described`; rows and seeds of merged cells join it.
 
     Raises:
         DataError: The folder cannot be written.
     """
-    names = {f"{'--'.join(file_name(part) for part in map(str, _place(record)))}.json": record for record in own}
+    names = {f"{'--'.join(file_name(part) for part in map(str, place(record)))}.json": record for record in records}
+    about = {**about, **_planned(about, records)}
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         write_whole(tidy(records), folder / RESULTS)
@@ -202,3 +161,21 @@ def write_results(
                 path.unlink()  # of a row, seed or data set that the grid has no longer
     except OSError as error:
         raise DataError(f"output: {folder} cannot be written ({error.strerror})") from error
+
+
+def _planned(about: Mapping[str, Any], records: Sequence[CellRecord]) -> dict[str, Any]:
+    """Rows and seeds of a grid with those that merged cells brought."""
+    rows = dict.fromkeys([*about.get("rows", ()), *(record["row"] for record in records)])
+    seeds = {*about.get("seeds", ()), *(record["seed"] for record in records)}
+    return {"rows": list(rows), "seeds": sorted(seeds)}
+
+
+def code_names(records: Sequence[CellRecord]) -> list[str]:
+    """All code that cells were run with, each once; of older results only that of their last attempt is known."""
+    names = [name for record in records for name in record.get("code") or [_code(record)]]
+    return list(dict.fromkeys(names))
+
+
+def place(record: CellRecord) -> tuple[str, str, int]:
+    """Where a cell stands: data set, row and seed."""
+    return record["data_set"], record["row"], record["seed"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from mllm_srec.pipeline.comparison import Comparison, compare_runs
 from mllm_srec.pipeline.comparison_record import notes as comparison_notes
 from mllm_srec.pipeline.grid_file import Significance
-from mllm_srec.pipeline.grid_results import CellRecord, tidy
+from mllm_srec.pipeline.grid_results import CellRecord, code_names, tidy
 from mllm_srec.pipeline.run_groups import RunGroup
 from mllm_srec.reports.grid import summarise
 from mllm_srec.reports.grid_summary import DataSetReport, summary_rows, summary_text
@@ -38,8 +38,9 @@ def write_summary(
         ConfigError: A metric is unknown, or runs cannot be compared.
         DataError: A run is damaged, or the folder cannot be written.
     """
+    beside = [metric for metric in significance.metrics if metric not in metrics]  # compared, but no column
     try:
-        summary = summarise(tidy(records), metrics)
+        summary = summarise(tidy(records), [*metrics, *beside])
     except ValueError as error:
         raise ConfigError(str(error)) from error
     reports = [
@@ -118,8 +119,5 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _about_code(records: Sequence[CellRecord]) -> list[str]:
     """Commits of the cells: one line, which says whether they differ."""
-    commits = dict.fromkeys(
-        "outside a repository" if r["commit"] is None else r["commit"][:12] + (" with changes" if r["dirty"] else "")
-        for r in records
-    )
-    return [f"code: {', '.join(commits)}" + ("; cells were run with different code" if len(commits) > 1 else "")]
+    names = code_names(records)
+    return [f"code: {', '.join(names)}" + ("; cells were run with different code" if len(names) > 1 else "")]

@@ -15,7 +15,7 @@ from mllm_srec.pipeline.grid_folder import read_grid
 from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section
 from mllm_srec.pipeline.script_sections import script_section, scripted_name
 from mllm_srec.reports.drawing import write_drawing
-from mllm_srec.reports.page import FigureBlock, Section, TableBlock, render_page
+from mllm_srec.reports.page import GENERATOR, FigureBlock, Section, TableBlock, render_page
 from mllm_srec.reports.table_text import csv_text, latex, markdown, markdown_escaped
 from mllm_srec.types import ConfigError, DataError
 
@@ -23,7 +23,7 @@ PAGE = "index.html"
 TABLES = "tables"
 FIGURES = "figures"
 FILES = "report.json"
-"""Names what the last report wrote, so that the next one may replace it."""
+"""Says that a folder is a report's, and names what the last one wrote, so that the next one may replace it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def check_report_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: {str(folder)!r} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILES).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and _listed(folder) is None:
         raise ConfigError(f"output: {str(folder)!r} holds something else than a report; give another folder")
 
 
@@ -110,9 +110,10 @@ def _anchors(names: Sequence[str]) -> list[str]:
 
 def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
     """Write everything; files of the last report that this one has no more are removed."""
-    before = _files_before(folder)
+    before = _listed(folder) or set()
     for part in (TABLES, FIGURES):
         (folder / part).mkdir(parents=True, exist_ok=True)
+    _write_list(folder, sorted(before))  # the folder is a report's from now on, wherever this one is broken off
     files = [PAGE]
     for section in sections:
         for block in section.blocks:
@@ -122,19 +123,31 @@ def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
                 paths = write_drawing(block.drawing, folder / FIGURES)
                 files += [f"{FIGURES}/{path.name}" for path in paths]
     write_whole_text(page, folder / PAGE)
-    (folder / FILES).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
     for name in before - set(files):
         (folder / name).unlink(missing_ok=True)
+    _write_list(folder, files)
     return files
 
 
-def _files_before(folder: Path) -> set[str]:
-    """Files that the last report wrote, as far as their names are such as a report gives."""
+def _write_list(folder: Path, files: Sequence[str]) -> None:
+    about = {"generator": GENERATOR, "files": list(files)}
+    write_whole_text(json.dumps(about, indent=2) + "\n", folder / FILES)
+
+
+def _listed(folder: Path) -> set[str] | None:
+    """Tables and figures that the last report wrote, as far as their names are such as a report gives.
+
+    Returns:
+        None where the folder is no report's.
+    """
     try:
-        listed = json.loads((folder / FILES).read_text(encoding="utf-8"))["files"]
+        about = json.loads((folder / FILES).read_text(encoding="utf-8"))
+        if about["generator"] != GENERATOR:
+            return None
+        listed = list(map(str, about["files"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {str(name) for name in listed if re.fullmatch(rf"({TABLES}|{FIGURES})/[A-Za-z0-9-]+\.[a-z]+", str(name))}
+        return None
+    return {name for name in listed if re.fullmatch(rf"({TABLES}|{FIGURES})/[A-Za-z0-9-]+\.[a-z]+", name)}
 
 
 def _write_table(folder: Path, block: TableBlock) -> list[str]:

@@ -12,7 +12,7 @@ import polars as pl
 
 from mllm_srec.pipeline.case_studies import case_studies
 from mllm_srec.pipeline.grid_folder import GridFolder
-from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord
+from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord, code_names
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_settings import read_settings
 from mllm_srec.pipeline.training_logs import training_log
@@ -47,15 +47,26 @@ def grid_section(grid: GridFolder, anchor: str, cases: Cases) -> Section:
     blocks = grid_blocks(about, slug, grid.summary, grid.differences, records)
     if grid.missing:
         blocks.insert(0, NoteBlock("Not finished", grid.missing))
-    logs = [training_log(Path(record["run"]), _row_name(record, records), record["seed"]) for record in records]
-    n_gone = sum(not Path(record["run"]).is_dir() for record in records)
+    there = [record for record in records if _is_there(record)]
+    logs = [training_log(Path(record["run"]), _row_name(record, records), record["seed"]) for record in there]
+    n_gone = len(records) - len(there)
     blocks += training_blocks([log for log in logs if log is not None], n_gone, len(records), slug, about.stamp)
-    blocks += _grid_cases(grid, cases)
+    blocks += _grid_cases(grid, there, cases)
     demo = any(CEILING.match(metric) for record in records for metric in record["metrics"])
     return Section(
         anchor, about.title or about.name, about.caption, about.quick, demo, tuple(_facts(grid)), tuple(blocks),
         tuple(about.metrics),
     )  # fmt: skip
+
+
+def _is_there(record: CellRecord) -> bool:
+    """Whether the run folder is here and holds what the record says: another run may have got its name since."""
+    run = RunFolder(Path(record["run"]))
+    return run.path.is_dir() and _tested(run.read_metrics()) == _tested(record["metrics"])
+
+
+def _tested(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if key.startswith("test/")}
 
 
 def _row_name(record: CellRecord, records: Sequence[CellRecord]) -> str:
@@ -82,7 +93,7 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
     fewer = [f"{row} on {data_set} only {n}" for (row, data_set), n in counts.items() if n < len(seeds)]
     if fewer:
         yield "Fewer seeds than others", ", ".join(fewer)
-    commits = list(dict.fromkeys(map(_code, records)))
+    commits = code_names(records)
     yield "Code", ", ".join(commits) + ("; runs used different code" if len(commits) > 1 else "")
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) for record in records
@@ -110,12 +121,6 @@ def protocol_words(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _code(record: CellRecord) -> str:
-    if record.get("commit") is None:
-        return "outside a repository"
-    return str(record["commit"])[:12] + (" with changes" if record.get("dirty") else "")
-
-
 # --- training and cases ---------------------------------------------------------------------------------------------
 
 
@@ -130,11 +135,15 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
         stamp: Of the figures, such as that the runs were quick.
     """
     if n_gone == n_runs:
-        line = f"The folders of all {n_runs} runs are gone from here, and their logs with them; their results are not."
+        line = f"The folders of all {n_runs} runs are gone from here or hold other runs now; these results stay."
         return [NoteBlock("Training curves", (line,))]
     if not logs:
         return [NoteBlock("Training curves", ("Nothing was trained, or nothing was logged.",))]
-    said = f" {n_gone} of {n_runs} run folders are gone from here, and are not drawn." if n_gone else ""
+    said = (
+        f" {n_gone} of {n_runs} run folders are gone from here or hold other runs now, and are not drawn."
+        if n_gone
+        else ""
+    )
     blocks: list[Block] = []
     metrics = dict.fromkeys(log.metric.removeprefix("val/") for log in logs if log.metric)
     for quantity, label, words in (
@@ -159,14 +168,17 @@ def case_blocks(run: Path, title: str, cases: Cases) -> list[Block]:
     return [CaseBlock(title, studies)]
 
 
-def _grid_cases(grid: GridFolder, cases: Cases) -> list[Block]:
+def _grid_cases(grid: GridFolder, there: Sequence[CellRecord], cases: Cases) -> list[Block]:
     """Cases of the best row on the first data set; of the recommender's rows where there are any, else of all."""
     if not cases[0]:
         return []
-    there = [record for record in grid.records if RunFolder(Path(record["run"])).config.is_file()]
+    there = [record for record in there if RunFolder(Path(record["run"])).config.is_file()]
     if not there:
         return [
-            NoteBlock("Case studies", ("The run folders are gone from here, and what the runs predicted with them.",))
+            NoteBlock(
+                "Case studies",
+                ("The run folders are gone from here or hold other runs now, and with them what was predicted.",),
+            )
         ]
     own = [record for record in there if not read_settings(Path(record["run"])).get("baseline")]
     data_set = (own or there)[0]["data_set"]

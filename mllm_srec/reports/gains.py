@@ -9,7 +9,11 @@ import polars as pl
 from mllm_srec.reports.article import TABLE5, TABLE5_BASE, TABLE5_METRICS, TABLE5_ROWS
 from mllm_srec.reports.grid_about import AboutGrid
 from mllm_srec.reports.grid_summary import relative_difference
+from mllm_srec.reports.metric_words import higher_is_better
 from mllm_srec.reports.tables import Cell, Row, Table
+
+SHOWN_NAMES = 3
+"""Of rows that a gain is stated over; more of them are counted."""
 
 Means = Mapping[tuple[str, str], float]
 """(row, metric) -> mean over seeds."""
@@ -54,13 +58,14 @@ def gain_row(about: AboutGrid, means: Means) -> Row | None:
         return None
     cells = [_gain(metric, asked, named or rows, means) for metric in about.metrics]
     who = asked[0] if len(asked) == 1 else "best"
-    against = "best other" if not named else named[0] if len(named) == 1 else "best baseline"
+    shown = ", ".join(named) if len(named) <= SHOWN_NAMES else f"{len(named)} rows that the grid names"
+    against = "best other" if not named else named[0] if len(named) == 1 else f"best of {shown}"
     return Row(f"{who} over {against if who != 'best' or named else 'second'}, %", tuple(cells), "gain")
 
 
 def _gain(metric: str, asked: Sequence[str], others: Sequence[str], means: Means) -> Cell:
     values = {row: means[row, metric] for row in asked if (row, metric) in means}
-    if not values:
+    if not values or not higher_is_better(metric):
         return Cell(text="-")
     best = max(values, key=values.__getitem__)
     against = [means[row, metric] for row in others if row != best and (row, metric) in means]

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from mllm_srec.reports.metric_words import higher_is_better
 from mllm_srec.reports.tables import DIGITS, Cell, Row, Table
 
 STAGES = ("prepare", "summarize", "fit", "test")
@@ -33,7 +34,7 @@ def summarise(results: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
     Returns:
         `data_set`, `row`, `reference` (whether the row is one that results are compared with), `metric`, `mean`, `sd`
         (n - 1; null for one seed), `n_seeds`, and `place`: 1 for the best of the rows that are no reference, 2 for the
-        second, null for all others.
+        second, null for all others, and for metrics of which more is not better.
 
     Raises:
         ValueError: No result has one of the metrics.
@@ -42,6 +43,7 @@ def summarise(results: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
         metric=pl.col("metric").str.replace(REFERENCE, "test/$2"),
         row=pl.coalesce(pl.col("metric").str.extract(REFERENCE, 1), "row"),
         reference=pl.col("metric").str.contains(REFERENCE),
+        value=pl.col("value").fill_nan(None),
     ).filter(pl.col("metric").is_in([f"test/{name}" for name in metrics]) & pl.col("value").is_not_null())
     named = named.with_columns(pl.col("metric").str.strip_prefix("test/"))
     unknown = [name for name in metrics if name not in named["metric"]]
@@ -56,12 +58,16 @@ def summarise(results: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
         sd=spread,
         n_seeds=pl.when(~pl.col("reference").first()).then(pl.len()),
     )
-    return summary.with_columns(_place()).sort("reference", maintain_order=True)
+    # As tables write them, so that what is written alike is ranked alike; polars rounds halves in another way.
+    written = pl.Series("written", [float(f"{mean:.{DIGITS}f}") for mean in summary["mean"]], pl.Float64)
+    ranked = [name for name in metrics if higher_is_better(name)]
+    places = summary.with_columns(written).with_columns(_place(ranked))
+    return places.drop("written").sort("reference", maintain_order=True)
 
 
-def _place() -> pl.Expr:
+def _place(ranked: Sequence[str]) -> pl.Expr:
     """1 and 2 for the best and second of a column's models; a shared first place leaves no second."""
-    shown = pl.when(~pl.col("reference")).then(pl.col("mean").round(DIGITS))
+    shown = pl.when(~pl.col("reference") & pl.col("metric").is_in(list(ranked))).then("written")
     over = ["data_set", "metric"]
     place = shown.rank("min", descending=True).over(over)
     several = shown.count().over(over) > 1

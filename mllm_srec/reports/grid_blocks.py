@@ -107,14 +107,14 @@ def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFram
     references = {reference_label(name): values[name] for name in SHOWN_REFERENCES if name in values}
     if not points:
         return []
-    best = max(points, key=lambda row: points[row].mean)
+    top = max(points, key=lambda row: points[row].mean)
     drawing = Drawing(
         f"{slug}-{_file_part(metric)}",
         about.marked(
             f"{metric} on {data_set}: points are means, whiskers one standard deviation over seeds; lines are what "
             "models are compared with."
         ),
-        f"{metric} of {len(points)} rows; the highest mean is {points[best].mean:.4f} of {best}.",
+        f"{metric} of {len(points)} rows; the highest mean is {points[top].mean:.4f} of {top}.",
         row_chart(points, references, metric),
         about.stamp,
     )

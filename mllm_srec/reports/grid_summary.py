@@ -11,7 +11,7 @@ import polars as pl
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.reports.comparison import FINDING
 from mllm_srec.reports.grid import cost_table, result_table
-from mllm_srec.reports.table_text import markdown
+from mllm_srec.reports.table_text import markdown, markdown_escaped
 from mllm_srec.reports.tables import Cell, Row, Table
 
 DAGGER = "†"
@@ -48,7 +48,7 @@ def summary_text(
         reports: One per data set.
         notes: Lines below the title, such as what is missing.
     """
-    parts = [f"# {title}", _list(notes)]
+    parts = [f"# {markdown_escaped(title)}", _list(notes)]
     for report in reports:
         findings = {
             (row.run, row.metric): f" {DAGGER}"
@@ -56,13 +56,14 @@ def summary_text(
             if row.holm_p is not None and row.holm_p <= FINDING
         }
         table = result_table(summary.filter(pl.col("data_set") == report.name), metrics, findings)
-        parts += [f"## {report.name}", report.about, markdown(table), _legend(report)]
+        name = markdown_escaped(report.name)
+        parts += [f"## {name}", markdown_escaped(report.about), markdown(table), _legend(report)]
         if report.compared:
-            base = report.compared[0].run
+            base = markdown_escaped(report.compared[0].run)
             found = markdown(difference_table(differences(report)))
-            parts += [f"### {report.name}: differences to {base}", found]
-        parts += [_list(report.notes)]
-        parts += [f"### {report.name}: cost", markdown(cost_table(report.records))]
+            parts += [f"### {name}: differences to {base}", found]
+        parts += [_list([markdown_escaped(note) for note in report.notes])]
+        parts += [f"### {name}: cost", markdown(cost_table(report.records))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -71,7 +72,7 @@ def _legend(report: DataSetReport) -> str:
     if not report.compared:
         return text
     metrics = dict.fromkeys(row.metric for row in report.compared)
-    base = report.compared[0].run
+    base = markdown_escaped(report.compared[0].run)
     return f"{text} {DAGGER}: differs from {base} (Holm p at most {FINDING}; compared are {', '.join(metrics)})."
 
 

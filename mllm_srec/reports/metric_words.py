@@ -15,7 +15,12 @@ _AT = {
     "ndcg@K": "how far up the liked items stand among the first K; 1 where all of them come first",
     "mrr@K": "one over the place of the first liked item, 0 where it is not among the first K",
 }
-_SUMMARIES = "share of an item's true attributes that the summaries name rightly (known for the generated shop only)"
+_SUMMARIES = {
+    "attribute_accuracy": "share of an item's true attributes that the summaries name rightly",
+    "current_taste_accuracy": "share of a person's present taste that their preference names rightly; 0.5 is a guess",
+}
+_KNOWN = "(known for the generated shop only)"
+_HIGHER = re.compile(r"(user_)?auc(_\w+)?|(hr|recall|ndcg|mrr)(_worst)?@\d+|summaries/.*(accuracy|similarity)\w*")
 
 
 def metric_family(name: str) -> str:
@@ -37,4 +42,14 @@ def metric_meaning(family: str) -> str | None:
     'share of lists with at least one liked item among the first K'
     """
     known = {**_NAMED, **_AT}.get(family)
-    return _SUMMARIES if known is None and re.fullmatch(r"summaries/\w+/attribute_accuracy", family) else known
+    judged = _SUMMARIES.get(family.rpartition("/")[2]) if family.startswith("summaries/") else None
+    return known if judged is None else f"{judged} {_KNOWN}"
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more of a metric is better; False where less is, or where that cannot be said.
+
+    >>> higher_is_better("ndcg@10"), higher_is_better("ece")
+    (True, False)
+    """
+    return _HIGHER.fullmatch(metric) is not None

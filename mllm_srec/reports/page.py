@@ -17,7 +17,7 @@ from mllm_srec.reports.tables import Cell, Table, emphasised
 from mllm_srec.reports.texts import one_line
 
 GENERATOR = "mllm_srec report"
-"""Named in the page, so that a later report knows what it may replace."""
+"""Named in the page and beside it, so that a later report knows what it may replace."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def written(tmp_path_factory):
         record(root / "runs", row, seed, data_set, gain)
         for data_set in ("shop", "mall") for seed in (0, 1) for row, gain in GAINS.items()
     ]  # fmt: skip
-    write_results(root / "t", records, records, {})
+    write_results(root / "t", records, {})
     (root / "t/grid.json").unlink()
     write_summary(root / "t", "t", records, ["ndcg@10", "hr@10"], Significance("ours", list(METRICS)[:2]))
     return root / "t"
@@ -112,6 +112,17 @@ def test_a_quick_grid_is_marked_whichever_way_it_says_so(folder):
     table = pl.read_parquet(folder / "results.parquet").with_columns(table=pl.lit("t-quick"))
     table.write_parquet(folder / "results.parquet")
     assert read_grid(folder).about.quick
+
+
+def test_cells_that_contradict_the_table(folder):
+    path = folder / "cells/shop--ours--1.json"
+    cell = json.loads(path.read_text())
+    path.write_text(json.dumps({**cell, "metrics": {**cell["metrics"], "test/hr@10": 0.123}}))
+    with pytest.raises(DataError, match=r"contradict each other \(ours, shop, 1, test/hr@10\); run the grid again"):
+        read_grid(folder)
+    path.unlink()
+    with pytest.raises(DataError, match="contradict each other"):
+        read_grid(folder)
 
 
 @pytest.mark.parametrize(

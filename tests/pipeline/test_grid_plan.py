@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.pipeline.grid_file import (
+    METRIC,
     GridDataSet,
     GridReport,
     GridRow,
@@ -129,6 +132,9 @@ def test_the_quick_version(desk):
     assert quick.seeds == [0, 1]
     assert [row.set for row in quick.rows] == [{"model.lr": 9, "data.name": "q"}] * 2
     assert quickened(replace(grid, quick_grid=QuickGrid([5]))).seeds == [5]
+    nested = replace(grid, rows=[GridRow("a", set={"prepare": {"demo": {"n_items": 5}, "k_core": 3}})])
+    (row,) = quickened(replace(nested, quick_grid=QuickGrid(set={"prepare": {"k_core": 1}}))).rows
+    assert row.set == {"prepare.demo.n_items": 5, "prepare.k_core": 1}
 
 
 @pytest.mark.parametrize(
@@ -242,3 +248,42 @@ def test_the_report_compares_with_rows_of_the_grid(desk):
     grid = GridSettings(rows=[GridRow("a")], base=["shop.yaml"], report=GridReport(baseline_rows=["b"]))
     with pytest.raises(ConfigError, match=r"report.baseline_rows: got 'b'; accepted are a"):
         check_grid(grid)
+
+
+def test_seeds_of_a_row_have_one_hash(desk):
+    sets = [GridDataSet("clean", ["shop.yaml"]), GridDataSet("worse", ["toys.yaml"], trained_on="clean")]
+    cells = plan(GridRow("a"), GridRow("b", set={"model.lr": 9}), data_sets=sets, seeds=[0, 1])
+    hashes = {(cell.row, cell.data_set): {c.row_hash for c in cells if (c.row, c.data_set) == (cell.row, cell.data_set)}
+              for cell in cells}  # fmt: skip
+    assert all(len(found) == 1 for found in hashes.values())
+    assert len(set.union(*hashes.values())) == 4
+    (other,) = plan(GridRow("a"), data_sets=sets[:1], seeds=[5], set={"model.lr": 7})
+    assert {other.row_hash} != hashes["a", "clean"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ["ndgc@10"]}, r"metrics: got 'ndgc@10'; accepted are .*; did you mean ndcg@10\?"),
+        ({"metrics": ["hr@7"]}, r"metrics: got 'hr@7'; accepted are .*hr@5"),
+        (
+            {"significance": Significance(metrics=["auc"])},
+            r"significance\.metrics: got 'auc'; accepted are user_auc, hr@5",
+        ),
+        ({"report": GridReport(metrics=["aucc"])}, r"report\.metrics: got 'aucc'; .* did you mean auc\?"),
+    ],
+)
+def test_misspelt_metrics_are_found_before_anything_runs(desk, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(GridRow("a"), **changes)
+
+
+def test_all_that_is_measured_may_be_a_column():
+    known = EvaluationMetrics(probabilities=True)
+    kind = torch.zeros(1, 2, dtype=torch.long)  # liked
+    known.add_pairs(
+        torch.zeros(1, 2), torch.ones(1, 2), kind, torch.ones(1, 2) > 0, torch.zeros(1, 2), torch.ones(1, 2)
+    )
+    names = [name for name in known.compute() if not name.startswith("n_")]
+    assert {"ece", "auc", "user_auc", "hr_worst@10"} <= set(names)
+    assert [name for name in names if METRIC.fullmatch(name) is None] == []

@@ -15,7 +15,9 @@ import yaml
 from mllm_srec.__main__ import main
 from mllm_srec.pipeline import grid as runner
 from mllm_srec.pipeline.grid_file import Significance
-from mllm_srec.pipeline.grid_results import check_output, merge_records, read_records, tidy, write_results
+from mllm_srec.pipeline.grid_folder import read_grid
+from mllm_srec.pipeline.grid_merge import check_merge, merge_records
+from mllm_srec.pipeline.grid_results import check_output, read_records, tidy, write_results
 from mllm_srec.pipeline.grid_summary import write_summary
 from mllm_srec.types import ConfigError, DataError
 from tests.pipeline.grid_stand_in import METRICS, N_USERS, leave_results, user_values
@@ -32,7 +34,8 @@ def record(folder, row="a", seed=0, data_set="shop", gain=0.0, candidates_hash="
     metrics = {**json.loads((run / "metrics.json").read_text()), **changes.pop("metrics", {})}
     return {
         "table": table, "row": row, "data_set": data_set, "seed": seed, "run": str(run), "log": f"{run}.log",
-        "config_hash": f"{row}{seed}{gain}", "candidates_hash": candidates_hash, "commit": "f" * 40, "dirty": False,
+        "config_hash": f"{row}{seed}{gain}", "row_hash": f"{row}{gain}", "candidates_hash": candidates_hash,
+        "commit": "f" * 40, "dirty": False,
         "versions": {}, "seconds": {"fit": 2.0 + seed, "total": 3.0}, "peak_memory": 2**30 * (seed + 1),
         "metrics": metrics, **changes,
     }  # fmt: skip
@@ -46,7 +49,7 @@ def records(tmp_path):
 @pytest.fixture
 def out(records, tmp_path):
     folder = tmp_path / "out"
-    write_results(folder, records, records, ABOUT)
+    write_results(folder, records, ABOUT)
     write_summary(folder, "t", records, ["ndcg@10", "hr@10", "user_auc"], Significance("best", list(METRICS)))
     return folder
 
@@ -149,7 +152,7 @@ def test_references_are_no_models(out):
 
 
 def test_a_row_with_fewer_seeds_is_said_to_have_them(records, tmp_path):
-    write_results(tmp_path / "out", records[:-1], records[:-1], ABOUT)
+    write_results(tmp_path / "out", records[:-1], ABOUT)
     write_summary(tmp_path / "out", "t", records[:-1], ["hr@10"], Significance("first"), ["ours-2: failed"])
     text = (tmp_path / "out/summary.md").read_text()
     assert "seeds 0, 1, 2 ('ours' only 2 of 3)" in text
@@ -164,7 +167,7 @@ def test_a_row_with_fewer_seeds_is_said_to_have_them(records, tmp_path):
 )
 def test_where_nothing_can_be_compared_the_means_are_there(records, tmp_path, significance, n_rows):
     some = records[:n_rows]
-    write_results(tmp_path / "out", some, some, ABOUT)
+    write_results(tmp_path / "out", some, ABOUT)
     write_summary(tmp_path / "out", "t", some, ["hr@10"], significance)
     text = (tmp_path / "out/summary.md").read_text()
     assert f"- nothing is compared: base {significance.base!r}" in text
@@ -179,7 +182,7 @@ def test_data_sets_are_compared_each_for_itself(tmp_path):
         for name, sign in (("x", 1), ("y", -1))
         for row, gain in (("a", 0.0), ("b", 0.3 * sign))
     ]
-    write_results(tmp_path / "out", records, merge_records(records, []), ABOUT)
+    write_results(tmp_path / "out", merge_records(records, []), ABOUT)
     write_summary(tmp_path / "out", "t", records, ["ndcg@10"], Significance())
     table = pd.read_csv(tmp_path / "out/summary.csv").query("not reference").set_index(["data_set", "row"])
     assert table["place"].to_dict() == {("x", "a"): 2, ("x", "b"): 1, ("y", "a"): 1, ("y", "b"): 2}
@@ -191,20 +194,39 @@ def test_an_unknown_metric_is_refused(records, tmp_path):
         write_summary(tmp_path, "t", records, ["hr@10", "hr@11"], Significance())
 
 
+def test_what_is_compared_need_be_no_column(records, tmp_path):
+    write_results(tmp_path, records, ABOUT)
+    write_summary(tmp_path, "t", records, ["hr@10"], Significance("ours", ["ndcg@10"]))
+    found = {(d.row, d.metric) for d in read_grid(tmp_path).differences}
+    assert found == {("popularity", "ndcg@10"), ("sasrec", "ndcg@10")}
+    assert "ndcg" not in (tmp_path / "summary.md").read_text().split("\n\n")[4]
+
+
+def test_labels_that_look_like_numbers(tmp_path):
+    rows = {"4": 0.0, "0.50": 0.3, "007": 0.1}
+    records = [record(tmp_path / "runs", row, seed, "1", gain) for seed in SEEDS for row, gain in rows.items()]
+    write_results(tmp_path / "out", records, ABOUT)
+    write_summary(tmp_path / "out", "t", records, ["hr@10"], Significance("0.50", ["hr@10"]))
+    grid = read_grid(tmp_path / "out")
+    assert {(d.row, d.base, d.data_set) for d in grid.differences} == {("4", "0.50", "1"), ("007", "0.50", "1")}
+    assert set(grid.summary.filter(~grid.summary["reference"])["row"]) == set(rows)
+
+
 def test_cells_of_different_code_are_said_to_be(records, tmp_path):
+    records[2]["code"] = ["b" * 12, "f" * 12]  # killed under one, continued under the other
     records[0] |= {"commit": "a" * 40, "dirty": True}
     records[1] |= {"commit": None, "dirty": None}
-    write_results(tmp_path / "out", records, records, ABOUT)
+    write_results(tmp_path / "out", records, ABOUT)
     write_summary(tmp_path / "out", "t", records, ["hr@10"], Significance(metrics=[]))
-    line = "- code: aaaaaaaaaaaa with changes, outside a repository, ffffffffffff; cells were run with different code\n"
-    assert line in (tmp_path / "out/summary.md").read_text()
+    names = "aaaaaaaaaaaa with changes, outside a repository, bbbbbbbbbbbb, ffffffffffff"
+    assert f"- code: {names}; cells were run with different code\n" in (tmp_path / "out/summary.md").read_text()
 
 
 # --- what must not be merged ----------------------------------------------------------------------------------------
 
 
 def test_other_candidates_are_refused_by_name(records, tmp_path):
-    odd = record(tmp_path / "odd", "ours", 1, candidates_hash="bead")
+    odd = record(tmp_path / "odd", "ours", 1, gain=ROWS["ours"], candidates_hash="bead")
     records[5] = odd
     with pytest.raises(ConfigError) as caught:
         merge_records(records, [])
@@ -223,15 +245,53 @@ def test_another_protocol_is_refused_too(records, key, value):
 
 def test_two_grids_merge_unless_their_candidates_differ(records, tmp_path):
     others = [record(tmp_path / "more", f"b{i}", table="u") for i in range(2)]
-    write_results(tmp_path / "u", others, others, ABOUT)
+    write_results(tmp_path / "u", others, ABOUT)
     assert read_records(tmp_path / "u") == others
     merged = merge_records(records, read_records(tmp_path / "u"))
     assert [(r["table"], r["row"]) for r in merged[-2:]] == [("u", "b0"), ("u", "b1")]
     assert merge_records(records, records) == records, "the same runs count once"
     with pytest.raises(ConfigError, match="candidates_hash of data set 'shop'"):
         merge_records(records, [record(tmp_path / "x", "b", candidates_hash="bead", table="u")])
-    with pytest.raises(ConfigError, match=r"row 'ours', data set 'shop', seed 0 of u and of t are different runs"):
+    with pytest.raises(
+        ConfigError, match=r"row 'ours', data set 'shop', seed 0 of u and row .* of t are different runs"
+    ):
         merge_records(records, [record(tmp_path / "x", "ours", gain=9, table="u")])
+
+
+def test_seeds_of_a_row_are_set_alike(records, tmp_path):
+    more = record(tmp_path / "x", "ours", 7, gain=ROWS["ours"], table="u")
+    assert len(merge_records(records, [more])) == len(records) + 1
+    other = record(tmp_path / "x", "ours", 8, gain=9, table="u")  # settings that only this seed has
+    with pytest.raises(ConfigError, match=r"seed 8 of u and row 'ours', .* of t are set differently .*another label"):
+        merge_records(records, [other])
+    older = {key: value for key, value in more.items() if key != "row_hash"}
+    with pytest.raises(ConfigError, match="set differently"):
+        merge_records(records, [older])
+
+
+def test_quick_results_join_no_others(records, tmp_path):
+    quick = [record(tmp_path / "x", f"q{i}", table="u-quick") for i in range(2)]
+    assert merge_records(quick[:1], quick[1:]) == quick
+    with pytest.raises(ConfigError, match=r"u-quick and t: results of --quick cannot stand among others"):
+        merge_records(records, quick)
+
+
+def test_merged_results_can_be_merged_again(records, tmp_path):
+    for name, part in (("u", records[3:6]), ("v", merge_records(records[:3], records[3:6]))):
+        write_results(tmp_path / name, [{**r, "table": name} for r in part], {**ABOUT, "rows": ["ours"], "seeds": [9]})
+    again = merge_records(records[6:], read_records(tmp_path / "v"))
+    assert {(r["row"], r["seed"]) for r in again} == {(r["row"], r["seed"]) for r in records}
+    about = json.loads((tmp_path / "v/grid.json").read_text())
+    assert (about["seeds"], about["rows"]) == ([0, 1, 9], ["ours", "popularity", "sasrec"])
+    assert pd.read_parquet(tmp_path / "v/results.parquet")["seed"].nunique() == 2
+
+
+def test_merged_runs_must_be_here(records):
+    check_merge("t", [], records, compared=True)
+    shutil.rmtree(records[4]["run"])
+    with pytest.raises(ConfigError, match=rf"1 of 9 runs are not here, such as those of {records[4]['run']}; .*copy"):
+        check_merge("t", [], records, compared=True)
+    check_merge("t", [], records, compared=False)
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------
@@ -248,7 +308,7 @@ def test_only_results_of_the_same_grid_are_replaced(records, out, tmp_path):
         check_output(tmp_path / "thesis", "t")
     with pytest.raises(ConfigError, match=r"notes.txt is a file; give a folder"):
         check_output(tmp_path / "thesis/notes.txt", "t")
-    write_results(out, records[:1], records, ABOUT)
+    write_results(out, records[:1], ABOUT)
     assert [path.name for path in (out / "cells").iterdir()] == ["shop--popularity--0.json"]
 
 
@@ -309,14 +369,14 @@ def test_the_command_refuses_to_merge_other_candidates(command, capsys):
     text = Path("experiments/results/two/summary.md").read_text()
     assert "| b | " in text
     assert "| a | " in text
-    assert len(list(Path("experiments/results/two/cells").iterdir())) == 1, "merged cells stay where they are"
+    assert [r["table"] for r in read_records(Path("experiments/results/two"))] == ["one", "two"]
     capsys.readouterr()
     assert command("three", {"c": {"stand.hash": "bead"}}, "--merge", "experiments/results/two") == 1
     err = capsys.readouterr().err
     assert err.startswith(
-        "mllm_srec grid: error: candidates_hash of data set 'shop' is \"bead\" in 1 cells, but not in"
+        "mllm_srec grid: error: candidates_hash of data set 'shop' is \"c0ffee\" in 2 cells, but not in"
     )
-    assert "row 'b', data set 'shop', seed 0 (runs/shop/b-0-" in err
+    assert "row 'c', data set 'shop', seed 0 (runs/shop/c-0-" in err
     assert not Path("experiments/results/three").exists()
 
 

@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 
 from mllm_srec.__main__ import main
-from mllm_srec.pipeline.report import _anchors
+from mllm_srec.pipeline.grid_folder import read_grid
+from mllm_srec.pipeline.report import _anchors, check_report_folder, write_report
+from mllm_srec.pipeline.report_sections import grid_section
+from mllm_srec.reports.page import GENERATOR, NoteBlock
 from tests.pipeline.grid_stand_in import METRICS
 from tests.pipeline.test_grid_folder import GAINS, about, written  # noqa: F401 - a fixture
 from tests.reports.page_reader import PageReader
@@ -153,9 +156,54 @@ def test_a_list_of_files_cannot_remove_others(here):
     assert main(["report"]) == 0
     Path("precious.csv").write_text("1")
     names = ["../precious.csv", "tables/../../precious.csv", str(Path("precious.csv").resolve())]
-    Path("report/report.json").write_text(json.dumps({"files": names}))
+    Path("report/report.json").write_text(json.dumps({"generator": GENERATOR, "files": names}))
     assert main(["report"]) == 0
     assert Path("precious.csv").exists()
+
+
+def test_a_report_that_was_broken_off_can_be_written_again(here, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mllm_srec.pipeline.report.write_drawing", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_report([Path("experiments/results/t")], [], Path("report"), "title")
+    assert not Path("report/index.html").exists()
+    check_report_folder(Path("report"))
+    assert main(["report"]) == 0
+    listed = json.loads(Path("report/report.json").read_text())["files"]
+    assert "index.html" in listed
+
+
+def test_somebody_elses_report_is_not_replaced(here, capsys):
+    Path("ci").mkdir()
+    Path("ci/index.html").write_text("mine")
+    for content in ('{"tests": 3}', '{"files": []}', "[]", "{"):
+        Path("ci/report.json").write_text(content)
+        assert main(["report", "--output", "ci"]) == 1
+        assert "'ci' holds something else than a report" in capsys.readouterr().err
+    assert Path("ci/index.html").read_text() == "mine"
+
+
+def test_runs_that_were_measured_anew_are_not_drawn(here):
+    folder = Path("experiments/results/t")
+    for path in (folder / "cells").glob("*.json"):  # run folders of our own
+        cell = json.loads(path.read_text())
+        run = shutil.copytree(cell["run"], Path("runs") / path.stem)
+        path.write_text(json.dumps({**cell, "run": str(run)}))
+
+    def words():
+        notes = [block for block in grid_section(read_grid(folder), "t", (0, 0)).blocks if isinstance(block, NoteBlock)]
+        return " ".join(line for block in notes for line in block.lines)
+
+    assert "Nothing was trained" in words()
+    for path in Path("runs").glob("*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        path.write_text(json.dumps({**metrics, "val/auc": 0.5}))  # validated once more: the same run
+        assert "Nothing was trained" in words()
+        path.write_text(json.dumps({**metrics, "test/hr@10": 0.999}))
+    assert "The folders of all 12 runs are gone from here or hold other runs now" in words()
 
 
 def test_nothing_to_report_is_an_error(tmp_path, monkeypatch, capsys):

@@ -21,7 +21,7 @@ def about(**changes):
         ({"base": "best"}, "best over second, %", [100 / 3, None]),
         ({"base": "first"}, "best over base, %", [60.0, None]),
         ({"base": "base", "baseline_rows": ["base"]}, "best over base, %", [60.0, None]),
-        ({"base": "full", "baseline_rows": ["base", "sv"]}, "full over best baseline, %", [-25.0, None]),
+        ({"base": "full", "baseline_rows": ["base", "sv"]}, "full over best of base, sv, %", [-25.0, None]),
     ],
 )
 def test_gains_by_hand(changes, label, expected):

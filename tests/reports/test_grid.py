@@ -73,6 +73,35 @@ def test_other_splits_and_metrics_do_not_count():
         summarise(results(a=[0.1]), ["ndcg@5"])
 
 
+def test_less_is_no_win():
+    table = pl.concat([results(good=[0.01], bad=[0.3]).with_columns(metric=pl.lit("test/ece")),
+                       results(good=[0.9], bad=[0.5])])  # fmt: skip
+    places = {(r["metric"], r["row"]): r["place"] for r in summarise(table, ["ece", "hr@5"]).iter_rows(named=True)}
+    assert places == {("ece", "good"): None, ("ece", "bad"): None, ("hr@5", "good"): 1, ("hr@5", "bad"): 2}
+
+
+def test_undefined_is_no_win():
+    table = summarise(results(a=[0.9], b=[float("nan")], c=[0.5]), ["hr@5"])
+    assert dict(table.select("row", "place").iter_rows()) == {"a": 1, "c": 2}
+
+
+def test_what_is_written_alike_is_ranked_alike():
+    table = summarise(results(a=[9 / 160], b=[0.05628], c=[0.05622]), ["hr@5"])
+    written = {f"{mean:.4f}": set() for mean in table["mean"]}
+    for mean, place in table.select("mean", "place").iter_rows():
+        written[f"{mean:.4f}"].add(place)
+    assert all(len(places) == 1 for places in written.values())
+
+
+def test_names_cannot_break_the_summary():
+    evil = "<img src=x> | # shop"
+    summary = summarise(results(a=[0.1], b=[0.2]).with_columns(data_set=pl.lit(evil)), ["hr@5"])
+    report = DataSetReport(evil, evil, [], [evil], [])
+    text = summary_text(evil, summary, ["hr@5"], [report], ["code: abc"])
+    assert "<img" not in text
+    assert "## &lt;img src=x&gt; \\| # shop\n" in text
+
+
 def test_a_label_cannot_break_the_table():
     table = Table(("x",), (Row("a|b\n# c", (Cell(text="1"),)),))
     assert markdown(table).splitlines()[-1] == "| a\\|b # c | 1 |"
