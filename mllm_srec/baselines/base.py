@@ -1,6 +1,6 @@
 """What the baselines share: they know users and items by number, learn from the train split, and score candidates.
 
-Every baseline is measured by the same code as the recommender, on the same lists (DESIGN.md 3.6).
+Every baseline is measured by the same code as the recommender, on the same lists.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sampled negatives: exactly uniform, no repeats, reproducible (DESIGN.md section 2; baselines.md 1.5)."""
+"""Sampled negatives: exactly uniform, no repeats, reproducible."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from mllm_srec.types import ConfigError
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """The tables of DESIGN.md section 2, each read when first asked for.
+    """The tables of a prepared data set, each read when first asked for.
 
     Attributes:
         folder: Folder of the data set; pictures are relative to it.

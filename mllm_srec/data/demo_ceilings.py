@@ -10,7 +10,7 @@ For every scored row of the test split (`samples` of the pair groups, `candidate
   reported, or held out) tells it nothing;
 
 each with `both` modalities, or with `text` or `image` alone, the attributes the modality lacks averaged out exactly.
-A rank list is scored as of its context's key, that is, at the earliest held-out like (DESIGN sections 2 and 4).
+A rank list is scored as of its context's key, that is, at the earliest held-out like.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """AUC and rank metrics of the demo shop's ceilings: small and exact, for known scores without gaps.
 
-Models are measured by the `metrics` room, which this room may not import; the definitions are the same (DESIGN
-section 2, `metrics.json`), and a test compares the two.
+Models are measured by the `metrics` room, which this room may not import; the definitions are the same, and a test
+compares the two.
 """
 
 from __future__ import annotations

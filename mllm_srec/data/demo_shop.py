@@ -1,4 +1,4 @@
-"""The demo shop: items, users and ratings generated from a known truth (DESIGN section 4).
+"""The demo shop: items, users and ratings generated from a known truth.
 
 Each day of membership a user sees one item, every item at most once, in an order drawn without regard to taste, and
 rates it by the taste of that day. Likes are always reported, dislikes only sometimes, so that about a quarter of the

@@ -1,4 +1,4 @@
-"""The taste model behind the demo shop, exactly as it is: pure numpy, no files (DESIGN section 4).
+"""The taste model behind the demo shop, exactly as it is: pure numpy, no files.
 
 A user has one *taste state* per attribute. With n values on a circle, state k likes the values k, k + 1, ...,
 k + n // 2 - 1, so about half of them. An item's utility is the weighted sum of +1 (liked value) and -1 over its

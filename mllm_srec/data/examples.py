@@ -99,7 +99,7 @@ def select_train_rows(
     balance: Literal["all", "cap"],
     seed: int,
 ) -> pl.DataFrame:
-    """The training rows among the stored samples (DESIGN.md section 2, pair groups).
+    """The training rows among the stored samples.
 
     Args:
         samples: Rows of `samples.parquet` of the train split.

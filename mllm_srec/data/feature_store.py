@@ -1,4 +1,4 @@
-"""The frozen vision tower's output per picture, computed once and memory-mapped (DESIGN.md 3.2)."""
+"""The frozen vision tower's output per picture, computed once and memory-mapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contexts and the two kinds of groups made of them (DESIGN.md section 2, *Context*, *Pair groups*, *Rank groups*).
+"""Contexts and the two kinds of groups made of them.
 
 A context is what a model may know about a user at a key: the visible interactions before it, and nothing of the target.
 """

@@ -1,4 +1,4 @@
-"""Raw interactions -> one row per (user, item), then the k-core (DESIGN.md section 2, `interactions.parquet`)."""
+"""Raw interactions -> one row per (user, item), then the k-core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw files -> prepared data set (DESIGN.md section 2): written beside its place and moved there when complete."""
+"""Raw files -> prepared data set: written beside its place and moved there when complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LightningDataModule: serves precomputed prompts together with image tensors (DESIGN.md 3.2)."""
+"""LightningDataModule: serves precomputed prompts together with image tensors."""
 
 from __future__ import annotations
 

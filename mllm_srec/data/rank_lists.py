@@ -1,6 +1,6 @@
 """Lists of candidates beyond the sampled ones: the whole catalogue, and what a retriever found in it.
 
-Both leave out what the context's user has interacted with in a split that it may see, liked or not (baselines.md 1.6),
+Both leave out what the context's user has interacted with in a split that it may see, liked or not,
 and hold a user's other interactions of the split itself as ordinary candidates.
 """
 

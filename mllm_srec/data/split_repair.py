@@ -1,4 +1,4 @@
-"""Repair of the random split: swaps within a user that bring every item into a split (DESIGN.md section 2, *Splits*).
+"""Repair of the random split: swaps within a user that bring every item into a split.
 
 Each user keeps the number of rows per split, so "every user in train" and "every user in test" cannot break. An item
 enters a split when one of its users swaps it with an item that the split holds elsewhere too. Where no such swap

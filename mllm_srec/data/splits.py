@@ -1,4 +1,4 @@
-"""Every interaction gets a split: train, val or test (DESIGN.md section 2, *Splits*; baselines.md 0 and 1.6)."""
+"""Every interaction gets a split: train, val or test."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from mllm_srec.types import DataError, Split
 
 Visible = Literal["train", "train_val"]
 VISIBLE_NAME: dict[Split, Visible] = {"train": "train", "val": "train", "test": "train_val"}
-"""Which preference chain a context of a split may read (DESIGN.md 3.5)."""
+"""Which preference chain a context of a split may read."""
 
 
 @dataclass(frozen=True)

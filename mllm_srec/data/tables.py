@@ -1,4 +1,4 @@
-"""Interactions with a split -> the tables `groups`, `samples` and `candidates` (DESIGN.md section 2, *Tables*).
+"""Interactions with a split -> the tables `groups`, `samples` and `candidates`.
 
 Train comes first and by itself: its numbers, contexts and negatives depend on train rows, the catalogue and the seed
 only, so exchanging held-out items for others leaves every byte of it as it was.

@@ -2,7 +2,7 @@
 
 Runs are compared user by user, on the same lists, since users differ far more than models do. What the test does not
 know is luck of the seed: average a user's values over the seeds of a run first, and report mean and spread of seeds
-beside it (baselines.md 1.8).
+beside it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The pretrained multimodal LLM: loading in NF4, LoRA on its language layers, and a census that proves both.
 
-The only file that knows bitsandbytes and peft (DESIGN.md 3.4).
+The only file that knows bitsandbytes and peft.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every model shares: candidates are scored, and all numbers come from the same metrics (DESIGN.md 3.6)."""
+"""What every model shares: candidates are scored, and all numbers come from the same metrics."""
 
 from __future__ import annotations
 

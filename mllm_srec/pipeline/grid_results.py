@@ -176,6 +176,15 @@ def code_names(records: Sequence[CellRecord]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def random_weights(records: Sequence[CellRecord]) -> list[str]:
+    """Lines that name rows whose model, or whose item features, come from weights that nobody pretrained."""
+    models = [record["row"] for record in records if record["metrics"].get("test/random_backbone")]
+    features = [r["row"] for r in records if "(random weights" in str(r["metrics"].get("test/item_features"))]
+    named = (("models begun with", models), ("pictures and texts as vectors of", features))
+    return [f"{what} random weights, so that nothing is known of their quality: {', '.join(dict.fromkeys(rows))}"
+            for what, rows in named if rows]  # fmt: skip
+
+
 def place(record: CellRecord) -> tuple[str, str, int]:
     """Where a cell stands: data set, row and seed."""
     return record["data_set"], record["row"], record["seed"]

@@ -12,7 +12,7 @@ import polars as pl
 
 from mllm_srec.pipeline.case_studies import case_studies
 from mllm_srec.pipeline.grid_folder import GridFolder
-from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord, code_names
+from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord, code_names, random_weights
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_settings import read_settings
 from mllm_srec.pipeline.training_logs import training_log
@@ -93,6 +93,8 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
     fewer = [f"{row} on {data_set} only {n}" for (row, data_set), n in counts.items() if n < len(seeds)]
     if fewer:
         yield "Fewer seeds than others", ", ".join(fewer)
+    for line in random_weights(records):
+        yield "Random weights", line
     commits = code_names(records)
     yield "Code", ", ".join(commits) + ("; runs used different code" if len(commits) > 1 else "")
     versions = dict.fromkeys(

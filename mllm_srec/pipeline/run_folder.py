@@ -1,4 +1,4 @@
-"""The folder of one run: the same layout for all loggers, results merged and never mixed (DESIGN.md section 2)."""
+"""The folder of one run: the same layout for all loggers, results merged and never mixed."""
 
 from __future__ import annotations
 

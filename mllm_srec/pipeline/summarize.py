@@ -1,4 +1,4 @@
-"""Runs the summary stages: prompts of what is missing, prediction loops, stores and views (DESIGN.md 3.5)."""
+"""Runs the summary stages: prompts of what is missing, prediction loops, stores and views."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Records -> prompt pieces. A piece is plain text, a control token or a picture, and plain text is never parsed.
 
-The prompt is written user first, target last, so that all targets of a context share its tokens (DESIGN.md 3.1). It is
+The prompt is written user first, target last, so that all targets of a context share its tokens. It is
 a chat of one system and one user turn in ChatML, the format of every Qwen-VL model.
 """
 

@@ -1,4 +1,4 @@
-"""Groups of prompts -> tensors: packed rows, positions, masks and labels (DESIGN.md 3.1).
+"""Groups of prompts -> tensors: packed rows, positions, masks and labels.
 
 A group is one context and the targets asked about in it. It becomes `prefix | target 1 + answer 1 | target 2 + answer 2
 | ...` in one row: each target sees the prefix and itself only, and its positions go on from the end of the prefix, so

@@ -1,4 +1,4 @@
-"""Preference chains: which items a user's preference is made of, step by step in time order (DESIGN.md 3.5, TUBC)."""
+"""Preference chains: which items a user's preference is made of, step by step in time order."""
 
 from __future__ import annotations
 

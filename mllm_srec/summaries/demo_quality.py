@@ -1,4 +1,4 @@
-"""Summaries of the demo shop against its truth: are they right (DESIGN.md section 4)?
+"""Summaries of the demo shop against its truth: are they right?
 
 Texts are read by words alone (`demo_language.named_values`), so that those of any model can be judged: "not red" names
 red. Nothing here feeds a model; it is the examiner who knows the truth.

@@ -1,4 +1,4 @@
-"""Settings of the three summary stages and of how their texts are used (DESIGN.md 3.5)."""
+"""Settings of the three summary stages and of how their texts are used."""
 
 from __future__ import annotations
 

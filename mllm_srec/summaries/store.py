@@ -1,4 +1,4 @@
-"""The store of written summaries: content-addressed, only ever appended to, one file a rank (DESIGN.md 3.5).
+"""The store of written summaries: content-addressed, only ever appended to, one file a rank.
 
 A shard is read up to its last whole record. What is broken behind that is either still being written or was torn by a
 kill, a full disk or a power loss; only the process that holds the shard's lock can tell, and only that one cuts it off.

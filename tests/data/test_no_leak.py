@@ -1,4 +1,4 @@
-"""The rules of preparation (DESIGN.md section 2) proved on real data with plain pandas and Python.
+"""The rules of preparation proved on real data with plain pandas and Python.
 
 Nothing of the package is used but the preparation itself: raw files are read here again, and every table that it
 wrote is compared with what the rules say, row by row. A rule that is random is tested for its distribution.

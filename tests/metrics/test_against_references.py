@@ -69,7 +69,7 @@ def all_placements(scores, labels):
 
 
 def of_ranks(ranks, n_relevant, top_k):
-    """The textbook formulas (baselines.md 1.1) for relevant candidates at these ranks."""
+    """The textbook formulas for relevant candidates at these ranks."""
     hits = [rank for rank in ranks if rank <= top_k]
     ideal = sum(discount(j) for j in range(1, min(n_relevant, top_k) + 1))
     return [bool(hits), len(hits) / n_relevant, sum(map(discount, hits)) / ideal, 1 / min(hits) if hits else 0]
@@ -108,7 +108,7 @@ def test_all_placements_of_ties(seed, n_candidates, n_levels, relevant, kept, in
 
 
 def walked(scores, labels, top_k):
-    """E[HR], E[Recall], E[NDCG], E[MRR] by the walk of baselines.md 1.3, with binomial coefficients."""
+    """E[HR], E[Recall], E[NDCG], E[MRR] by a walk over the places of tied candidates, with binomial coefficients."""
     hits = dcg = rr = 0.0
     no_hit, start, n_relevant = 1.0, 0, int(labels.sum())
     for value in sorted(set(scores.tolist()), reverse=True):
@@ -146,7 +146,7 @@ def test_the_walk_over_score_groups_of_long_lists(seed, n_candidates, n_levels, 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.integers(2, 110), st.integers(1, 30), st.integers(1, 25))
 def test_one_positive_in_closed_form(seed, n_candidates, n_levels, top_k):
-    """baselines.md 1.3: with a negatives above and b tied, E[HR@K] = clip(K - a, 0, b + 1) / (b + 1)."""
+    """With a negatives above and b tied, E[HR@K] = clip(K - a, 0, b + 1) / (b + 1)."""
     scores, _, mask = draw_lists(seed, 50, n_candidates, n_levels, 0)
     relevance = np.zeros_like(scores, dtype=int)
     relevance[np.arange(50), np.random.default_rng(seed).integers(n_candidates, size=50)] = 1
@@ -201,7 +201,7 @@ def test_equal_to_torchmetrics_where_nothing_is_tied(seed, n_candidates, relevan
 
 
 def mid_rank_auc(scores, labels):
-    """U = sum of mid-ranks of the positives - P (P + 1) / 2; AUC = U / (P N) (baselines.md 1.4)."""
+    """U = sum of mid-ranks of the positives - P (P + 1) / 2; AUC = U / (P N)."""
     p, n = int((labels == 1).sum()), int((labels == 0).sum())
     if p == 0 or n == 0:
         return math.nan
@@ -248,7 +248,7 @@ def test_user_auc_equals_scikit_learn(seed, n_candidates, n_levels, relevant):
 @pytest.mark.parametrize("n", [21, 100, 101])
 @pytest.mark.parametrize("top_k", [5, 10, 20])
 def test_a_random_scorer_is_at_the_chance_level_of_a_constant_one(n, top_k):
-    """One positive: HR = Recall = K / C (baselines.md 1.9), exactly if scores are constant, on average if random."""
+    """One positive: HR = Recall = K / C, exactly if scores are constant, on average if random."""
     relevance = np.zeros((20_000, n), dtype=int)
     relevance[:, 0] = 1
     everything = np.ones_like(relevance, dtype=bool)

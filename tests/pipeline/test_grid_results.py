@@ -222,6 +222,22 @@ def test_cells_of_different_code_are_said_to_be(records, tmp_path):
     assert f"- code: {names}; cells were run with different code\n" in (tmp_path / "out/summary.md").read_text()
 
 
+def test_random_weights_and_generated_shops_are_said_to_be(records, tmp_path):
+    write_summary(tmp_path, "t", records, ["hr@10"], Significance(metrics=[]))
+    assert not re.search("random weights|generated", (tmp_path / "summary.md").read_text())
+    records[0]["metrics"]["test/random_backbone"] = True
+    records[1]["metrics"]["test/item_features"] = "image: x (random weights, abc), centred"
+    for cell in records:
+        cell["metrics"]["test/reference/oracle_both/hr@10"] = 1.0
+    write_summary(tmp_path, "t", records, ["hr@10"], Significance(metrics=[]))
+    text = (tmp_path / "summary.md").read_text()
+    assert "- models begun with random weights, so that nothing is known of their quality: popularity\n" in text
+    assert (
+        "- pictures and texts as vectors of random weights, so that nothing is known of their quality: sasrec\n" in text
+    )
+    assert "this is a generated shop" in text
+
+
 # --- what must not be merged ----------------------------------------------------------------------------------------
 
 
