@@ -94,7 +94,7 @@ def _spread_words(summary: pl.DataFrame) -> str:
 
 def _legend(found: Sequence[Difference]) -> tuple[str, ...]:
     if not found:
-        return ("No row was compared with another, so no difference is marked as a finding.",)
+        return ("No row was compared with another here, so no difference is marked as a finding.",)
     metrics, base = ", ".join(dict.fromkeys(d.metric for d in found)), found[0].base
     return (f"{DAGGER} differs from {base} (Holm p at most {FINDING}); compared are {metrics}, and nothing else.",)
 
