@@ -19,6 +19,7 @@ from mllm_srec.reports.drawing import (
     quiet_axes,
     shared_legend,
 )
+from mllm_srec.reports.metric_words import metric_label
 from mllm_srec.reports.texts import shortened
 
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
@@ -77,7 +78,7 @@ def row_chart(rows: Mapping[str, Point], references: Mapping[str, float], metric
             axes.axvline(
                 value, color=style["color"], linestyle=("--", "-.", ":")[index % 3], linewidth=1.3, label=label
             )
-        axes.set_xlabel(metric)
+        axes.set_xlabel(metric_label(metric))
         quiet_axes(axes, theme, "x")
         if references:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
@@ -112,7 +113,7 @@ def bar_chart(bars: Mapping[str, Mapping[str, Point]], chance: Mapping[str, floa
                 ends = ([chance[name]] * 2, [place - 0.46, place + 0.46])
                 axes.plot(ends[1], ends[0], "--", color=theme.ink, linewidth=1.3, label=None if place else "chance")
         axes.set_xticks(range(len(data_sets)), [shortened(name, 18) for name in data_sets])
-        axes.set_ylabel(metric)
+        axes.set_ylabel(metric_label(metric).replace(": ", "\n"))
         quiet_axes(axes, theme)
         handles, labels = axes.get_legend_handles_labels()
         shift = int(bool(chance))  # lines come first there, but chance belongs behind the rows
@@ -144,7 +145,7 @@ def curve_chart(panels: Sequence[Panel], x_label: str, metric: str) -> Draw:
             _draw_panel(axes, panel, rows, theme)
             axes.set_xlabel(x_label)
         for axes in grid[:, 0]:
-            axes.set_ylabel(metric)
+            axes.set_ylabel(metric_label(metric).replace(": ", "\n"))
         shared_legend(figure)
         return figure
 
@@ -250,7 +251,7 @@ def cost_chart(rows: Mapping[str, CostPoint], metric: str) -> Draw:
             )  # fmt: skip
         axes.set_ylim(low, high)
         axes.set_xlabel("seconds of a run, all stages (logarithmic)")
-        axes.set_ylabel(metric)
+        axes.set_ylabel(metric_label(metric).replace(": ", "\n"))
         ticks = log_ticks(*axes.get_xlim())
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))

@@ -136,7 +136,8 @@ def shared_legend(figure: Figure) -> None:
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
-    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(5, len(found)), fontsize=9)
+    columns = len(found) if len(found) <= 6 else 5
+    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns, fontsize=9)
 
 
 def quiet_axes(axes: Axes, theme: Theme, grid: Literal["x", "y", "both"] = "y") -> None:

@@ -16,6 +16,7 @@ from mllm_srec.reports.gains import article_table, gain_row, means_of
 from mllm_srec.reports.grid import cost_table, data_set_table, reference_label, result_table
 from mllm_srec.reports.grid_about import AboutGrid
 from mllm_srec.reports.grid_summary import DAGGER, Difference, difference_table
+from mllm_srec.reports.metric_words import metric_label
 from mllm_srec.reports.page import Block, FigureBlock, NoteBlock, TableBlock
 
 FEW = 30
@@ -167,18 +168,18 @@ def _figure_blocks(
     names = [data_set.name for data_set in about.data_sets if data_set.name in summary["data_set"]]
     marks = {(d.row, d.data_set): d.mark for d in differences if d.metric == metric}
     table = data_set_table(summary, names, marks).captioned(
-        about.marked(f"{about.heading}: {metric}, a column for each data set; {_spread_words(summary)}.")
+        about.marked(f"{about.heading}: {metric_label(metric)}, a column for each data set; {_spread_words(summary)}.")
     )
     of_metric = [difference for difference in differences if difference.metric == metric]
     blocks: list[Block] = []
     drawing = _bars(about, slug, metric, summary) if about.kind == "bars" else _curves(about, slug, metric, summary)
     if drawing is not None:
-        blocks.append(FigureBlock(metric, drawing))
+        blocks.append(FigureBlock(metric_label(metric), drawing))
     else:
         blocks.append(
-            NoteBlock(f"{metric}", ("No data set of this grid has a place on the axis, so no curve is drawn.",))
+            NoteBlock(metric_label(metric), ("No data set of this grid has a place on the axis: no curve is drawn.",))
         )
-    return [*blocks, TableBlock(f"{slug}-results", f"{metric} in numbers", table, _legend(of_metric))]
+    return [*blocks, TableBlock(f"{slug}-results", f"{metric_label(metric)} in numbers", table, _legend(of_metric))]
 
 
 def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Drawing | None:
@@ -190,7 +191,7 @@ def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Dr
     chance = _chance(summary)
     if not bars:
         return None
-    caption = f"{metric}: bars are means, whiskers one standard deviation over seeds"
+    caption = f"{metric_label(metric)}: bars are means, whiskers one standard deviation over seeds"
     caption += "; the dashed line is chance." if chance else "."
     alt = "; ".join(
         f"{row} {', '.join(f'{point.mean:.3f} on {name}' for name, point in of_row.items())}"
@@ -217,7 +218,7 @@ def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> 
     if not placed:
         return None
     left_out = [data_set.name for data_set in about.data_sets if data_set.x is None]
-    caption = f"{metric}: lines are means, bands one standard deviation over seeds."
+    caption = f"{metric_label(metric)}: lines are means, bands one standard deviation over seeds."
     caption += f" Without a place on the axis, and so not drawn: {', '.join(left_out)}." if left_out else ""
     alt = f"{metric} of {models['row'].n_unique()} rows over {len(placed)} data sets in {len(panels)} panels."
     draw = curve_chart(drawn, "strength", metric)

@@ -46,6 +46,16 @@ def metric_meaning(family: str) -> str | None:
     return known if judged is None else f"{judged} {_KNOWN}"
 
 
+def metric_label(metric: str) -> str:
+    """A metric as headings name it.
+
+    >>> metric_label("summaries/image/attribute_accuracy"), metric_label("ndcg@10")
+    ('image summaries: attribute accuracy', 'ndcg@10')
+    """
+    found = re.fullmatch(r"summaries/(\w+)/(\w+)", metric)
+    return metric if found is None else f"{found[1]} summaries: {found[2].replace('_', ' ')}"
+
+
 def higher_is_better(metric: str) -> bool:
     """Whether more of a metric is better; False where less is, or where that cannot be said.
 

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from mllm_srec.reports.cases import CaseStudies
 from mllm_srec.reports.drawing import DARK, LIGHT, Drawing, drawn
-from mllm_srec.reports.metric_words import metric_family, metric_meaning
+from mllm_srec.reports.metric_words import metric_family, metric_label, metric_meaning
 from mllm_srec.reports.tables import Cell, Table, emphasised
 from mllm_srec.reports.texts import one_line
 
@@ -112,7 +112,7 @@ def render_page(title: str, sections: Sequence[Section], made: str) -> str:
     )
     environment.filters.update(plain=one_line, cell=_cell, svg=_svg, picture=_picture, percent=_percent, number=_number)
     names = dict.fromkeys(metric_family(metric) for section in sections for metric in section.metrics)
-    meanings = {name: text for name in names if (text := metric_meaning(name)) is not None}
+    meanings = {metric_label(name): text for name in names if (text := metric_meaning(name)) is not None}
     context: dict[str, Any] = {"title": title, "sections": sections, "made": made, "generator": GENERATOR}
     return environment.get_template("page.html.j2").render(**context, meanings=meanings)
 
