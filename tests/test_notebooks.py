@@ -138,9 +138,9 @@ class TestExecuted:
 
     def test_analysis_of_results_without_runs(self, home, monkeypatch):
         """As in a fresh clone: the table is there, the run folders are not."""
-        text, n_pictures = executed("analysis", ROOT, monkeypatch, MLLM_SREC_DATA_SET="demo")
+        text, n_pictures = executed("analysis", ROOT, monkeypatch, MLLM_SREC_DATA_SET="demo-small")
         assert "rows with run folders: none" in text
-        cell = json.loads((ROOT / "experiments/results/table3/cells/demo--sasrec--2.json").read_text())
+        cell = json.loads((ROOT / "experiments/results/table3/cells/demo-small--sasrec--2.json").read_text())
         assert f"sasrec, seed 2: its run folder {cell['run']} is not" in text
         assert n_pictures == 2
 
