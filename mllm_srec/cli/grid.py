@@ -11,6 +11,7 @@ from jsonargparse.typing import PositiveInt
 from mllm_srec.cli.parser import Parser, plain
 from mllm_srec.cli.schema import PROGRAM, RUNS, DataLocation, add_config_file
 from mllm_srec.pipeline.grid_file import (
+    QUICK_SUFFIX,
     GridDataSet,
     GridReport,
     GridRow,
@@ -39,7 +40,7 @@ def main(command: str, arguments: list[str]) -> None:
     config = _parser(command).parse_args(arguments)
     grid, name = _grid_settings(plain(config)), _name(config)
     if config.quick:
-        grid, name = quickened(grid), f"{name}-quick"
+        grid, name = quickened(grid), f"{name}{QUICK_SUFFIX}"
     from mllm_srec.pipeline.grid_plan import plan_cells
 
     cells = plan_cells(grid, RUNS, DataLocation().name)

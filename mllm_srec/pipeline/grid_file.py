@@ -20,6 +20,9 @@ CALIBRATION = "ece|temperature|mean_probability|share_liked|yes_no_mass"  # as i
 METRIC = re.compile(rf"{USERS_METRIC.pattern}|auc(_\w+)?|{CALIBRATION}|summaries/\S+|n_\w+|tokens")
 """Results of a test that a column may show."""
 
+QUICK_SUFFIX = "-quick"
+"""Ends the names of what `--quick` ran."""
+
 OWN = ("name", "seed_everything", "config", "ckpt_path")
 """Settings of a run that the grid gives itself."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from mllm_srec.pipeline.grid_about import QUICK_SUFFIX, about_grid
+from mllm_srec.pipeline.grid_about import about_grid
+from mllm_srec.pipeline.grid_file import QUICK_SUFFIX
 from mllm_srec.pipeline.grid_merge import check_measured_alike
 from mllm_srec.pipeline.grid_results import RESULTS, SCHEMA, CellRecord, read_records, tidy
 from mllm_srec.pipeline.script_sections import SCRIPTED

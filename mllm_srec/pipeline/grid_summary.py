@@ -8,7 +8,7 @@ from pathlib import Path
 from mllm_srec.pipeline.comparison import Comparison, compare_runs
 from mllm_srec.pipeline.comparison_record import notes as comparison_notes
 from mllm_srec.pipeline.grid_file import Significance
-from mllm_srec.pipeline.grid_results import CellRecord, code_names, random_weights, tidy
+from mllm_srec.pipeline.grid_results import CellRecord, code_names, of_generated_shop, random_weights, tidy
 from mllm_srec.pipeline.run_groups import RunGroup
 from mllm_srec.reports.grid import summarise
 from mllm_srec.reports.grid_summary import DataSetReport, summary_rows, summary_text
@@ -65,7 +65,7 @@ def _report(name: str, records: Sequence[CellRecord], significance: Significance
     )
     lines = comparison_notes(found) if found else [f"nothing is compared: base {significance.base!r}"]
     lines += random_weights(records)
-    if any(key.startswith("test/reference/oracle") for key in first):
+    if of_generated_shop(first):
         lines.append("this is a generated shop, whose people, items and tastes are invented, and whose truth is known")
     return DataSetReport(name, about, found.rows if found else (), lines, records)
 

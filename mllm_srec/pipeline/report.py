@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mllm_srec
 from mllm_srec.data.whole_files import write_whole_text
+from mllm_srec.pipeline.grid_file import QUICK_SUFFIX
 from mllm_srec.pipeline.grid_folder import read_grid
 from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section
 from mllm_srec.pipeline.script_sections import script_section, scripted_name
@@ -73,19 +75,11 @@ def write_report(
     """
     if not results and not runs:
         raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or finished runs with --runs")
-    scripted = [scripted_name(path) for path in results]
-    read = [None if name else read_grid(path) for name, path in zip(scripted, results, strict=True)]
-    names = [
-        str(name) if grid is None else grid.about.name + ("-quick" if grid.about.quick else "")
-        for name, grid in zip(scripted, read, strict=True)
-    ]
-    anchors = _anchors([*(name.replace("-quick-quick", "-quick") for name in names), *(p.resolve().name for p in runs)])
-    sections = [
-        script_section(path, anchor) if grid is None else grid_section(grid, anchor, cases)
-        for path, grid, anchor in zip(results, read, anchors, strict=False)
-    ]
-    sections += [run_section(path, anchor, cases) for path, anchor in zip(runs, anchors[len(results) :], strict=True)]
-    n_grids = sum(grid is not None for grid in read)
+    named = [_opened(path, cases) for path in results]
+    named += [(path.resolve().name, partial(run_section, path, cases=cases)) for path in runs]
+    anchors = _anchors([name for name, _ in named])
+    sections = [make(anchor=anchor) for anchor, (_, make) in zip(anchors, named, strict=True)]
+    n_grids = sum(scripted_name(path) is None for path in results)
     made = f"Made by mllm_srec {mllm_srec.__version__} from {n_grids} grids and {len(runs)} single runs."
     page = render_page(title, sections, made)
     try:
@@ -96,6 +90,15 @@ def write_report(
     quick = [section.title for section in sections if section.quick]
     notes = (f"quick runs, which show only that everything runs: {', '.join(quick)}",) if quick else ()
     return Report(folder / PAGE, n_tables, n_figures, notes)
+
+
+def _opened(path: Path, cases: Cases) -> tuple[str, Callable[..., Section]]:
+    """Name of results, and what makes a section of them from its anchor."""
+    if (name := scripted_name(path)) is not None:
+        return name, partial(script_section, path)
+    grid = read_grid(path)
+    plain = grid.about.name.removesuffix(QUICK_SUFFIX)
+    return plain + (QUICK_SUFFIX if grid.about.quick else ""), partial(grid_section, grid, cases=cases)
 
 
 def _anchors(names: Sequence[str]) -> list[str]:

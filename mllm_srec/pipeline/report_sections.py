@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import polars as pl
 
 from mllm_srec.pipeline.case_studies import case_studies
 from mllm_srec.pipeline.grid_folder import GridFolder
-from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord, code_names, random_weights
+from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord, code_names, of_generated_shop, random_weights
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_settings import read_settings
 from mllm_srec.pipeline.training_logs import training_log
@@ -23,9 +22,6 @@ from mllm_srec.reports.page import Block, CaseBlock, FigureBlock, NoteBlock, Sec
 from mllm_srec.reports.terminal import SHOWN
 from mllm_srec.reports.training_charts import TrainingLog, has_curves, training_chart
 from mllm_srec.types import ConfigError, DataError
-
-CEILING = re.compile(r"test/reference/(oracle|reader)_")
-"""Results that only the demo shop has, whose truth is known."""
 
 Cases = tuple[int, int]
 """How many cases of a run are shown, and the seed of their drawing; none of them with 0."""
@@ -52,7 +48,7 @@ def grid_section(grid: GridFolder, anchor: str, cases: Cases) -> Section:
     n_gone = len(records) - len(there)
     blocks += training_blocks([log for log in logs if log is not None], n_gone, len(records), slug, about.stamp)
     blocks += _grid_cases(grid, there, cases)
-    demo = any(CEILING.match(metric) for record in records for metric in record["metrics"])
+    demo = any(of_generated_shop(record["metrics"]) for record in records)
     return Section(
         anchor, about.title or about.name, about.caption, about.quick, demo, tuple(_facts(grid)), tuple(blocks),
         tuple(about.metrics),
@@ -229,6 +225,6 @@ def run_section(run: Path, anchor: str, cases: Cases) -> Section:
     blocks += training_blocks([] if log is None else [log], 0, 1, slug, "")
     if cases[0]:
         blocks += case_blocks(run, "Case studies", cases)
-    demo = any(CEILING.match(key) for key in metrics)
+    demo = of_generated_shop(metrics)
     facts = (("Protocol", protocol_words(metrics)), ("Score", str(metrics.get("test/score"))))
     return Section(anchor, f"Run {name}", "", False, demo, facts, tuple(blocks), tuple(shown))
