@@ -55,7 +55,7 @@ def roots(tmp_path_factory):
 
 
 def made(overlay):
-    """The model of an overlay, as the command line makes it; a hub's T5 becomes a small untrained one."""
+    """The model of an overlay, as the command line makes it; one that needs a hub's T5 is skipped, and says so."""
     arguments = ["--config", str(CONFIGS / "demo.yaml"), "--config", str(overlay)]
     parser = full_parser("fit", "")
     config = parser.parse_args(arguments)
