@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from mllm_srec.data.hashing import table_hash
 from mllm_srec.data.split_repair import Bools, Ints
+from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import SPLITS, Purpose, Split
 
 CHUNK_CELLS = 5_000_000

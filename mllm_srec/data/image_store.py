@@ -23,8 +23,8 @@ from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mllm_srec.data.pictures import as_shown
-from mllm_srec.data.progress import track
 from mllm_srec.data.settings import PictureSettings
+from mllm_srec.files.progress import track
 from mllm_srec.prompts.geometry import MERGE, Grid
 from mllm_srec.types import ConfigError, DataError
 

@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 
 from mllm_srec import __version__
-from mllm_srec.data.hashing import table_hash
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import ConfigError
 
 MANIFEST = "manifest.json"

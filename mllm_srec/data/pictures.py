@@ -19,8 +19,8 @@ import polars as pl
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mllm_srec.data.picture_names import safe_names
-from mllm_srec.data.progress import LateProgress
 from mllm_srec.data.report import PrepareReport
+from mllm_srec.files.progress import LateProgress
 from mllm_srec.types import DataError
 
 STAGE = "pictures"

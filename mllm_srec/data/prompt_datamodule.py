@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from mllm_srec.data.examples import GroupExamples, pair_examples, select_train_rows
 from mllm_srec.data.feature_store import FeatureStore
-from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.image_store import build_image_store, load_image_processor
 from mllm_srec.data.list_batches import ListCollator, ListDataset
 from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptStores
@@ -20,6 +19,7 @@ from mllm_srec.data.rank_lists import RankLists
 from mllm_srec.data.ranking_datamodule import Evaluator, Lists, RankingDataModule
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.files.hashing import text_hash
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup
 from mllm_srec.prompts.templates import PromptSettings

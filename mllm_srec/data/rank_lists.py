@@ -14,9 +14,9 @@ import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.examples import GroupExamples, gather
-from mllm_srec.data.hashing import table_hash
 from mllm_srec.data.ragged import Ragged
 from mllm_srec.data.whole_lists import WholeLists
+from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import VISIBLE, ConfigError, Split
 
 MAX_FULL_PAIRS = 20_000_000

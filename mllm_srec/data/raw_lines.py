@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mllm_srec.data.progress import LateProgress
 from mllm_srec.data.report import PrepareReport
+from mllm_srec.files.progress import LateProgress
 from mllm_srec.types import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"

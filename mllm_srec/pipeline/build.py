@@ -13,9 +13,9 @@ from rich.console import Console
 
 import mllm_srec
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.hashing import text_hash
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.files.hashing import text_hash
 from mllm_srec.prompts.builder import ItemText, item_text
 from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, VST_PROMPT
 from mllm_srec.prompts.templates import NO_HISTORY, NO_PICTURE, SINCE, SYSTEM, WORDINGS, PromptSettings

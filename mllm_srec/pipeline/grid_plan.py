@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mllm_srec.data.hashing import text_hash
+from mllm_srec.files.hashing import text_hash
 from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.tested_weights import belongs_to

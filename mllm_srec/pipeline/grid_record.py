@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
 
-from mllm_srec.data.whole_files import write_whole_text
+from mllm_srec.files.atomic import write_whole_text
 from mllm_srec.pipeline.grid_plan import Cell
 from mllm_srec.pipeline.provenance import commit, versions
 from mllm_srec.pipeline.tested_weights import was_tested

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.whole_files import write_whole, write_whole_text
+from mllm_srec.files.atomic import write_whole, write_whole_text
 from mllm_srec.pipeline.grid_file import file_name
 from mllm_srec.pipeline.grid_plan import Cell
 from mllm_srec.pipeline.grid_record import Attempt, read_attempts

@@ -24,7 +24,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.feature_store import FeatureStore
 from mllm_srec.data.image_store import ImageStore, build_image_store, load_image_processor
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
-from mllm_srec.data.whole_files import whole_file
+from mllm_srec.files.atomic import whole_file
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, hidden_size
 from mllm_srec.models.text_encoder import BackboneText, SentenceEncoder, TextEncoder

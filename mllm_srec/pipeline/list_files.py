@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from mllm_srec.data.hashing import file_hash
-from mllm_srec.data.progress import LateProgress
-from mllm_srec.data.whole_files import write_whole
+from mllm_srec.files.atomic import write_whole
+from mllm_srec.files.hashing import file_hash
+from mllm_srec.files.progress import LateProgress
 from mllm_srec.pipeline.new_items import NewItem
 from mllm_srec.pipeline.ranker import LIST_SCHEMA, Ranker
 from mllm_srec.summaries.store import content_key

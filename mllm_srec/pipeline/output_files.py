@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mllm_srec.data.whole_files import write_whole_text
+from mllm_srec.files.atomic import write_whole_text
 from mllm_srec.types import ConfigError, DataError
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import mllm_srec
-from mllm_srec.data.whole_files import write_whole_text
+from mllm_srec.files.atomic import write_whole_text
 from mllm_srec.pipeline.grid_file import QUICK_SUFFIX
 from mllm_srec.pipeline.grid_folder import read_grid
 from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section

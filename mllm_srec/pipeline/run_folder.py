@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mllm_srec.data.whole_files import write_whole_text
+from mllm_srec.files.atomic import write_whole_text
 from mllm_srec.types import ConfigError
 
 PROTOCOL = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mllm_srec.data.hashing import file_hash
+from mllm_srec.files.hashing import file_hash
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.types import SPLITS, ConfigError
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mllm_srec.data.hashing import text_hash
+from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.text_encoder import TextEncoder, mean_over_tokens
 from mllm_srec.pipeline.features import extraction_trainer
 from mllm_srec.types import ConfigError

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from filelock import FileLock
 
-from mllm_srec.data.whole_files import write_whole
+from mllm_srec.files.atomic import write_whole
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.summaries.chains import Chain, ChainStep
 from mllm_srec.summaries.store import SummaryStore

@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from mllm_srec.data.hashing import table_hash
+from mllm_srec.files.hashing import table_hash
 
 FROZEN = "6ded47afa84fd5c973b141161b127215f13b20c8c567092760a42b86a5029b83"
 BASE = {"a": ["x", "yz"], "b": [1, 2], "c": [[], ["p", "q"]], "d": [0.5, None]}

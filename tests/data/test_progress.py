@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from mllm_srec.data import progress
-from mllm_srec.data.progress import LateProgress
+from mllm_srec.files import progress
+from mllm_srec.files.progress import LateProgress
 
 
 class Terminal(io.StringIO):
