@@ -251,7 +251,7 @@ def test_imports_of_leaves_are_found(fake):
         data__raw="from tests.metrics import oracle", experiments__one="import experiments.two", experiments__two=""
     )
     assert imports_of_leaves(root) == {
-        "mllm_srec.data.raw -> tests.metrics.oracle",
+        "mllm_srec.data.raw.schema -> tests.metrics.oracle",
         "experiments.one -> experiments.two",
     }
 

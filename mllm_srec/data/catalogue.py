@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from mllm_srec.data.raw import ITEM_SCHEMA, USER_SCHEMA
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.schema import ITEM_SCHEMA, USER_SCHEMA
 from mllm_srec.types import DataError
 
 

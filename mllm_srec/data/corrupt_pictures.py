@@ -13,7 +13,7 @@ from PIL import Image
 
 from mllm_srec.data.corruptions import CORRUPTIONS
 from mllm_srec.data.pictures import as_shown
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.settings import CorruptionSettings
 
 STAGE = "corruption"

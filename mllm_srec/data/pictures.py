@@ -19,7 +19,7 @@ import polars as pl
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mllm_srec.data.picture_names import safe_names
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.files.progress import LateProgress
 from mllm_srec.types import DataError
 

@@ -16,10 +16,9 @@ from mllm_srec.data.candidates import candidates_hash
 from mllm_srec.data.catalogue import kept_items, kept_users
 from mllm_srec.data.interactions import deduplicate, is_liked, k_core
 from mllm_srec.data.manifest import check_manifest, raw_files, write_manifest
-from mllm_srec.data.raw import INTERACTION_SCHEMA, RawData
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, RawData
 from mllm_srec.data.settings import CandidateSettings, CorruptionKind, PrepareSettings
-from mllm_srec.data.sources import picture_folder, read_raw
 from mllm_srec.data.splits import assign_splits
 from mllm_srec.data.tables import Tables, build_tables
 from mllm_srec.types import SPLITS, ConfigError, DataError
@@ -217,3 +216,43 @@ def _describe(tables: Tables, candidates: CandidateSettings, digest: str, report
         report.fact(f"users without history, {split}", silent)
         report.fact(f"lists with fewer than {candidates.n_negatives} negatives, {split}", short)
     report.fact("candidates_hash", digest)
+
+
+SOURCES = ("amazon2014", "amazon2018", "amazon2023", "tables", "demo")
+
+
+def read_raw(settings: PrepareSettings, report: PrepareReport, staging: Path) -> RawData:
+    """Read or generate the raw tables.
+
+    Args:
+        settings: `source` chooses the reader.
+        report: Receives what the reader skips.
+        staging: An existing folder for files that a source makes itself; the demo shop draws its pictures into it.
+
+    Returns:
+        The raw tables.
+
+    Raises:
+        ConfigError: The source is unknown.
+    """
+    # readers are imported when asked for: the demo needs no Amazon reader and the other way round
+    if settings.source in ("amazon2014", "amazon2018", "amazon2023"):
+        from mllm_srec.data.raw.amazon import read_amazon
+
+        return read_amazon(settings, report)
+    if settings.source == "tables":
+        from mllm_srec.data.raw.own_tables import read_tables
+
+        return read_tables(settings, report)
+    if settings.source == "demo":
+        from mllm_srec.data.demo_shop import generate_demo
+
+        return generate_demo(settings.demo, pictures=staging)
+    raise ConfigError(f"prepare.source: got {settings.source!r}; choose one of {', '.join(SOURCES)}.")
+
+
+def picture_folder(settings: PrepareSettings, staging: Path) -> Path | None:
+    """Where the source's pictures lie; None where it has none."""
+    if settings.source == "demo":
+        return staging
+    return None if settings.images is None else Path(settings.images)

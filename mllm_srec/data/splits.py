@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.data.interactions import KEY, in_time_order, is_liked
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.split_repair import TEST, TRAIN, VAL, Ints, repair
 from mllm_srec.types import SPLITS
 

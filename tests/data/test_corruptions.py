@@ -14,7 +14,7 @@ from mllm_srec.data.corruptions import CORRUPTIONS, NOISE_DEVIATION, _from_borde
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.demo_drawing import draw_item
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.settings import CandidateSettings, CorruptionSettings, DemoSettings, PrepareSettings
 from mllm_srec.types import ConfigError
 

@@ -16,7 +16,7 @@ from PIL import Image
 from mllm_srec.data import demo_shop, demo_words
 from mllm_srec.data.demo_shop import DAY_MS, generate_demo, item_truth, simulate, user_truth
 from mllm_srec.data.demo_truth import TasteModel
-from mllm_srec.data.raw import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA
+from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA
 from mllm_srec.data.settings import DemoSettings
 from mllm_srec.types import ConfigError
 

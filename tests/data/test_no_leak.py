@@ -24,7 +24,7 @@ import polars as pl
 import pytest
 
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, PrepareSettings
 from mllm_srec.data.tables import build_tables
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mllm_srec.data.picture_names import MAX_LENGTH, safe_names
 from mllm_srec.data.pictures import UnusablePictureError, check_picture, import_pictures
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.types import DataError
 
 MAX_PIXELS = 50_000_000

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mllm_srec.data.raw import INTERACTION_SCHEMA, ITEM_SCHEMA, RawData
-from mllm_srec.data.raw_amazon import read_amazon
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.amazon import read_amazon
+from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, RawData
 from mllm_srec.data.settings import PrepareSettings
 from mllm_srec.types import ConfigError, DataError
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllm_srec.data.raw_lines import parse_line, read_bytes, read_lines, read_records
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.lines import parse_line, read_bytes, read_lines, read_records
 from mllm_srec.types import DataError
 
 RECORDS = [{"asin": f"000{i}", "title": "caf\u00e9 \u2028 line", "n": i, "list": ["a", None]} for i in range(5)]

@@ -16,10 +16,9 @@ import pytest
 from PIL import Image
 
 from mllm_srec.data.pictures import import_pictures
-from mllm_srec.data.raw_amazon import read_amazon
-from mllm_srec.data.raw_amazon_items import read_items
-from mllm_srec.data.raw_tables import read_tables
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.amazon import read_amazon, read_items
+from mllm_srec.data.raw.own_tables import read_tables
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"

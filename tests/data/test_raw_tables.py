@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mllm_srec.data.raw import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, RawData
-from mllm_srec.data.raw_tables import read_tables
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.own_tables import read_tables
+from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, RawData
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
 from mllm_srec.types import ConfigError, DataError
 

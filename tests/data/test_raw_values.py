@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mllm_srec.data.raw_values import (
+from mllm_srec.data.raw.values import (
     clean_text,
     clean_texts,
     is_page_code,

@@ -3,10 +3,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mllm_srec.data.raw import INTERACTION_SCHEMA, ITEM_SCHEMA
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare import picture_folder, read_raw
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA
 from mllm_srec.data.settings import DemoSettings, PrepareSettings
-from mllm_srec.data.sources import picture_folder, read_raw
 from mllm_srec.types import ConfigError
 
 

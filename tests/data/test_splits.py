@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.raw import INTERACTION_SCHEMA
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.schema import INTERACTION_SCHEMA
 from mllm_srec.data.splits import assign_splits
 
 LIKE, DISLIKE = 5.0, 2.0

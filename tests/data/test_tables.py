@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.data.tables import CANDIDATE_SCHEMA, GROUP_SCHEMA, SAMPLE_SCHEMA, build_tables
 from mllm_srec.types import DataError

@@ -8,12 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.raw import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, RawData
-from mllm_srec.data.raw_amazon import check_overlap, items_without_metadata
-from mllm_srec.data.raw_rows import RowBuffer
-from mllm_srec.data.raw_table_files import ROW, read_table
-from mllm_srec.data.raw_values import LATEST_TIME_MS, clean_text, clean_texts, parse_price, picture_urls
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.amazon import check_overlap, items_without_metadata
+from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, RawData, RowBuffer
+from mllm_srec.data.raw.table_files import ROW, read_table
+from mllm_srec.data.raw.values import LATEST_TIME_MS, clean_text, clean_texts, parse_price, picture_urls
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
 from mllm_srec.types import ConfigError, DataError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.raw_lines import check_file, read_bytes, read_records
-from mllm_srec.data.report import PrepareReport
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.lines import check_file, read_bytes, read_records
 from mllm_srec.types import DataError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".inter": "\t", ".item": "\t", ".user": "\t"}
