@@ -12,9 +12,9 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from mllm_srec.data import demo_language
-from mllm_srec.data.demo_truth import Floats, TasteModel
-from mllm_srec.data.demo_words import ATTRIBUTES, VALUES
+from mllm_srec.data.demo import words as demo_language
+from mllm_srec.data.demo.truth import Floats, TasteModel
+from mllm_srec.data.demo.words import ATTRIBUTES, VALUES
 from mllm_srec.data.settings import DemoSettings
 
 DAYS_BETWEEN_LIKES = 9  # 1 / share of liked items, a few likes being held out

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import demo_reader as reader
 import numpy as np
 
-from mllm_srec.data import demo_language, demo_words
-from mllm_srec.data.demo_words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
+from mllm_srec.data.demo import words as demo_language
+from mllm_srec.data.demo import words as demo_words
+from mllm_srec.data.demo.words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
 from mllm_srec.prompts import builder, chain, summaries
 from mllm_srec.prompts.builder import TURN_END, TURN_START, ItemText, Picture, Piece
 from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT

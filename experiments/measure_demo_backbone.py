@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from pretrain_demo_backbone import COURSES, GRID, Pictures, Round, Tasks
 
-from mllm_srec.data.demo_language import named_values
-from mllm_srec.data.demo_words import ATTRIBUTES, IMAGE_ATTRIBUTES, VALUES
+from mllm_srec.data.demo.words import ATTRIBUTES, IMAGE_ATTRIBUTES, VALUES, named_values
 from mllm_srec.metrics.auc import auc
 from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
 from mllm_srec.models.generation import generate

@@ -29,8 +29,8 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows it
 from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mllm_srec.data.demo_drawing import draw_item
-from mllm_srec.data.demo_words import IMAGE_ATTRIBUTES, VALUES
+from mllm_srec.data.demo.drawing import draw_item
+from mllm_srec.data.demo.words import IMAGE_ATTRIBUTES, VALUES
 from mllm_srec.data.settings import DemoSettings
 from mllm_srec.models.backbone import Backbone, BackboneSettings, prepare_backbone
 from mllm_srec.models.backbone_files import RANDOM_MARK, BackboneInfo

@@ -161,7 +161,7 @@ def _write_dataset(folder: Path, settings: PrepareSettings, candidates: Candidat
     report.write(folder / REPORT)
     write_manifest(folder, settings, candidates, fingerprints, written, digest)
     if settings.source == "demo":
-        from mllm_srec.data.demo_ceilings import write_ceilings  # only the demo shop knows the truth
+        from mllm_srec.data.demo.ceilings import write_ceilings  # only the demo shop knows the truth
 
         write_ceilings(folder, settings)
     return report
@@ -245,7 +245,7 @@ def read_raw(settings: PrepareSettings, report: PrepareReport, staging: Path) ->
 
         return read_tables(settings, report)
     if settings.source == "demo":
-        from mllm_srec.data.demo_shop import generate_demo
+        from mllm_srec.data.demo.shop import generate_demo
 
         return generate_demo(settings.demo, pictures=staging)
     raise ConfigError(f"prepare.source: got {settings.source!r}; choose one of {', '.join(SOURCES)}.")

@@ -13,10 +13,9 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.demo_language import LEVELS, named_values
-from mllm_srec.data.demo_shop import DAY_MS, item_truth, user_truth
-from mllm_srec.data.demo_truth import MODALITIES, TasteModel
-from mllm_srec.data.demo_words import ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
+from mllm_srec.data.demo.shop import DAY_MS, item_truth, user_truth
+from mllm_srec.data.demo.truth import MODALITIES, TasteModel
+from mllm_srec.data.demo.words import ATTRIBUTES, LEVELS, TEXT_ATTRIBUTES, VALUES, named_values
 from mllm_srec.data.settings import DemoSettings
 from mllm_srec.summaries.quality import Number
 from mllm_srec.summaries.settings import Modality, Stage

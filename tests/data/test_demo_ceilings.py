@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.demo_ceilings import SCORES, score_targets, write_ceilings
-from mllm_srec.data.demo_shop import DAY_MS, generate_demo, item_truth, user_truth
-from mllm_srec.data.demo_truth import TasteModel
-from mllm_srec.data.demo_words import VALUES
+from mllm_srec.data.demo.ceilings import SCORES, score_targets, write_ceilings
+from mllm_srec.data.demo.shop import DAY_MS, generate_demo, item_truth, user_truth
+from mllm_srec.data.demo.truth import TasteModel
+from mllm_srec.data.demo.words import VALUES
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
 from mllm_srec.types import ConfigError, DataError
 

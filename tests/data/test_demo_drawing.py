@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mllm_srec.data.demo_drawing import draw_item
-from mllm_srec.data.demo_words import CATEGORIES, COLOURS, PATTERNS
+from mllm_srec.data.demo.drawing import draw_item
+from mllm_srec.data.demo.words import CATEGORIES, COLOURS, PATTERNS
 
 KINDS = list(itertools.product(CATEGORIES, COLOURS, PATTERNS))
 

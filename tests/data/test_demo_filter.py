@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mllm_srec.data.demo_filter import TasteFilter
-from mllm_srec.data.demo_truth import TasteModel
+from mllm_srec.data.demo.ceilings import TasteFilter
+from mllm_srec.data.demo.truth import TasteModel
 
 MODEL = TasteModel({"a": 3, "b": 2}, {"a": 0.6, "b": 0.4}, noise=0.3, drift=0.15, like_share=0.3)
 # (day, (value of a, value of b), rating) of two users, and the day at which they are asked

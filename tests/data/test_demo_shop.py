@@ -13,9 +13,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mllm_srec.data import demo_shop, demo_words
-from mllm_srec.data.demo_shop import DAY_MS, generate_demo, item_truth, simulate, user_truth
-from mllm_srec.data.demo_truth import TasteModel
+from mllm_srec.data.demo import shop as demo_shop
+from mllm_srec.data.demo import words as demo_words
+from mllm_srec.data.demo.shop import DAY_MS, generate_demo, item_truth, simulate, user_truth
+from mllm_srec.data.demo.truth import TasteModel
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA
 from mllm_srec.data.settings import DemoSettings
 from mllm_srec.types import ConfigError
@@ -71,7 +72,7 @@ def test_about_a_fifth_of_the_interactions_are_dislikes(changes):
 
 def test_the_same_settings_give_the_same_bytes_in_another_process(shop, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from mllm_srec.data.demo_shop import *\n"
+        "import sys; from pathlib import Path; from mllm_srec.data.demo.shop import *\n"
         "raw = generate_demo(DemoSettings(n_users=40, n_items=60, n_interactions=12), Path(sys.argv[1]))\n"
         "import hashlib; print(hashlib.sha256(repr([t.rows() for t in "
         "(raw.interactions, raw.items, raw.users)]).encode()).hexdigest())"

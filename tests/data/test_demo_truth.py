@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from mllm_srec.data.demo_truth import MODALITIES, TasteModel
+from mllm_srec.data.demo.truth import MODALITIES, TasteModel
 from mllm_srec.data.settings import DemoSettings
 
 

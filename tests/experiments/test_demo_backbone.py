@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.data.demo_language import LEVELS, named_values
-from mllm_srec.data.demo_truth import TasteModel
-from mllm_srec.data.demo_words import ATTRIBUTES, VALUES
+from mllm_srec.data.demo.truth import TasteModel
+from mllm_srec.data.demo.words import ATTRIBUTES, LEVELS, VALUES, named_values
 from mllm_srec.data.settings import DemoSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.demo_shop import item_truth
+from mllm_srec.data.demo.shop import item_truth
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import (
     CandidateSettings,

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data import demo_language
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.demo_shop import DAY_MS, item_truth, user_truth
-from mllm_srec.data.demo_words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
+from mllm_srec.data.demo import words as demo_language
+from mllm_srec.data.demo.shop import DAY_MS, item_truth, user_truth
+from mllm_srec.data.demo.words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
 from mllm_srec.summaries.chains import build_chains

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mllm_srec.data import demo_words
-from mllm_srec.data.demo_drawing import draw_item
-from mllm_srec.data.demo_truth import Ints, TasteModel
+from mllm_srec.data.demo import words as demo_words
+from mllm_srec.data.demo.drawing import draw_item
+from mllm_srec.data.demo.truth import Ints, TasteModel
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, RawData
 from mllm_srec.data.settings import DemoSettings
 from mllm_srec.types import ConfigError
