@@ -190,7 +190,9 @@ def _import_pictures(
     folder: Path, items: pl.DataFrame, settings: PrepareSettings, staging: Path, report: PrepareReport
 ) -> pl.DataFrame:
     """Pictures into `images/`, their relative paths into `image`."""
-    from mllm_srec.data.pictures import import_pictures  # Pillow only when a data set is made, not when it is opened
+    from mllm_srec.data.pictures.files import (
+        import_pictures,  # Pillow only when a data set is made, not when it is opened
+    )
 
     items = import_pictures(
         items, picture_folder(settings, staging), folder / "images", settings.max_image_pixels, report
@@ -198,7 +200,7 @@ def _import_pictures(
     (folder / "images").mkdir(exist_ok=True)
     report.fact("items with picture", items.height - items["image"].null_count())
     if settings.corruption.kind != "none":
-        from mllm_srec.data.corrupt_pictures import corrupt_pictures
+        from mllm_srec.data.pictures.corruption import corrupt_pictures
 
         corrupt_pictures(folder, items, settings.corruption, report)
     return items

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from mllm_srec.data.examples import GroupExamples
-from mllm_srec.data.feature_store import PictureFeatures
-from mllm_srec.data.image_store import ImageStore
+from mllm_srec.data.pictures.feature_store import PictureFeatures
+from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.data.prompt_store import PromptStore
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.geometry import Grid

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from torch.utils.data import DataLoader
 
 from mllm_srec.data.examples import GroupExamples, pair_examples, select_train_rows
-from mllm_srec.data.feature_store import FeatureStore
-from mllm_srec.data.image_store import build_image_store, load_image_processor
 from mllm_srec.data.list_batches import ListCollator, ListDataset
+from mllm_srec.data.pictures.feature_store import FeatureStore
+from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptStores
 from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.rank_lists import RankLists

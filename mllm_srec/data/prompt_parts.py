@@ -7,8 +7,8 @@ from typing import Any
 
 from mllm_srec.data.context_fitting import ContextFitter, TwoListFitter
 from mllm_srec.data.context_texts import ContextBody
-from mllm_srec.data.image_store import ImageStore
 from mllm_srec.data.item_texts import ShownItem, shown_item
+from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.data.prompt_report import PromptReport
 from mllm_srec.data.summary_texts import SummaryTexts
 from mllm_srec.prompts.builder import ContextFrame, Piece, choice_line, choices_end, history_line, plain_context, target

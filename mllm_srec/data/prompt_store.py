@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow.compute
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.image_store import ImageStore
+from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.data.prompt_report import PromptReport
 from mllm_srec.data.prompt_writer import PromptWriter
 from mllm_srec.data.summary_texts import SummaryTexts

@@ -12,7 +12,7 @@ from datasets.arrow_writer import ArrowWriter
 
 from mllm_srec.data.context_texts import ContextTexts
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.image_store import ImageStore
+from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.data.prompt_parts import PromptParts
 from mllm_srec.data.prompt_report import PromptReport
 from mllm_srec.data.summary_texts import SummaryTexts

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mllm_srec.data.feature_store import FeatureStore
-from mllm_srec.data.image_store import ImageStore
+from mllm_srec.data.pictures.feature_store import FeatureStore
+from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.prompts.chat import ChatEncoder
 from mllm_srec.prompts.summaries import SummaryPrompt
 from mllm_srec.types import ConfigError, DataError, GenerationBatch

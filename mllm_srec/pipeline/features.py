@@ -11,7 +11,7 @@ import polars
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mllm_srec.data.image_store import ImageStore
+from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
 from mllm_srec.models.backbone_files import describe_backbone

@@ -21,8 +21,8 @@ import numpy as np
 
 from mllm_srec.baselines.train_data import ItemFeatures
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.feature_store import FeatureStore
-from mllm_srec.data.image_store import ImageStore, build_image_store, load_image_processor
+from mllm_srec.data.pictures.feature_store import FeatureStore
+from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
 from mllm_srec.files.atomic import whole_file
 from mllm_srec.models.backbone import BackboneSettings

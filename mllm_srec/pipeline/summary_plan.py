@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.image_store import ImageStore, build_image_store, load_image_processor, processor_key
+from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor, processor_key
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.models.backbone_files import WriterInfo, describe_writer

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from mllm_srec.data.feature_store import FeatureStore
-from mllm_srec.data.image_store import ImageStore
+from mllm_srec.data.pictures.feature_store import FeatureStore
+from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.models.backbone import Backbone
 
 MAX_BYTES = 1 << 30

@@ -9,10 +9,15 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from mllm_srec.data.corrupt_pictures import corrupt_pictures
-from mllm_srec.data.corruptions import CORRUPTIONS, NOISE_DEVIATION, _from_border, background_mask
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.demo.drawing import draw_item
+from mllm_srec.data.pictures.corruption import (
+    CORRUPTIONS,
+    NOISE_DEVIATION,
+    _from_border,
+    background_mask,
+    corrupt_pictures,
+)
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.settings import CandidateSettings, CorruptionSettings, DemoSettings, PrepareSettings

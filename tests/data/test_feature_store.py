@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from mllm_srec.data.feature_store import FeatureStore
+from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.types import ConfigError
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mllm_srec.data.image_store import build_image_store, load_image_processor
+from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.types import DataError
 from tests.conftest import write_picture

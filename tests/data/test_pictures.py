@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllm_srec.data.picture_names import MAX_LENGTH, safe_names
-from mllm_srec.data.pictures import UnusablePictureError, check_picture, import_pictures
+from mllm_srec.data.pictures.files import MAX_LENGTH, UnusablePictureError, check_picture, import_pictures, safe_names
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.types import DataError
 

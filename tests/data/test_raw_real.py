@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mllm_srec.data.pictures import import_pictures
+from mllm_srec.data.pictures.files import import_pictures
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.amazon import read_amazon, read_items
 from mllm_srec.data.raw.own_tables import read_tables

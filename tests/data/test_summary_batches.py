@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mllm_srec.data.feature_store import FeatureStore
-from mllm_srec.data.image_store import build_image_store, load_image_processor
+from mllm_srec.data.pictures.feature_store import FeatureStore
+from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
 from mllm_srec.prompts.chat import ChatEncoder

@@ -12,7 +12,7 @@ import torch
 
 from mllm_srec.data.context_texts import ContextTexts
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.image_store import build_image_store, load_image_processor
+from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset
 from mllm_srec.data.prompt_datamodule import PromptDataModule

@@ -9,7 +9,7 @@ from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.image_store import ImageStore, build_image_store, load_image_processor
+from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 
 LLAMA_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

@@ -1,6 +1,6 @@
 import torch
 
-from mllm_srec.data.image_store import build_image_store, load_image_processor
+from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.pipeline.features import extract_features, feature_folder
@@ -20,7 +20,7 @@ class Counting:
 
 
 def test_stored_remembered_and_computed(shop, tiny_backbone, load_tiny, tmp_path):
-    from mllm_srec.data.feature_store import FeatureStore
+    from mllm_srec.data.pictures.feature_store import FeatureStore
 
     processor = load_image_processor(str(tiny_backbone), None, PictureSettings(max_pixels=4 * 784))
     images = build_image_store(shop.folder, processor, shop.items)

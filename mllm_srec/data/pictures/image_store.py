@@ -22,7 +22,7 @@ from PIL import Image
 from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mllm_srec.data.pictures import as_shown
+from mllm_srec.data.pictures.files import as_shown
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.files.progress import track
 from mllm_srec.prompts.geometry import MERGE, Grid

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mllm_srec.data.picture_names import safe_names
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.files.progress import LateProgress
 from mllm_srec.types import DataError
@@ -241,3 +243,36 @@ def _count(outcomes: list[_Outcome], files: list[str], report: PrepareReport) ->
     touched = {outcome.file for outcome in outcomes}
     idle = [file for file in files if file not in touched]
     report.count(STAGE, "file that is no item's picture", len(idle), idle[0] if idle else None)
+
+
+MAX_LENGTH = 100
+"""Longest id that may serve as a file name unchanged; file systems take 255 bytes, tools and archives often less."""
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
+_HASHED = re.compile(r".*-[0-9a-f]{16}", re.IGNORECASE)
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+"""Names that Windows keeps for devices, whatever the extension."""
+
+
+def safe_names(item_ids: Sequence[str]) -> list[str]:
+    """A file name without extension for each id; ids that are safe already stay as they are.
+
+    Anything else becomes `<readable part>-<16 hex digits of the id's hash>`: ids with other characters than letters,
+    digits, `_` and `-`, very long ones, names of Windows devices, ids that look hashed already, and ids that differ
+    in case only (they would be one file on some file systems).
+
+    >>> safe_names(["B00LW3RQNC", "a/b.c", "CON"])
+    ['B00LW3RQNC', 'a-b-c-85d67f765eefe587', 'CON-1bc43d851d28ada0']
+    """
+    folded = Counter(item_id.lower() for item_id in set(item_ids))
+    return [_name(item_id, is_alone=folded[item_id.lower()] == 1) for item_id in item_ids]
+
+
+def _name(item_id: str, *, is_alone: bool) -> str:
+    is_safe = _SAFE.fullmatch(item_id) is not None and _HASHED.fullmatch(item_id) is None
+    if is_alone and is_safe and len(item_id) <= MAX_LENGTH and item_id.lower() not in _DEVICES:
+        return item_id
+    slug = _UNSAFE.sub("-", item_id[:MAX_LENGTH]).strip("-_")[:60]
+    digest = blake2b(item_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return f"{slug or 'item'}-{digest}"
