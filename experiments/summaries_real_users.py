@@ -28,9 +28,9 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.interactions import deduplicate, is_liked
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.amazon import read_reviews
+from mllm_srec.data.tables.interactions import deduplicate, is_liked
 from mllm_srec.prompts.summary_templates import ITEM_PROMPT, PREFERENCE_PROMPT
 from mllm_srec.summaries.chains import build_chains
 from mllm_srec.summaries.quality import copies, is_refusal, repeats_itself

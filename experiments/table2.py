@@ -16,7 +16,7 @@ from mllm_srec.cli.schema import candidate_settings, full_parser, prepare_settin
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.statistics import dataset_statistics
+from mllm_srec.data.tables.statistics import dataset_statistics
 from mllm_srec.reports.data_statistics import write_table2
 from mllm_srec.types import ConfigError
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.interactions import KEY, in_time_order, is_liked
 from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
 from mllm_srec.prompts.summaries import one_line
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import VISIBLE, DataError, Split

@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import Dataset
 
 from mllm_srec.data.examples import GroupExamples
-from mllm_srec.data.interactions import in_time_order, is_liked
 from mllm_srec.data.item_numbers import Numbering
 from mllm_srec.data.ragged import Ragged
+from mllm_srec.data.tables.interactions import in_time_order, is_liked
 from mllm_srec.data.whole_lists import WholeLists
 from mllm_srec.types import ItemBatch, TrainBatch
 

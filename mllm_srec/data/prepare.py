@@ -12,15 +12,14 @@ from typing import get_args
 import polars as pl
 from filelock import FileLock
 
-from mllm_srec.data.candidates import candidates_hash
-from mllm_srec.data.catalogue import kept_items, kept_users
-from mllm_srec.data.interactions import deduplicate, is_liked, k_core
 from mllm_srec.data.manifest import check_manifest, raw_files, write_manifest
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, RawData
 from mllm_srec.data.settings import CandidateSettings, CorruptionKind, PrepareSettings
-from mllm_srec.data.splits import assign_splits
-from mllm_srec.data.tables import Tables, build_tables
+from mllm_srec.data.tables.interactions import deduplicate, is_liked, k_core, kept_items, kept_users
+from mllm_srec.data.tables.negatives import candidates_hash
+from mllm_srec.data.tables.splits import assign_splits
+from mllm_srec.data.tables.targets import Tables, build_tables
 from mllm_srec.types import SPLITS, ConfigError, DataError
 
 REPORT = "prepare_report.json"

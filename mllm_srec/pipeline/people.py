@@ -15,9 +15,9 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.context_texts import ContextBody, ContextTexts
-from mllm_srec.data.groups import add_contexts
-from mllm_srec.data.interactions import is_liked
 from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.tables.contexts import add_contexts
+from mllm_srec.data.tables.interactions import is_liked
 from mllm_srec.pipeline.new_items import NewItem
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import LIKED_RATING, VISIBLE, DataError

@@ -1,9 +1,9 @@
 import polars as pl
 import pytest
 
-from mllm_srec.data.catalogue import kept_items, kept_users
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.schema import ITEM_SCHEMA, USER_SCHEMA
+from mllm_srec.data.tables.interactions import kept_items, kept_users
 from mllm_srec.types import DataError
 
 INTERACTIONS = pl.DataFrame({"user_id": ["u", "u", "w"], "item_id": ["b", "a", "c"]})

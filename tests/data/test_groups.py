@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.groups import add_contexts, pair_groups, rank_groups
+from mllm_srec.data.tables.contexts import add_contexts, pair_groups, rank_groups
 
 VISIBLE = {"train": {"train"}, "val": {"train"}, "test": {"train", "val"}}
 

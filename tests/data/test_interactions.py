@@ -2,9 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.interactions import deduplicate, k_core
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA
+from mllm_srec.data.tables.interactions import deduplicate, k_core
 from mllm_srec.types import DataError
 
 

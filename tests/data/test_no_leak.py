@@ -26,7 +26,7 @@ import pytest
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, PrepareSettings
-from mllm_srec.data.tables import build_tables
+from mllm_srec.data.tables.targets import build_tables
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not there: {DATA}")

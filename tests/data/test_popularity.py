@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.popularity import item_popularity
+from mllm_srec.data.tables.popularity import item_popularity
 from mllm_srec.types import DataError
 
 ROWS = [

@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from mllm_srec.data.split_repair import TEST, TRAIN, VAL, repair
+from mllm_srec.data.tables.split_repair import TEST, TRAIN, VAL, repair
 
 
 def random_case(seed):

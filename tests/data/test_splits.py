@@ -6,7 +6,7 @@ import pytest
 
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA
-from mllm_srec.data.splits import assign_splits
+from mllm_srec.data.tables.splits import assign_splits
 
 LIKE, DISLIKE = 5.0, 2.0
 

@@ -7,7 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from mllm_srec.data.statistics import dataset_statistics
+from mllm_srec.data.tables.statistics import dataset_statistics
 from mllm_srec.types import DataError
 
 

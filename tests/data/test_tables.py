@@ -4,7 +4,7 @@ import pytest
 
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
-from mllm_srec.data.tables import CANDIDATE_SCHEMA, GROUP_SCHEMA, SAMPLE_SCHEMA, build_tables
+from mllm_srec.data.tables.targets import CANDIDATE_SCHEMA, GROUP_SCHEMA, SAMPLE_SCHEMA, build_tables
 from mllm_srec.types import DataError
 
 CATALOGUE = pl.Series([f"i{n:02}" for n in range(30)])

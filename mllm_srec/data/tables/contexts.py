@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from mllm_srec.data.interactions import KEY, in_time_order, is_liked
-from mllm_srec.data.split_repair import Ints
+from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
+from mllm_srec.data.tables.split_repair import Ints
 from mllm_srec.types import VISIBLE, Split
 
 CONTEXT_SCHEMA: dict[str, pl.DataType] = {

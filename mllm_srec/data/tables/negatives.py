@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from mllm_srec.data.split_repair import Bools, Ints
+from mllm_srec.data.tables.split_repair import Bools, Ints
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import SPLITS, Purpose, Split
 

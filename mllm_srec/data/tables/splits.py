@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from mllm_srec.data.interactions import KEY, in_time_order, is_liked
 from mllm_srec.data.prepare_report import PrepareReport
-from mllm_srec.data.split_repair import TEST, TRAIN, VAL, Ints, repair
+from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
+from mllm_srec.data.tables.split_repair import TEST, TRAIN, VAL, Ints, repair
 from mllm_srec.types import SPLITS
 
 SplitName = Literal["random", "leave_one_out", "global_time"]

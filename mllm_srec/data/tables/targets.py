@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from mllm_srec.data.candidates import draw_users, random_stream, sample_negatives
-from mllm_srec.data.groups import CONTEXT_SCHEMA, add_contexts, pair_groups, rank_groups
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.data.tables.contexts import CONTEXT_SCHEMA, add_contexts, pair_groups, rank_groups
+from mllm_srec.data.tables.negatives import draw_users, random_stream, sample_negatives
 from mllm_srec.types import SPLITS, DataError, Purpose, Split
 
 GROUP_SCHEMA: dict[str, pl.DataType] = {
