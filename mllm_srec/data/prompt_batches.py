@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from mllm_srec.data.examples import GroupExamples
 from mllm_srec.data.pictures.feature_store import PictureFeatures
 from mllm_srec.data.pictures.image_store import ImageStore
-from mllm_srec.data.prompt_store import PromptStore
+from mllm_srec.data.stored_prompts.store import PromptStore
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.geometry import Grid
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, no_groups, pack

@@ -14,11 +14,11 @@ from mllm_srec.data.list_batches import ListCollator, ListDataset
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptStores
-from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.rank_lists import RankLists
 from mllm_srec.data.ranking_datamodule import Evaluator, Lists, RankingDataModule
 from mllm_srec.data.settings import PictureSettings
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.store import build_prompt_store
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup

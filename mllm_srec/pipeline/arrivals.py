@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from mllm_srec.data.summary_texts import PreferenceState
+from mllm_srec.data.stored_prompts.summary_texts import PreferenceState
 from mllm_srec.pipeline.summarize import SummaryLoop, SummaryWriter, summary_trainer
 from mllm_srec.pipeline.summary_inputs import Row, SummaryInputs
 from mllm_srec.pipeline.summary_plan import Part, SummaryPlan

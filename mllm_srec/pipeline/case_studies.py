@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mllm_srec.data.context_texts import ContextTexts
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.pictures.files import UnusablePictureError, small_copy
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.contexts import ContextTexts
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.pipeline.loaded_run import load_run
 from mllm_srec.pipeline.run_folder import RunFolder
 from mllm_srec.pipeline.run_settings import read_settings

@@ -14,8 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.context_texts import ContextBody, ContextTexts
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.contexts import ContextBody, ContextTexts
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.data.tables.contexts import add_contexts
 from mllm_srec.data.tables.interactions import is_liked
 from mllm_srec.pipeline.new_items import NewItem

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.data.item_texts import ShownItem
 from mllm_srec.data.prompt_datamodule import PromptDataModule
-from mllm_srec.data.prompt_parts import PromptParts
-from mllm_srec.data.prompt_store import prompt_target
+from mllm_srec.data.stored_prompts.item_texts import ShownItem
+from mllm_srec.data.stored_prompts.parts import PromptParts
+from mllm_srec.data.stored_prompts.store import prompt_target
 from mllm_srec.pipeline.arrivals import SummaryArrivals
 from mllm_srec.pipeline.new_items import NewItem
 from mllm_srec.pipeline.people import Person

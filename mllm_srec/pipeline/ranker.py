@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.data.tables.popularity import POPULARITY
 from mllm_srec.pipeline.checkpoints import read_checkpoint
 from mllm_srec.pipeline.loaded_run import LoadedRun, load_run

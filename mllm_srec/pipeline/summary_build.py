@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.pipeline.summarize import Summarizer, summary_trainer
 from mllm_srec.pipeline.summary_plan import STAGE_OF, SummaryPlan
 from mllm_srec.pipeline.summary_texts import summary_texts

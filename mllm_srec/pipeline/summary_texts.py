@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_srec.data.summary_texts import PreferenceState, SummaryTexts, Visible
+from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, SummaryTexts, Visible
 from mllm_srec.pipeline.summary_inputs import SummaryInputs
 from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.prompts.chain import ChainPrompts

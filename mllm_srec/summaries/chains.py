@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from mllm_srec.data.summary_texts import VISIBLE_NAME, Visible
+from mllm_srec.data.stored_prompts.summary_texts import VISIBLE_NAME, Visible
 from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
 from mllm_srec.types import SPLITS, VISIBLE, Split
 

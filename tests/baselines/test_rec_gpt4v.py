@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from mllm_srec.data.settings import PictureSettings
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.arrivals import SummaryArrivals
 from mllm_srec.pipeline.summary_inputs import SummaryInputs

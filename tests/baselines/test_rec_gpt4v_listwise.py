@@ -10,7 +10,7 @@ import torch
 
 from mllm_srec.data.list_batches import ListCollator
 from mllm_srec.data.settings import PictureSettings
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.list_scoring import list_scores
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.loaded_run import load_run

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from mllm_srec.data.context_texts import ContextTexts
 from mllm_srec.data.prompt_batches import PromptCollator
 from mllm_srec.data.settings import PictureSettings
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.contexts import ContextTexts
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.backbone import LoraSettings
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import response_loss

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
-from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.settings import PictureSettings
+from mllm_srec.data.stored_prompts.store import build_prompt_store
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError
 

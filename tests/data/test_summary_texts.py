@@ -2,7 +2,7 @@
 
 import pytest
 
-from mllm_srec.data.summary_texts import PreferenceState, SummaryTexts
+from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, SummaryTexts
 from mllm_srec.types import DataError
 
 STATES = [PreferenceState(10, 3, "first"), PreferenceState(20, 1, "second"), PreferenceState(20, 5, "third")]

@@ -30,8 +30,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 import mllm_srec.models.summarizer as summarizer_module
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.prompt_store import build_prompt_store
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, PictureSettings, PrepareSettings
+from mllm_srec.data.stored_prompts.store import build_prompt_store
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model
 from mllm_srec.pipeline import summarize
 from mllm_srec.pipeline.summary_plan import SummaryPlan

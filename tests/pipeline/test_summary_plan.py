@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, PictureSettings, PrepareSettings
-from mllm_srec.data.summary_texts import PreferenceState
+from mllm_srec.data.stored_prompts.summary_texts import PreferenceState
 from mllm_srec.pipeline import summarize
 from mllm_srec.pipeline.summary_build import ensure_summaries, missing_stages
 from mllm_srec.pipeline.summary_inputs import SummaryInputs

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.prompts.builder import ItemText, item_text
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.summaries import captioned_line, one_line

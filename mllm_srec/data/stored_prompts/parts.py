@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mllm_srec.data.context_fitting import ContextFitter, TwoListFitter
-from mllm_srec.data.context_texts import ContextBody
-from mllm_srec.data.item_texts import ShownItem, shown_item
 from mllm_srec.data.pictures.image_store import ImageStore
-from mllm_srec.data.prompt_report import PromptReport
-from mllm_srec.data.summary_texts import SummaryTexts
+from mllm_srec.data.stored_prompts.contexts import ContextBody, ContextFitter, PromptReport, TwoListFitter
+from mllm_srec.data.stored_prompts.item_texts import ShownItem, shown_item
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.prompts.builder import ContextFrame, Piece, choice_line, choices_end, history_line, plain_context, target
 from mllm_srec.prompts.chain import chain_context, chain_target
 from mllm_srec.prompts.encoding import PromptEncoder
