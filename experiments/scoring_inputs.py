@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration
 
+from mllm_srec.data.loading.prompt_batches import PromptCollator, PromptStores
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor
-from mllm_srec.data.prompt_batches import PromptCollator, PromptStores
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone

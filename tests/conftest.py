@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import CandidateSettings, PictureSettings, PrepareSettings
 from mllm_srec.models.backbone import BackboneSettings, LoraSettings, load_backbone
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone

@@ -28,8 +28,8 @@ from mllm_srec.cli.schema import (
     prepare_settings,
     summary_settings,
 )
-from mllm_srec.data.prompt_datamodule import PromptDataModule
-from mllm_srec.data.ranking_datamodule import RankingDataModule
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
 from mllm_srec.files.atomic import write_whole
 from mllm_srec.files.hashing import file_hash, text_hash
 from mllm_srec.models.backbone_files import describe_backbone

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from mllm_srec.cli.schema import TrackingSettings
-from mllm_srec.data.ranking_datamodule import RankingDataModule
+from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
 from mllm_srec.pipeline.run_folder import RunFolder
 
 

@@ -107,7 +107,7 @@ def full_parser(command: str, description: str) -> jsonargparse.ArgumentParser:
     from lightning.pytorch import Trainer
     from lightning.pytorch.cli import LightningArgumentParser
 
-    from mllm_srec.data.prompt_datamodule import PromptDataModule
+    from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
     from mllm_srec.models.recommender import MLLMRecommender
 
     class FullParser(NearestNameMixin, LightningArgumentParser):

@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
 from mllm_srec.data.pictures.files import UnusablePictureError, small_copy
-from mllm_srec.data.ranking_datamodule import RankingDataModule
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.ranking_module import PAIRS, Scored
 from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows

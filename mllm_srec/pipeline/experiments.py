@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 
 from mllm_srec.baselines.base import ItemRecommender, check_item_identity
-from mllm_srec.data.item_datamodule import ItemDataModule
-from mllm_srec.data.prompt_datamodule import PromptDataModule
-from mllm_srec.data.ranking_datamodule import RankingDataModule
+from mllm_srec.data.loading.item_datamodule import ItemDataModule
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import describe_backbone

@@ -6,7 +6,7 @@ import polars as pl
 
 from mllm_srec.baselines.train_data import ItemFeatures, TrainData
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.item_numbers import Numbering
+from mllm_srec.data.loading.item_batches import Numbering
 from mllm_srec.data.tables.interactions import in_time_order, is_liked
 
 

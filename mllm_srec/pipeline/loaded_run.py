@@ -10,7 +10,7 @@ from typing import Any
 import jsonargparse
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.arrivals import SummaryArrivals
 from mllm_srec.pipeline.build import folder_lock, resolve_backbone, resolve_stages

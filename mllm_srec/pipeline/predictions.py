@@ -11,8 +11,8 @@ import lightning.pytorch as pl
 import polars
 from filelock import FileLock, Timeout
 
-from mllm_srec.data.examples import GroupExamples
-from mllm_srec.data.ranking_datamodule import Lists, RankingDataModule
+from mllm_srec.data.loading.examples import GroupExamples
+from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.files.atomic import write_whole
 from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
 from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows, kept_chunks, kept_pairs, top_of_batch, top_rows

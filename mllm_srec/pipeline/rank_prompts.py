@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.stored_prompts.item_texts import ShownItem
 from mllm_srec.data.stored_prompts.parts import PromptParts
 from mllm_srec.data.stored_prompts.store import prompt_target

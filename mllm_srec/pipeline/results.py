@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from mllm_srec.data.examples import GroupExamples
-from mllm_srec.data.rank_lists import lists_hash
-from mllm_srec.data.ranking_datamodule import Lists, RankingDataModule
+from mllm_srec.data.loading.candidate_lists import lists_hash
+from mllm_srec.data.loading.examples import GroupExamples
+from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.data.tables.popularity import item_popularity
 from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.pipeline.scored_rows import padded, padding_mask

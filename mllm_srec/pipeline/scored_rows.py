@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from mllm_srec.data.examples import GroupExamples
-from mllm_srec.data.whole_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.models.ranking_module import Scored
 from mllm_srec.pipeline.scored_tables import PLACE
 from mllm_srec.types import CandidateBatch, MllmSrecError

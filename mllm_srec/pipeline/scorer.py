@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
+from mllm_srec.data.loading.prompt_batches import PromptCollator
 from mllm_srec.data.pictures.feature_store import FeatureStore
-from mllm_srec.data.prompt_batches import PromptCollator
 from mllm_srec.models.backbone import load_backbone
 from mllm_srec.models.scoring import score
 from mllm_srec.pipeline.features import feature_folder, frozen

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-from mllm_srec.data.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
+from mllm_srec.data.loading.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
 from mllm_srec.models.summarizer import SummaryGenerator
 from mllm_srec.pipeline.summary_inputs import SummaryInputs
 from mllm_srec.pipeline.summary_plan import STAGE_OF, Part, PartPlan, SummaryPlan

@@ -9,10 +9,10 @@ import polars as pl
 import torch
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.examples import GroupExamples
-from mllm_srec.data.rank_lists import KEYS
-from mllm_srec.data.ranking_datamodule import Lists
-from mllm_srec.data.whole_lists import WholeLists
+from mllm_srec.data.loading.candidate_lists import KEYS
+from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.examples import GroupExamples
+from mllm_srec.data.loading.ranking_datamodule import Lists
 from mllm_srec.metrics.auc import user_auc
 from mllm_srec.metrics.evaluation import with_missed
 from mllm_srec.metrics.functional import ranking_metrics

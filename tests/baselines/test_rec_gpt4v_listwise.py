@@ -8,7 +8,7 @@ import polars
 import pytest
 import torch
 
-from mllm_srec.data.list_batches import ListCollator
+from mllm_srec.data.loading.prompt_batches import ListCollator
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.list_scoring import list_scores

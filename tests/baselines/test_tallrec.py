@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from mllm_srec.data.prompt_batches import PromptCollator
+from mllm_srec.data.loading.prompt_batches import PromptCollator
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts

@@ -18,7 +18,7 @@ from mllm_srec.cli.schema import (
     prompt_settings,
     summary_settings,
 )
-from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
 from mllm_srec.models.backbone import LoraSettings
 from mllm_srec.models.recommender import MLLMRecommender

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from mllm_srec.data.examples import pair_examples, rank_examples, select_train_rows
+from mllm_srec.data.loading.examples import pair_examples, rank_examples, select_train_rows
 from mllm_srec.types import KINDS
 
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.item_batches import TrainExamples
-from mllm_srec.data.item_datamodule import ItemDataModule
-from mllm_srec.data.item_numbers import Numbering
+from mllm_srec.data.loading.catalogue_lists import Ragged
+from mllm_srec.data.loading.item_batches import Numbering, TrainExamples
+from mllm_srec.data.loading.item_datamodule import ItemDataModule
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.ragged import Ragged
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
 from mllm_srec.types import LIST_KINDS, ConfigError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset
+from mllm_srec.data.loading.prompt_batches import PromptCollator, PromptDataset
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.types import ConfigError

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data import rank_lists
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.loading import candidate_lists as rank_lists
+from mllm_srec.data.loading.candidate_lists import RankLists, lists_hash
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.rank_lists import RankLists, lists_hash
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
 from mllm_srec.types import LIST_KINDS, ConfigError
 

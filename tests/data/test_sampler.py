@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mllm_srec.data.sampler import GroupBatchSampler
+from mllm_srec.data.loading.sampler import GroupBatchSampler
 
 LENGTHS = np.random.default_rng(0).integers(10, 200, 103)
 

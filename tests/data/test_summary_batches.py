@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from mllm_srec.data.loading.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
-from mllm_srec.data.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
 from mllm_srec.prompts.chat import ChatEncoder
 from mllm_srec.prompts.summaries import Message, SummaryPrompt, image_messages
 from mllm_srec.types import ConfigError, DataError

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.loading.prompt_batches import PromptCollator, PromptDataset
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset
-from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import CandidateSettings, PictureSettings, PrepareSettings
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
 from mllm_srec.data.stored_prompts.store import build_prompt_store

@@ -14,9 +14,9 @@ from mllm_srec.baselines.base import ItemRecommender
 from mllm_srec.baselines.train_data import ItemFeatures
 from mllm_srec.cli.schema import full_parser
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.item_datamodule import ItemDataModule
+from mllm_srec.data.loading.item_datamodule import ItemDataModule
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.prepare import prepare_dataset
-from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
 from mllm_srec.pipeline.item_data import train_data
 from mllm_srec.prompts.templates import PromptSettings

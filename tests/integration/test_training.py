@@ -7,7 +7,7 @@ import torch
 import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset
+from mllm_srec.data.loading.prompt_batches import PromptCollator, PromptDataset
 from mllm_srec.models.backbone import LoraSettings
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.prompts.templates import PromptSettings

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from transformers import GenerationConfig
 
-from mllm_srec.data.summary_batches import SummaryCollator, SummaryDataset
+from mllm_srec.data.loading.summary_batches import SummaryCollator, SummaryDataset
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.generation import (
     GumbelNoise,

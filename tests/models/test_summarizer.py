@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 import mllm_srec.models.summarizer as module
-from mllm_srec.data.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
+from mllm_srec.data.loading.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
 from mllm_srec.models.generation import generate
 from mllm_srec.models.summarizer import SummaryGenerator
 from mllm_srec.prompts.chat import ChatEncoder

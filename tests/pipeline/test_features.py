@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.pictures.feature_store import FeatureStore
-from mllm_srec.data.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
 from mllm_srec.models.recommender import MLLMRecommender

@@ -188,7 +188,7 @@ def test_the_second_time_nothing_is_loaded(data, backbone, monkeypatch):
 
 
 def test_the_tower_features_of_fit_are_used(data, backbone, monkeypatch, shop_root, tiny_backbone, expected):
-    from mllm_srec.data.prompt_datamodule import PromptDataModule
+    from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
     from mllm_srec.models.recommender import MLLMRecommender
 
     model = MLLMRecommender(str(tiny_backbone), quantization="none", dtype="float32")  # as `fit` does it, with LoRA

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.examples import GroupExamples
+from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.metrics.evaluation import CALIBRATION
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.predictions import PredictionWriter

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
-from mllm_srec.data.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.predictions import PredictionWriter

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllm_srec.data.examples import GroupExamples
+from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.metrics.functional import ranking_metrics, user_auc
 from mllm_srec.pipeline.scored_rows import (
     KEPT_TOP,

@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.examples import GroupExamples, pair_examples, rank_examples
-from mllm_srec.data.rank_lists import RankLists
-from mllm_srec.data.sampler import GroupBatchSampler, Position
-from mllm_srec.data.whole_lists import WholeLists
+from mllm_srec.data.loading.candidate_lists import RankLists
+from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.examples import GroupExamples, pair_examples, rank_examples
+from mllm_srec.data.loading.sampler import GroupBatchSampler, Position
 from mllm_srec.types import ConfigError, Split
 
 Evaluator = Literal["sampled", "rerank", "full"]

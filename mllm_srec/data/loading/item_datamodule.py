@@ -8,12 +8,11 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 from torch.utils.data import DataLoader
 
-from mllm_srec.data.item_batches import Contexts, ItemGroups, TrainExamples
-from mllm_srec.data.item_numbers import Numbering
-from mllm_srec.data.rank_lists import RankLists
-from mllm_srec.data.ranking_datamodule import Lists, RankingDataModule
+from mllm_srec.data.loading.candidate_lists import RankLists
+from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.item_batches import Contexts, ItemGroups, Numbering, TrainExamples
+from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.data.tables.interactions import is_liked
-from mllm_srec.data.whole_lists import WholeLists
 from mllm_srec.types import ConfigError
 
 

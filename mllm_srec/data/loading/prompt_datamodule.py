@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from mllm_srec.data.examples import GroupExamples, pair_examples, select_train_rows
-from mllm_srec.data.list_batches import ListCollator, ListDataset
+from mllm_srec.data.loading.candidate_lists import RankLists
+from mllm_srec.data.loading.examples import GroupExamples, pair_examples, select_train_rows
+from mllm_srec.data.loading.prompt_batches import ListCollator, ListDataset, PromptCollator, PromptDataset, PromptStores
+from mllm_srec.data.loading.ranking_datamodule import Evaluator, Lists, RankingDataModule
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
-from mllm_srec.data.prompt_batches import PromptCollator, PromptDataset, PromptStores
-from mllm_srec.data.rank_lists import RankLists
-from mllm_srec.data.ranking_datamodule import Evaluator, Lists, RankingDataModule
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.store import build_prompt_store
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts

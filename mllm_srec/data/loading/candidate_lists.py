@@ -13,9 +13,8 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.examples import GroupExamples, gather
-from mllm_srec.data.ragged import Ragged
-from mllm_srec.data.whole_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import Ragged, WholeLists
+from mllm_srec.data.loading.examples import GroupExamples, gather
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import VISIBLE, ConfigError, Split
 
