@@ -23,11 +23,11 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
 from mllm_srec.pipeline.build import resolve_backbone
-from mllm_srec.pipeline.summarize import Summarizer, summary_trainer
-from mllm_srec.pipeline.summary_inputs import SummaryInputs
-from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries.inputs import SummaryInputs
+from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.run import Summarizer, summary_trainer
 from mllm_srec.summaries.settings import STAGES, Stage, StageSettings, SummarySettings
 
 RESULTS = Path(__file__).parent / "results" / "bench_summaries.json"

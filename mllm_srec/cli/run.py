@@ -48,7 +48,7 @@ def _build(config: Any, arguments: Sequence[str]) -> None:
     """The data set and its summaries."""
     from mllm_srec.cli.summarize import summary_plan
     from mllm_srec.data.manifest import check_manifest
-    from mllm_srec.pipeline.summary_build import missing_stages
+    from mllm_srec.summaries.run import missing_stages
 
     folder = Path(config.data.root) / config.data.name
     if not check_manifest(folder, prepare_settings(config.prepare), candidate_settings(config.candidates)):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import jsonargparse
     from lightning.pytorch import Trainer
 
-    from mllm_srec.pipeline.summary_plan import SummaryPlan
+    from mllm_srec.summaries.requests import SummaryPlan
 
 DESCRIPTION = (
     "Write image summaries (VIU), item summaries (IMSG) and preferences (TUBC), each where it is missing: a run that "
@@ -50,7 +50,7 @@ def main(command: str, arguments: list[str]) -> None:
     config = full.parse_args(arguments)
     from mllm_srec.pipeline.build import folder_lock
     from mllm_srec.pipeline.run_names import is_first_process
-    from mllm_srec.pipeline.summarize import Summarizer
+    from mllm_srec.summaries.run import Summarizer
 
     plan = summary_plan(config, shlex.join([*PROGRAM.split(), "prepare", *arguments]))
     summarizer = Summarizer(plan, _trainer(config.trainer))
@@ -68,7 +68,7 @@ def summary_plan(config: Any, prepare_command: str) -> SummaryPlan:
         prepare_command: The command that would prepare the data set, for the error.
     """
     from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
-    from mllm_srec.pipeline.summary_plan import SummaryPlan
+    from mllm_srec.summaries.requests import SummaryPlan
 
     folder = Path(config.data.root) / config.data.name
     prepare, candidates = prepare_settings(config.prepare), candidate_settings(config.candidates)
@@ -91,7 +91,7 @@ def _trainer(config: Any) -> Trainer:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.cli import instantiate_class
 
-    from mllm_srec.pipeline.summarize import summary_trainer
+    from mllm_srec.summaries.run import summary_trainer
 
     settings = {name: plain(config[name]) for name in TRAINER}
     try:

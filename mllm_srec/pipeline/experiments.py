@@ -24,9 +24,8 @@ from mllm_srec.pipeline.features import extract_features, frozen
 from mllm_srec.pipeline.item_data import train_data
 from mllm_srec.pipeline.item_features import item_features
 from mllm_srec.pipeline.run_folder import RunFolder
-from mllm_srec.pipeline.summary_build import ensure_summaries
-from mllm_srec.pipeline.summary_plan import SummaryPlan
-from mllm_srec.pipeline.summary_quality import summary_accuracy, summary_tokens
+from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.run import ensure_summaries, summary_accuracy, summary_tokens
 from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import Split
 

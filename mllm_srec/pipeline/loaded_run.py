@@ -12,11 +12,10 @@ import jsonargparse
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.arrivals import SummaryArrivals
 from mllm_srec.pipeline.build import folder_lock, resolve_backbone, resolve_stages
-from mllm_srec.pipeline.summary_inputs import SummaryInputs
-from mllm_srec.pipeline.summary_plan import SummaryPlan
-from mllm_srec.pipeline.summary_texts import summary_texts
+from mllm_srec.summaries.inputs import SummaryInputs, summary_texts
+from mllm_srec.summaries.on_arrival import SummaryArrivals
+from mllm_srec.summaries.requests import SummaryPlan
 from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import ConfigError
 

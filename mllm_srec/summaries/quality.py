@@ -16,7 +16,7 @@ import polars as pl
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.stored_prompts.summary_texts import VISIBLE_NAME, PreferenceState, SummaryTexts, Visible
 from mllm_srec.prompts.templates import NO_PICTURE
-from mllm_srec.summaries.chains import visible_likes
+from mllm_srec.summaries.preference_chains import visible_likes
 from mllm_srec.types import SPLITS
 
 Number = int | float | None

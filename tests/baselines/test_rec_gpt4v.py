@@ -10,11 +10,11 @@ import yaml
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.arrivals import SummaryArrivals
-from mllm_srec.pipeline.summary_inputs import SummaryInputs
-from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.prompts.builder import Picture
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries.inputs import SummaryInputs
+from mllm_srec.summaries.on_arrival import SummaryArrivals
+from mllm_srec.summaries.requests import SummaryPlan
 from mllm_srec.summaries.settings import StageSettings, SummarySettings
 from mllm_srec.types import ConfigError
 

@@ -21,10 +21,10 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.pipeline.build import folder_lock
 from mllm_srec.pipeline.run_names import is_first_process
-from mllm_srec.pipeline.summarize import Summarizer, summary_trainer
-from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.run import Summarizer, summary_trainer
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 
 ONE_BY_ONE = StageSettings(

@@ -11,11 +11,11 @@ import yaml
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline import summarize
 from mllm_srec.pipeline.loaded_run import load_run
-from mllm_srec.pipeline.summary_plan import SummaryPlan
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries import run as summarize
+from mllm_srec.summaries.requests import SummaryPlan
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 
 PIXELS = 4 * 28 * 28

@@ -33,12 +33,12 @@ from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, PictureSettings, PrepareSettings
 from mllm_srec.data.stored_prompts.store import build_prompt_store
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model
-from mllm_srec.pipeline import summarize
-from mllm_srec.pipeline.summary_plan import SummaryPlan
-from mllm_srec.pipeline.summary_texts import summary_texts
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries import run as summarize
+from mllm_srec.summaries.inputs import summary_texts
+from mllm_srec.summaries.requests import SummaryPlan
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 from mllm_srec.summaries.store import SummaryStore
 

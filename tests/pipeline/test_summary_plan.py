@@ -14,14 +14,13 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, PictureSettings, PrepareSettings
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState
-from mllm_srec.pipeline import summarize
-from mllm_srec.pipeline.summary_build import ensure_summaries, missing_stages
-from mllm_srec.pipeline.summary_inputs import SummaryInputs
-from mllm_srec.pipeline.summary_plan import SummaryPlan
-from mllm_srec.pipeline.summary_texts import summary_texts
 from mllm_srec.prompts.builder import Picture
 from mllm_srec.prompts.summaries import Message, Summary
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries import run as summarize
+from mllm_srec.summaries.inputs import SummaryInputs, summary_texts
+from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.run import ensure_summaries, missing_stages
 from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import ConfigError
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, SummaryTexts
-from mllm_srec.summaries.chains import Chain, ChainStep, build_chains, visible_likes, windows
+from mllm_srec.summaries.preference_chains import Chain, ChainStep, build_chains, visible_likes, windows
 
 SEEN_BY = {"train": {"train"}, "val": {"train"}, "test": {"train", "val"}}
 SEEN_IN = {"train": {"train"}, "train_val": {"train", "val"}}

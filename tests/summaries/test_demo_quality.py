@@ -12,7 +12,6 @@ from mllm_srec.data.demo.shop import DAY_MS, item_truth, user_truth
 from mllm_srec.data.demo.words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
-from mllm_srec.summaries.chains import build_chains
 from mllm_srec.summaries.demo_quality import (
     attribute_accuracy,
     demo_quality,
@@ -20,7 +19,8 @@ from mllm_srec.summaries.demo_quality import (
     strongest_values,
     taste_accuracy,
 )
-from mllm_srec.summaries.views import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
+from mllm_srec.summaries.preference_chains import build_chains
+from mllm_srec.summaries.tables import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
 from mllm_srec.types import ConfigError, DataError
 
 DEMO = DemoSettings(n_users=15, n_items=80, n_interactions=24, image_size=8, drift=0.2, seed=3)

@@ -17,7 +17,7 @@ from mllm_srec.summaries.quality import (
     title_leaks,
     unchanged,
 )
-from mllm_srec.summaries.views import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
+from mllm_srec.summaries.tables import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
 
 FAULTS = ("n_empty", "n_cut_off", "n_refused", "n_repeated", "n_copied_prompt", "n_duplicates")
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mllm_srec.prompts.summaries import Summary
-from mllm_srec.summaries.chains import Chain
+from mllm_srec.summaries.preference_chains import Chain
 from mllm_srec.summaries.store import SummaryStore
-from mllm_srec.summaries.views import item_view, preference_view, read_view, write_view
+from mllm_srec.summaries.tables import item_view, preference_view, read_view, write_view
 from mllm_srec.types import DataError
 
 
@@ -80,7 +80,7 @@ def test_views_stay_beside_each_other_and_the_latest_is_named(store, tmp_path):
 WRITER = """
 import pathlib, sys
 import polars as pl
-from mllm_srec.summaries.views import write_view
+from mllm_srec.summaries.tables import write_view
 for n in range(10**9):
     write_view(pathlib.Path(sys.argv[1]), "v", pl.DataFrame({"n": [n] * 20000}))
     print(n, flush=True)

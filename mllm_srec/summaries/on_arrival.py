@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState
-from mllm_srec.pipeline.summarize import SummaryLoop, SummaryWriter, summary_trainer
-from mllm_srec.pipeline.summary_inputs import Row, SummaryInputs
-from mllm_srec.pipeline.summary_plan import Part, SummaryPlan
 from mllm_srec.prompts.summaries import SummaryPrompt
-from mllm_srec.summaries.chains import Chain, ChainStep, build_chains
+from mllm_srec.summaries.inputs import Row, SummaryInputs
+from mllm_srec.summaries.preference_chains import Chain, ChainStep, build_chains
+from mllm_srec.summaries.requests import Part, SummaryPlan
+from mllm_srec.summaries.run import SummaryLoop, SummaryWriter, summary_trainer
 from mllm_srec.summaries.store import SummaryStore
-from mllm_srec.summaries.views import whole_letters
+from mllm_srec.summaries.tables import whole_letters
 
 
 class SummaryArrivals:

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from mllm_srec.files.atomic import write_whole
 from mllm_srec.prompts.summaries import Summary
-from mllm_srec.summaries.chains import Chain, ChainStep
+from mllm_srec.summaries.preference_chains import Chain, ChainStep
 from mllm_srec.summaries.store import SummaryStore
 from mllm_srec.types import DataError
 

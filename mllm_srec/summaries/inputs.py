@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.pipeline.summary_plan import STAGE_OF, Part, PartPlan, SummaryPlan
+from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, SummaryTexts, Visible
 from mllm_srec.prompts.builder import ItemText, item_text
+from mllm_srec.prompts.chain import ChainPrompts
 from mllm_srec.prompts.summaries import (
     SummaryPrompt,
     captioned_line,
@@ -20,9 +21,11 @@ from mllm_srec.prompts.summaries import (
     reviewed_line,
     titled_image_messages,
 )
+from mllm_srec.prompts.summary_templates import IMAGE_PROMPT
 from mllm_srec.prompts.templates import NO_PICTURE
-from mllm_srec.summaries.chains import Chain, ChainStep
-from mllm_srec.summaries.views import read_view
+from mllm_srec.summaries.preference_chains import Chain, ChainStep
+from mllm_srec.summaries.requests import STAGE_OF, Part, PartPlan, SummaryPlan
+from mllm_srec.summaries.tables import read_view
 from mllm_srec.types import ConfigError
 
 Row = Mapping[str, Any]
@@ -148,3 +151,33 @@ class SummaryInputs:
         if self.settings.modality == "image":
             return one_line(seen) or NO_PICTURE
         return captioned_line(title, seen)
+
+
+def summary_texts(plan: SummaryPlan, inputs: SummaryInputs | None = None) -> SummaryTexts:
+    """All texts of a plan.
+
+    Args:
+        plan: What was written.
+        inputs: Whose texts of items these shall be, so that what it learns later is known here too; None reads them.
+
+    Raises:
+        ConfigError: A stage was not run for these settings, data and models; names the command that does.
+    """
+    inputs = inputs or SummaryInputs(plan)
+    if plan.titled:
+        return SummaryTexts(plan.identity, "both", inputs.texts("image"), {}, {}, titled=True)
+    states: dict[tuple[str, Visible], list[PreferenceState]] = {}
+    table = inputs.table("preference").sort("user_id", "visible", "step")
+    for user_id, visible, timestamp, order, text in table.select(
+        "user_id", "visible", "timestamp", "order", "text"
+    ).iter_rows():
+        states.setdefault((user_id, visible), []).append(PreferenceState(timestamp, order, text))
+    image = plan.plan("image").prompt if "image" in plan.parts else IMAGE_PROMPT
+    return SummaryTexts(
+        identity=plan.identity,
+        modality=plan.settings.modality,
+        image=inputs.texts("image"),
+        item=inputs.texts("item"),
+        preference=states,
+        prompts=ChainPrompts(image, plan.plan("item").prompt, plan.plan("preference").prompt),
+    )
