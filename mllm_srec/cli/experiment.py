@@ -36,15 +36,21 @@ from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
-from mllm_srec.pipeline.checkpoints import RunCheckpoint, StayStopped, check_resume, read_checkpoint
 from mllm_srec.pipeline.example_table import ExampleTable
 from mllm_srec.pipeline.experiments import Experiment, ItemExperiment, PromptExperiment
 from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metrics, references, stage_metrics
 from mllm_srec.pipeline.retrieval import retrieved_lists
-from mllm_srec.pipeline.run_folder import RunFolder
-from mllm_srec.pipeline.run_names import is_first_process, new_run, run_for_checkpoint, run_of_checkpoint
-from mllm_srec.pipeline.tested_weights import WEIGHTS, note_weights
+from mllm_srec.pipeline.runs.checkpoints import RunCheckpoint, StayStopped, check_resume, read_checkpoint
+from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.pipeline.runs.names import (
+    WEIGHTS,
+    is_first_process,
+    new_run,
+    note_weights,
+    run_for_checkpoint,
+    run_of_checkpoint,
+)
 from mllm_srec.reports.terminal import print_prompts, print_results
 from mllm_srec.types import ConfigError, Split
 

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from mllm_srec.cli.schema import TrackingSettings
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
-from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.runs.folder import RunFolder
 
 
 def make_loggers(run: RunFolder, command: str, tracking: TrackingSettings) -> list[Logger]:

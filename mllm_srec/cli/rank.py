@@ -84,7 +84,7 @@ def _add_flags(parser: jsonargparse.ArgumentParser) -> None:
 
 def _parsed(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> Any:
     """Settings and flags; without a file, the settings are those of the checkpoint's run."""
-    from mllm_srec.pipeline.run_names import run_of_checkpoint
+    from mllm_srec.pipeline.runs.names import run_of_checkpoint
 
     config = parser.parse_args(arguments)
     origin = run_of_checkpoint(config.ckpt_path) if config.ckpt_path and not config.config else None

@@ -13,7 +13,7 @@ from mllm_srec.cli.schema import PROGRAM, candidate_settings, full_parser, light
 from mllm_srec.types import ConfigError, MllmSrecError
 
 if TYPE_CHECKING:
-    from mllm_srec.pipeline.run_folder import RunFolder
+    from mllm_srec.pipeline.runs.folder import RunFolder
 
 DESCRIPTION = (
     "Prepare the data set and write summaries where that is missing, fit, and test the best checkpoint; where nothing "
@@ -71,8 +71,7 @@ def _fit_and_test(config: Any, arguments: Sequence[str], trained: bool) -> None:
 
 def _test_given(config: Any, arguments: Sequence[str]) -> None:
     """Test the checkpoint that was given: in a folder of its own where a name is given, else where `test` puts it."""
-    from mllm_srec.pipeline.run_names import run_of_checkpoint
-    from mllm_srec.pipeline.tested_weights import was_tested
+    from mllm_srec.pipeline.runs.names import run_of_checkpoint, was_tested
 
     checkpoint = Path(config.ckpt_path)
     origin = run_of_checkpoint(checkpoint)
@@ -86,7 +85,7 @@ def _test_given(config: Any, arguments: Sequence[str]) -> None:
 
 
 def _run_folder(config: Any) -> RunFolder:
-    from mllm_srec.pipeline.run_names import new_run
+    from mllm_srec.pipeline.runs.names import new_run
 
     return new_run(config.trainer.default_root_dir, config.data.name, config.name, int(config.seed_everything))
 

@@ -10,7 +10,7 @@ from typing import Any
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.metrics.significance import PairedDifference
 from mllm_srec.pipeline.comparison import CONFIDENCE, Comparison
-from mllm_srec.pipeline.output_files import check_output_file, write_output_file
+from mllm_srec.pipeline.runs.output_files import check_output_file, write_output_file
 
 FEW = 30
 """Below about so many users that differ, interval and p are too optimistic."""

@@ -23,7 +23,7 @@ from mllm_srec.pipeline.build import resolve_stages
 from mllm_srec.pipeline.features import extract_features, frozen
 from mllm_srec.pipeline.item_data import train_data
 from mllm_srec.pipeline.item_features import item_features
-from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.summaries.requests import SummaryPlan
 from mllm_srec.summaries.run import ensure_summaries, summary_accuracy, summary_tokens
 from mllm_srec.summaries.settings import SummarySettings

@@ -12,8 +12,8 @@ import yaml
 
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
-from mllm_srec.pipeline.run_folder import RunFolder
-from mllm_srec.pipeline.tested_weights import belongs_to
+from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.pipeline.runs.names import belongs_to
 from mllm_srec.types import ConfigError
 
 FOR_LOGS = {"trainer.enable_progress_bar": False}

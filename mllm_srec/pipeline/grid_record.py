@@ -13,8 +13,8 @@ from typing import TypedDict
 
 from mllm_srec.files.atomic import write_whole_text
 from mllm_srec.pipeline.grid_plan import Cell
-from mllm_srec.pipeline.provenance import commit, versions
-from mllm_srec.pipeline.tested_weights import was_tested
+from mllm_srec.pipeline.runs.names import was_tested
+from mllm_srec.pipeline.runs.provenance import commit, versions
 
 STAGE_LINE = re.compile(rb"^\$ python -m mllm_srec (\w+)(?: .*)?\n", re.MULTILINE)
 """What `run` prints before each stage."""

@@ -30,7 +30,7 @@ from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, hid
 from mllm_srec.models.text_encoder import BackboneText, SentenceEncoder, TextEncoder
 from mllm_srec.pipeline.build import resolve_backbone
 from mllm_srec.pipeline.features import extract_features, frozen
-from mllm_srec.pipeline.run_names import is_first_process
+from mllm_srec.pipeline.runs.names import is_first_process
 from mllm_srec.pipeline.text_features import text_features
 from mllm_srec.prompts.builder import ItemText, item_text
 from mllm_srec.prompts.templates import PromptSettings

@@ -12,9 +12,8 @@ import polars as pl
 from mllm_srec.pipeline.case_studies import case_studies
 from mllm_srec.pipeline.grid_folder import GridFolder
 from mllm_srec.pipeline.grid_results import SCHEMA, CellRecord, code_names, of_generated_shop, random_weights
-from mllm_srec.pipeline.run_folder import RunFolder
-from mllm_srec.pipeline.run_settings import read_settings
-from mllm_srec.pipeline.training_logs import training_log
+from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
+from mllm_srec.pipeline.runs.training_log import training_log
 from mllm_srec.reports.drawing import Drawing
 from mllm_srec.reports.grid import in_order, result_table, summarise
 from mllm_srec.reports.grid_blocks import grid_blocks

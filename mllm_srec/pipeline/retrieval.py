@@ -9,7 +9,7 @@ import polars as pl
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.candidate_lists import KEYS, RankLists
 from mllm_srec.data.tables.popularity import POPULARITY, by_popularity
-from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError, Split
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError, DataError, Split
 
 KEYS = {"group_id": pl.Int64, "user_id": pl.String}

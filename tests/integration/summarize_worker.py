@@ -20,7 +20,7 @@ import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401 - imported o
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.pipeline.build import folder_lock
-from mllm_srec.pipeline.run_names import is_first_process
+from mllm_srec.pipeline.runs.names import is_first_process
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.requests import SummaryPlan

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from mllm_srec.pipeline.checkpoints import RunCheckpoint, check_resume, read_checkpoint
-from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.runs.checkpoints import RunCheckpoint, check_resume, read_checkpoint
+from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError
 
 CHECKPOINT = {

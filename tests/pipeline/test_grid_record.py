@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mllm_srec.pipeline.grid_record import StageClock, peak_bytes
-from mllm_srec.pipeline.provenance import commit, versions
+from mllm_srec.pipeline.runs.provenance import commit, versions
 
 
 def test_stages_are_timed_by_the_lines_of_run(tmp_path):

@@ -20,7 +20,7 @@ from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.predictions import PredictionWriter
 from mllm_srec.pipeline.results import protocol, references, stage_metrics
 from mllm_srec.pipeline.retrieval import retrieved_lists
-from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.whole_tables import pairs_table, target_table
 from mllm_srec.types import ConfigError, MllmSrecError
 

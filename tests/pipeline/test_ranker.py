@@ -20,8 +20,7 @@ from mllm_srec.pipeline.new_items import NewItem
 from mllm_srec.pipeline.people import History
 from mllm_srec.pipeline.rank_candidates import CandidateChooser
 from mllm_srec.pipeline.ranker import LIST_SCHEMA, Ranker
-from mllm_srec.pipeline.run_folder import RunFolder
-from mllm_srec.pipeline.run_settings import read_settings
+from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
 from mllm_srec.types import ConfigError, DataError
 from tests.conftest import write_picture, write_shop
 

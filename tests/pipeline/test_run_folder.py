@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from mllm_srec.pipeline import run_names
-from mllm_srec.pipeline.run_folder import PROTOCOL, RunFolder
-from mllm_srec.pipeline.run_names import (
+from mllm_srec.pipeline.runs import names as run_names
+from mllm_srec.pipeline.runs.folder import PROTOCOL, RunFolder
+from mllm_srec.pipeline.runs.names import (
     RANK_VARIABLES,
     RUN_VARIABLE,
     is_first_process,
     new_run,
+    note_weights,
     run_for_checkpoint,
     run_of_checkpoint,
     shortest,
+    was_tested,
 )
-from mllm_srec.pipeline.tested_weights import note_weights, was_tested
 from mllm_srec.types import ConfigError
 
 LAUNCHER = (
@@ -117,7 +118,7 @@ def test_processes_of_torchrun_agree(tmp_path):
         textwrap.dedent(
             """
             import os, time
-            from mllm_srec.pipeline.run_names import new_run
+            from mllm_srec.pipeline.runs.names import new_run
             time.sleep(1.2 * int(os.environ["RANK"]))
             path = new_run("runs", "demo", None, 7).path
             open(os.environ["RANK"] + ".txt", "w").write(str(path))
@@ -323,7 +324,7 @@ def test_a_killed_merge_leaves_the_old_results(measured, monkeypatch):
 def test_merges_side_by_side_lose_nothing(run):
     """Ten processes, a stage each."""
     code = (
-        "import sys; from pathlib import Path; from mllm_srec.pipeline.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path; from mllm_srec.pipeline.runs.folder import RunFolder\n"
         "RunFolder(Path(sys.argv[1])).merge_metrics(sys.argv[2], {f'{sys.argv[2]}/x': 1}, {})"
     )
     names = [f"s{n}" for n in range(10)]
@@ -367,7 +368,7 @@ def test_logs_of_every_command_are_kept_apart(run):
 def test_one_process_at_a_time_trains_in_a_folder(run):
     lock = run.occupy()
     code = (
-        "import sys; from pathlib import Path; from mllm_srec.pipeline.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path; from mllm_srec.pipeline.runs.folder import RunFolder\n"
         "RunFolder(Path(sys.argv[1])).occupy()"
     )
     command = [sys.executable, "-c", code, str(run.path)]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mllm_srec.pipeline.training_logs import training_log
+from mllm_srec.pipeline.runs.training_log import training_log
 from mllm_srec.types import DataError
 
 

@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from mllm_srec.pipeline.run_folder import RunFolder
+from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError
 
 Settings = Mapping[str, Any]
