@@ -36,11 +36,17 @@ from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
-from mllm_srec.pipeline.example_table import ExampleTable
+from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
+from mllm_srec.pipeline.evaluation.references import (
+    CEILINGS_NOTE,
+    protocol,
+    reference_metrics,
+    references,
+    stage_metrics,
+)
+from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
+from mllm_srec.pipeline.evaluation.wandb_examples import ExampleTable
 from mllm_srec.pipeline.experiments import Experiment, ItemExperiment, PromptExperiment
-from mllm_srec.pipeline.predictions import PredictionWriter
-from mllm_srec.pipeline.results import CEILINGS_NOTE, protocol, reference_metrics, references, stage_metrics
-from mllm_srec.pipeline.retrieval import retrieved_lists
 from mllm_srec.pipeline.runs.checkpoints import RunCheckpoint, StayStopped, check_resume, read_checkpoint
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import (

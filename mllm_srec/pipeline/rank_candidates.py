@@ -10,9 +10,9 @@ import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.tables.popularity import POPULARITY, by_popularity
-from mllm_srec.pipeline.retrieval import lists_of_run
+from mllm_srec.pipeline.evaluation.retrieval import lists_of_run
+from mllm_srec.pipeline.evaluation.scored_rows import KEPT_TOP
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.pipeline.scored_rows import KEPT_TOP
 from mllm_srec.types import ConfigError, DataError
 
 Retriever = Callable[[str], Sequence[str] | None]

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.pipeline.example_table import N_TITLES, ExampleTable, _wandb_table, example_rows
-from mllm_srec.pipeline.scored_rows import SCHEMA
+from mllm_srec.pipeline.evaluation.scored_rows import SCHEMA
+from mllm_srec.pipeline.evaluation.wandb_examples import N_TITLES, ExampleTable, _wandb_table, example_rows
 
 
 @pytest.fixture(scope="module")

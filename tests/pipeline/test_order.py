@@ -10,8 +10,8 @@ import pytest
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.metrics.evaluation import CALIBRATION
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.predictions import PredictionWriter
-from mllm_srec.pipeline.results import stage_metrics
+from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
+from mllm_srec.pipeline.evaluation.references import stage_metrics
 
 KEYS = ["group_id", "item_id"]
 

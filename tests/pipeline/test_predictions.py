@@ -17,11 +17,11 @@ from sklearn.metrics import roc_auc_score
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.predictions import PredictionWriter
-from mllm_srec.pipeline.results import protocol, references, stage_metrics
-from mllm_srec.pipeline.retrieval import retrieved_lists
+from mllm_srec.pipeline.evaluation.prediction_tables import pairs_table, target_table
+from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
+from mllm_srec.pipeline.evaluation.references import protocol, references, stage_metrics
+from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.pipeline.whole_tables import pairs_table, target_table
 from mllm_srec.types import ConfigError, MllmSrecError
 
 SCHEMA = {

@@ -10,7 +10,7 @@ import pytest
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
-from mllm_srec.pipeline.results import CEILINGS, measure, protocol, references
+from mllm_srec.pipeline.evaluation.references import CEILINGS, measure, protocol, references
 from mllm_srec.prompts.templates import PromptSettings
 
 

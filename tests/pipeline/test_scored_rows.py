@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.metrics.functional import ranking_metrics, user_auc
-from mllm_srec.pipeline.scored_rows import (
+from mllm_srec.pipeline.evaluation.scored_rows import (
     KEPT_TOP,
     batch_rows,
     kept_lists,

@@ -18,7 +18,7 @@ from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
 from mllm_srec.data.pictures.files import UnusablePictureError, small_copy
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.ranking_module import PAIRS, Scored
-from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows
+from mllm_srec.pipeline.evaluation.scored_rows import SCHEMA, batch_rows
 from mllm_srec.types import CandidateBatch
 
 KEY = "examples"

@@ -16,7 +16,7 @@ from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.data.tables.popularity import item_popularity
 from mllm_srec.metrics.evaluation import EvaluationMetrics
-from mllm_srec.pipeline.scored_rows import padded, padding_mask
+from mllm_srec.pipeline.evaluation.scored_rows import padded, padding_mask
 from mllm_srec.types import Split
 
 CEILINGS = "ceilings.parquet"

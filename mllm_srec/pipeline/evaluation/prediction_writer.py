@@ -15,8 +15,15 @@ from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.files.atomic import write_whole
 from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
-from mllm_srec.pipeline.scored_rows import SCHEMA, batch_rows, kept_chunks, kept_pairs, top_of_batch, top_rows
-from mllm_srec.pipeline.whole_tables import lists_table, pairs_table, user_table
+from mllm_srec.pipeline.evaluation.prediction_tables import lists_table, pairs_table, user_table
+from mllm_srec.pipeline.evaluation.scored_rows import (
+    SCHEMA,
+    batch_rows,
+    kept_chunks,
+    kept_pairs,
+    top_of_batch,
+    top_rows,
+)
 from mllm_srec.types import CandidateBatch, ConfigError, MllmSrecError
 
 SPLIT_OF: dict[str, Stage] = {"validate": "val", "test": "test", "predict": "test"}
