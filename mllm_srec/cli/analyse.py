@@ -26,9 +26,9 @@ BINS = (0, 1, 3, 6, 11, 21)
 def main(command: str, arguments: list[str]) -> None:
     """Print the tables of finished runs."""
     config = _parser(command).parse_args(arguments)
-    from mllm_srec.pipeline.analysis import analyse_runs, check_output, write_analysis
-    from mllm_srec.pipeline.run_groups import run_groups
-    from mllm_srec.pipeline.strata import StrataSettings
+    from mllm_srec.pipeline.analysis.analyse import analyse_runs, check_output, write_analysis
+    from mllm_srec.pipeline.analysis.run_groups import run_groups
+    from mllm_srec.pipeline.analysis.strata import StrataSettings
     from mllm_srec.reports.strata import print_strata
 
     output = None if config.output is None else Path(config.output)

@@ -23,9 +23,8 @@ METRICS = ("ndcg@10", "hr@10", "user_auc")
 def main(command: str, arguments: list[str]) -> None:
     """Print the table of finished runs."""
     config = _parser(command).parse_args(arguments)
-    from mllm_srec.pipeline.comparison import compare_runs
-    from mllm_srec.pipeline.comparison_record import check_output, notes, write_comparison
-    from mllm_srec.pipeline.run_groups import run_groups
+    from mllm_srec.pipeline.analysis.comparison import check_output, compare_runs, notes, write_comparison
+    from mllm_srec.pipeline.analysis.run_groups import run_groups
     from mllm_srec.reports.comparison import print_comparison
 
     output = None if config.output is None else Path(config.output)

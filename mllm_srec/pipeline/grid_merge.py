@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_srec.pipeline.comparison import MUST_AGREE
+from mllm_srec.pipeline.analysis.comparison import MUST_AGREE
 from mllm_srec.pipeline.grid_file import QUICK_SUFFIX
 from mllm_srec.pipeline.grid_plan import Cell
 from mllm_srec.pipeline.grid_results import CellRecord, place

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.grid_results import read_records
-from mllm_srec.pipeline.run_groups import RunGroup
 from mllm_srec.types import ConfigError
 
 

@@ -9,9 +9,15 @@ import polars as pl
 import pytest
 
 from mllm_srec.metrics.significance import paired_bootstrap
-from mllm_srec.pipeline.comparison import MUST_AGREE, compare_runs
-from mllm_srec.pipeline.comparison_record import as_record, check_output, notes, write_comparison
-from mllm_srec.pipeline.run_groups import RunGroup
+from mllm_srec.pipeline.analysis.comparison import (
+    MUST_AGREE,
+    as_record,
+    check_output,
+    compare_runs,
+    notes,
+    write_comparison,
+)
+from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.types import ConfigError, DataError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_srec.pipeline.run_groups import RunGroup, run_groups
+from mllm_srec.pipeline.analysis.run_groups import RunGroup, run_groups
 from mllm_srec.types import ConfigError
 
 

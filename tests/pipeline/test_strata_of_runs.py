@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mllm_srec.pipeline.scored_tables import ScoredTables
-from mllm_srec.pipeline.strata import StrataSettings, StratumRow
-from mllm_srec.pipeline.strata_of_runs import cold_items, history_length, negative_kinds, popularity_matched
+from mllm_srec.pipeline.analysis.run_strata import cold_items, history_length, negative_kinds, popularity_matched
+from mllm_srec.pipeline.analysis.scored_tables import ScoredTables
+from mllm_srec.pipeline.analysis.strata import StrataSettings, StratumRow
 from mllm_srec.types import ConfigError
 
 N_ITEMS, M = 60, 12

@@ -15,7 +15,7 @@ import torch
 from mllm_srec.data.loading.catalogue_lists import WholeLists
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.models.ranking_module import Scored
-from mllm_srec.pipeline.scored_tables import PLACE
+from mllm_srec.pipeline.analysis.scored_tables import PLACE
 from mllm_srec.types import CandidateBatch, MllmSrecError
 
 SCHEMA: dict[str, type[pl.DataType]] = {

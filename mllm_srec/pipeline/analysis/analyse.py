@@ -10,15 +10,14 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.pipeline.comparison import MUST_AGREE, SAME_IN_A_GROUP, common_protocol
-from mllm_srec.pipeline.comparison_record import FEW
-from mllm_srec.pipeline.run_groups import RunGroup
+from mllm_srec.pipeline.analysis.comparison import FEW, MUST_AGREE, SAME_IN_A_GROUP, common_protocol
+from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, check_same_lists, read_results
+from mllm_srec.pipeline.analysis.run_groups import RunGroup
+from mllm_srec.pipeline.analysis.run_strata import cold_items, history_length, negative_kinds, popularity_matched
+from mllm_srec.pipeline.analysis.scored_tables import TARGETS, ScoredTables, read_scored
+from mllm_srec.pipeline.analysis.strata import ALL, LEFT_OUT, ROW_SCHEMA, StrataSettings, StratumRow
 from mllm_srec.pipeline.runs.folder import read_settings
 from mllm_srec.pipeline.runs.output_files import check_output_file, write_output_file
-from mllm_srec.pipeline.scored_tables import TARGETS, ScoredTables, read_scored
-from mllm_srec.pipeline.strata import ALL, LEFT_OUT, ROW_SCHEMA, StrataSettings, StratumRow
-from mllm_srec.pipeline.strata_of_runs import cold_items, history_length, negative_kinds, popularity_matched
-from mllm_srec.pipeline.user_values import COMMANDS, check_same_lists, read_results
 from mllm_srec.types import ConfigError, DataError, Split
 
 SCHEMA = {"run": pl.String, **ROW_SCHEMA, "n_seeds": pl.Int64}

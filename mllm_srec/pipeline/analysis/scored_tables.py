@@ -14,8 +14,8 @@ import polars as pl
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.tables.popularity import item_popularity
 from mllm_srec.metrics.weighted_auc import SortedRows
+from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, read_lists
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.pipeline.user_values import COMMANDS, read_lists
 from mllm_srec.types import ConfigError, DataError, Split
 
 TARGETS = {"group_id": pl.Int64, "user_id": pl.String, "item_id": pl.String, "label": pl.Int8, "kind": pl.String}

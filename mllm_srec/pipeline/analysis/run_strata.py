@@ -16,8 +16,8 @@ from mllm_srec.metrics.bins import Ints, bin_labels, bin_of
 from mllm_srec.metrics.clustered import Estimate, Floats
 from mllm_srec.metrics.positives import places_among, positive_places
 from mllm_srec.metrics.weighted_auc import SortedRows, matching_weights, popularity_edges
-from mllm_srec.pipeline.scored_tables import ScoredTables
-from mllm_srec.pipeline.strata import Mask, Strata, StrataSettings, StratumRow, Users, left_out, stratum_row
+from mllm_srec.pipeline.analysis.scored_tables import ScoredTables
+from mllm_srec.pipeline.analysis.strata import Mask, Strata, StrataSettings, StratumRow, Users, left_out, stratum_row
 from mllm_srec.types import Kind
 
 KIND_PAIRS: tuple[tuple[Kind, Kind], ...] = (("liked", "sampled"), ("liked", "disliked"), ("disliked", "sampled"))
