@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from mllm_srec.cli.parser import Parser, plain
 from mllm_srec.cli.schema import PROGRAM, RUNS, DataLocation, add_config_file
-from mllm_srec.pipeline.grid_file import (
+from mllm_srec.pipeline.grid.settings import (
     QUICK_SUFFIX,
     GridDataSet,
     GridReport,
@@ -41,7 +41,7 @@ def main(command: str, arguments: list[str]) -> None:
     grid, name = _grid_settings(plain(config)), _name(config)
     if config.quick:
         grid, name = quickened(grid), f"{name}{QUICK_SUFFIX}"
-    from mllm_srec.pipeline.grid_plan import plan_cells
+    from mllm_srec.pipeline.grid.plan import plan_cells
 
     cells = plan_cells(grid, RUNS, DataLocation().name)
     if config.dry_run:
@@ -49,10 +49,10 @@ def main(command: str, arguments: list[str]) -> None:
             note = f"  # with --ckpt_path, once {cell.needs.name} has trained something" if cell.needs else ""
             print(f"{PROGRAM} run {shlex.join(cell.command)}{'' if cell.tested else note}")
         return
-    from mllm_srec.pipeline.grid import outcome_line, run_grid
-    from mllm_srec.pipeline.grid_merge import check_merge, merge_records
-    from mllm_srec.pipeline.grid_results import cell_record, check_output, read_records, write_results
-    from mllm_srec.pipeline.grid_summary import write_summary
+    from mllm_srec.pipeline.grid.merge import check_merge, merge_records
+    from mllm_srec.pipeline.grid.results import cell_record, check_output, read_records, write_results
+    from mllm_srec.pipeline.grid.run import outcome_line, run_grid
+    from mllm_srec.pipeline.grid.summary import write_summary
 
     output = Path(config.output) if config.output is not None else OUTPUT / name
     check_output(output, name)

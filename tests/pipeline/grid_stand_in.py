@@ -112,7 +112,7 @@ def grid(arguments):
     from functools import partial
 
     from mllm_srec.__main__ import main
-    from mllm_srec.pipeline import grid as runner
+    from mllm_srec.pipeline.grid import run as runner
 
     runner.run_grid = partial(runner.run_grid, program=(sys.executable, __file__))
     sys.exit(main(["grid", *arguments]))

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mllm_srec.pipeline import grid_cell
-from mllm_srec.pipeline.grid import run_grid
-from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings
-from mllm_srec.pipeline.grid_plan import plan_cells
-from mllm_srec.pipeline.grid_record import is_finished, read_attempts
-from mllm_srec.pipeline.grid_results import cell_record
+from mllm_srec.pipeline.grid import cell as grid_cell
+from mllm_srec.pipeline.grid.plan import plan_cells
+from mllm_srec.pipeline.grid.record import is_finished, read_attempts
+from mllm_srec.pipeline.grid.results import cell_record
+from mllm_srec.pipeline.grid.run import run_grid
+from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings
 from mllm_srec.types import ConfigError
 from tests.pipeline.grid_stand_in import wait_for
 

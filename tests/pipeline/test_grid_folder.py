@@ -6,10 +6,10 @@ import shutil
 import polars as pl
 import pytest
 
-from mllm_srec.pipeline.grid_file import GridDataSet, GridReport, GridRow, GridSettings, Significance, described
-from mllm_srec.pipeline.grid_folder import find_results, read_grid
-from mllm_srec.pipeline.grid_results import write_results
-from mllm_srec.pipeline.grid_summary import write_summary
+from mllm_srec.pipeline.grid.read import find_results, read_grid
+from mllm_srec.pipeline.grid.results import write_results
+from mllm_srec.pipeline.grid.settings import GridDataSet, GridReport, GridRow, GridSettings, Significance, described
+from mllm_srec.pipeline.grid.summary import write_summary
 from mllm_srec.reports.grid_about import AboutDataSet
 from mllm_srec.types import ConfigError, DataError
 from tests.pipeline.grid_stand_in import METRICS

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from mllm_srec.metrics.evaluation import EvaluationMetrics
-from mllm_srec.pipeline.grid_file import (
+from mllm_srec.pipeline.grid.plan import merged_settings, plan_cells
+from mllm_srec.pipeline.grid.settings import (
     METRIC,
     GridDataSet,
     GridReport,
@@ -20,7 +21,6 @@ from mllm_srec.pipeline.grid_file import (
     check_grid,
     quickened,
 )
-from mllm_srec.pipeline.grid_plan import merged_settings, plan_cells
 from mllm_srec.types import ConfigError
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mllm_srec.pipeline.grid_record import StageClock, peak_bytes
+from mllm_srec.pipeline.grid.record import StageClock, peak_bytes
 from mllm_srec.pipeline.runs.provenance import commit, versions
 
 

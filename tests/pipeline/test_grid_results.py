@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from mllm_srec.__main__ import main
-from mllm_srec.pipeline import grid as runner
-from mllm_srec.pipeline.grid_file import Significance
-from mllm_srec.pipeline.grid_folder import read_grid
-from mllm_srec.pipeline.grid_merge import check_merge, merge_records
-from mllm_srec.pipeline.grid_results import check_output, read_records, tidy, write_results
-from mllm_srec.pipeline.grid_summary import write_summary
+from mllm_srec.pipeline.grid import run as runner
+from mllm_srec.pipeline.grid.merge import check_merge, merge_records
+from mllm_srec.pipeline.grid.read import read_grid
+from mllm_srec.pipeline.grid.results import check_output, read_records, tidy, write_results
+from mllm_srec.pipeline.grid.settings import Significance
+from mllm_srec.pipeline.grid.summary import write_summary
 from mllm_srec.types import ConfigError, DataError
 from tests.pipeline.grid_stand_in import METRICS, N_USERS, leave_results, user_values
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mllm_srec.pipeline.grid_runs import grid_run_groups
+from mllm_srec.pipeline.grid.results import grid_run_groups
 from mllm_srec.types import ConfigError
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mllm_srec.__main__ import main
-from mllm_srec.pipeline.grid_folder import read_grid
+from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.report import _anchors, check_report_folder, write_report
 from mllm_srec.pipeline.report_sections import grid_section
 from mllm_srec.reports.page import GENERATOR, NoteBlock

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from mllm_srec.files.atomic import write_whole_text
-from mllm_srec.pipeline.grid_plan import Cell
+from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.runs.names import was_tested
 from mllm_srec.pipeline.runs.provenance import commit, versions
 

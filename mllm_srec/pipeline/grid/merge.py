@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllm_srec.pipeline.analysis.comparison import MUST_AGREE
-from mllm_srec.pipeline.grid_file import QUICK_SUFFIX
-from mllm_srec.pipeline.grid_plan import Cell
-from mllm_srec.pipeline.grid_results import CellRecord, place
+from mllm_srec.pipeline.grid.plan import Cell
+from mllm_srec.pipeline.grid.results import CellRecord, place
+from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
 from mllm_srec.types import ConfigError
 
 

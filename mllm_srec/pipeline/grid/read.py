@@ -9,11 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from mllm_srec.pipeline.grid_about import about_grid
-from mllm_srec.pipeline.grid_file import QUICK_SUFFIX
-from mllm_srec.pipeline.grid_merge import check_measured_alike
-from mllm_srec.pipeline.grid_results import RESULTS, SCHEMA, CellRecord, read_records, tidy
-from mllm_srec.pipeline.script_sections import SCRIPTED
+from mllm_srec.pipeline.grid.about import about_grid
+from mllm_srec.pipeline.grid.merge import check_measured_alike
+from mllm_srec.pipeline.grid.results import RESULTS, SCHEMA, CellRecord, read_records, tidy
+from mllm_srec.pipeline.grid.scripted import SCRIPTED
+from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
 from mllm_srec.reports.grid import in_order, summarise
 from mllm_srec.reports.grid_about import AboutGrid
 from mllm_srec.reports.grid_summary import Difference

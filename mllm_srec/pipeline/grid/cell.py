@@ -15,8 +15,8 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import BinaryIO, Literal
 
-from mllm_srec.pipeline.grid_plan import Cell
-from mllm_srec.pipeline.grid_record import StageClock, begin_attempt, end_attempt, is_finished, peak_bytes
+from mllm_srec.pipeline.grid.plan import Cell
+from mllm_srec.pipeline.grid.record import StageClock, begin_attempt, end_attempt, is_finished, peak_bytes
 from mllm_srec.types import ConfigError
 
 POLL = 0.1

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mllm_srec.files.hashing import text_hash
-from mllm_srec.pipeline.grid_file import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
+from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import belongs_to
 from mllm_srec.types import ConfigError

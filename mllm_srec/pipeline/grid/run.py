@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Lock, current_thread, main_thread
 
-from mllm_srec.pipeline.grid_cell import POLL, Outcome, Say, run_cell
-from mllm_srec.pipeline.grid_plan import Cell
+from mllm_srec.pipeline.grid.cell import POLL, Outcome, Say, run_cell
+from mllm_srec.pipeline.grid.plan import Cell
 
 PROGRAM = (sys.executable, "-m", "mllm_srec")
 """How cells are run."""

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import polars as pl
 
-from mllm_srec.pipeline.grid_file import QUICK_SUFFIX, GridSettings
-from mllm_srec.pipeline.grid_results import ABOUT
+from mllm_srec.pipeline.grid.results import ABOUT
+from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX, GridSettings
 from mllm_srec.reports.article import article_key
 from mllm_srec.reports.grid_about import AboutDataSet, AboutGrid, GridKind
 from mllm_srec.types import DataError
