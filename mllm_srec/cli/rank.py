@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     import jsonargparse
 
-    from mllm_srec.pipeline.new_items import NewItem
-    from mllm_srec.pipeline.ranker import RankedList, Ranker
+    from mllm_srec.pipeline.ranking.new_items import NewItem
+    from mllm_srec.pipeline.ranking.ranker import RankedList, Ranker
 
 DESCRIPTION = (
     "Rank items for a person by the probability that they will like them: all items that the person has not met, or of "
@@ -61,7 +61,7 @@ def main(command: str, arguments: list[str]) -> None:
     config = _parsed(parser, arguments)
     flags = {name: config[name] for name in FLAGS}
     _check(flags)
-    from mllm_srec.pipeline.new_items import read_new_items
+    from mllm_srec.pipeline.ranking.new_items import read_new_items
 
     new_items = read_new_items(flags["new_item"] or [])
     ranker = _open(parser, config, flags)
@@ -101,8 +101,8 @@ def _open(parser: jsonargparse.ArgumentParser, config: Any, flags: dict[str, Any
 
     from mllm_srec.cli.checks import check_settings
     from mllm_srec.pipeline.build import ensure_prepared, folder_lock
-    from mllm_srec.pipeline.loaded_run import load_run
-    from mllm_srec.pipeline.ranker import Ranker
+    from mllm_srec.pipeline.ranking.loaded_run import load_run
+    from mllm_srec.pipeline.ranking.ranker import Ranker
 
     check_settings("predict", config)
     folder = Path(config.data.root) / config.data.name
@@ -115,7 +115,7 @@ def _open(parser: jsonargparse.ArgumentParser, config: Any, flags: dict[str, Any
 
 def _check(flags: dict[str, Any]) -> None:
     """Refuse arguments that ask for nothing, before anything is loaded."""
-    from mllm_srec.pipeline.list_files import check_output
+    from mllm_srec.pipeline.ranking.all_users import check_output
 
     if flags["user"] is None and flags["output"] is None:
         raise ConfigError("nothing is asked for; give --user ID for one person, or --output FILE for all users")
@@ -139,7 +139,7 @@ def _print(ranker: Ranker, ranked: RankedList, top_k: int) -> None:
 
 
 def _write(ranker: Ranker, path: Path, users: Sequence[str], new_items: Sequence[NewItem], top_k: int) -> None:
-    from mllm_srec.pipeline.list_files import write_lists
+    from mllm_srec.pipeline.ranking.all_users import write_lists
 
     covered = [user_id for user_id in users if ranker.chooser.covers(user_id)]
     print(f"ranking for {len(covered):,} users: {ranker.chooser.source}", flush=True)

@@ -7,8 +7,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from mllm_srec.__main__ import main
-from mllm_srec.pipeline.new_items import NewItem
-from mllm_srec.pipeline.ranker import Ranker
+from mllm_srec.pipeline.ranking.new_items import NewItem
+from mllm_srec.pipeline.ranking.ranker import Ranker
 from mllm_srec.summaries.settings import STAGES
 from tests.conftest import write_picture
 from tests.pipeline.conftest import run_settings, told_root, write_run  # noqa: F401 - fixtures

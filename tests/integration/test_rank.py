@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from mllm_srec.__main__ import main
-from mllm_srec.pipeline.ranker import NewItem, Ranker
+from mllm_srec.pipeline.ranking.ranker import NewItem, Ranker
 from mllm_srec.summaries.settings import STAGES
 from tests.conftest import write_picture
 

@@ -11,7 +11,7 @@ import yaml
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.loaded_run import load_run
+from mllm_srec.pipeline.ranking.loaded_run import load_run
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries import run as summarize

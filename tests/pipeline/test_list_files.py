@@ -4,10 +4,10 @@ import polars as pl
 import pytest
 from filelock import FileLock
 
-from mllm_srec.pipeline import list_files
-from mllm_srec.pipeline.list_files import check_output, write_lists
-from mllm_srec.pipeline.new_items import NewItem
-from mllm_srec.pipeline.ranker import LIST_SCHEMA, Ranker
+from mllm_srec.pipeline.ranking import all_users as list_files
+from mllm_srec.pipeline.ranking.all_users import check_output, write_lists
+from mllm_srec.pipeline.ranking.new_items import NewItem
+from mllm_srec.pipeline.ranking.ranker import LIST_SCHEMA, Ranker
 from mllm_srec.types import ConfigError
 
 NEW = [NewItem("violet mug")]

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from mllm_srec.pipeline.new_items import NewItem, read_new_items
+from mllm_srec.pipeline.ranking.new_items import NewItem, read_new_items
 from mllm_srec.types import DataError
 
 

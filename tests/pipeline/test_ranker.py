@@ -14,12 +14,12 @@ import torch
 import mllm_srec.models.summarizer as summarizer_module
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
-from mllm_srec.pipeline import scorer
-from mllm_srec.pipeline.loaded_run import load_run
-from mllm_srec.pipeline.new_items import NewItem
-from mllm_srec.pipeline.people import History
-from mllm_srec.pipeline.rank_candidates import CandidateChooser
-from mllm_srec.pipeline.ranker import LIST_SCHEMA, Ranker
+from mllm_srec.pipeline.ranking import scorer
+from mllm_srec.pipeline.ranking.candidates import CandidateChooser
+from mllm_srec.pipeline.ranking.loaded_run import load_run
+from mllm_srec.pipeline.ranking.new_items import NewItem
+from mllm_srec.pipeline.ranking.people import History
+from mllm_srec.pipeline.ranking.ranker import LIST_SCHEMA, Ranker
 from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
 from mllm_srec.types import ConfigError, DataError
 from tests.conftest import write_picture, write_shop

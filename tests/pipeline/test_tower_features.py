@@ -4,7 +4,7 @@ from mllm_srec.data.pictures.image_store import build_image_store, load_image_pr
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.pipeline.features import extract_features, feature_folder
-from mllm_srec.pipeline.tower_features import TowerFeatures
+from mllm_srec.pipeline.ranking.scorer import TowerFeatures
 from tests.conftest import write_picture
 
 

@@ -19,14 +19,14 @@ import polars as pl
 
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.data.tables.popularity import POPULARITY
-from mllm_srec.pipeline.loaded_run import LoadedRun, load_run
-from mllm_srec.pipeline.new_items import NewItem
-from mllm_srec.pipeline.people import History, Person, check_user, people_now
-from mllm_srec.pipeline.rank_candidates import CandidateChooser
-from mllm_srec.pipeline.rank_prompts import RankPrompts
+from mllm_srec.pipeline.ranking.candidates import CandidateChooser
+from mllm_srec.pipeline.ranking.loaded_run import LoadedRun, load_run
+from mllm_srec.pipeline.ranking.new_items import NewItem
+from mllm_srec.pipeline.ranking.people import History, Person, check_user, people_now
+from mllm_srec.pipeline.ranking.prompts import RankPrompts
+from mllm_srec.pipeline.ranking.scorer import Scorer
 from mllm_srec.pipeline.runs.checkpoints import read_checkpoint
 from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
-from mllm_srec.pipeline.scorer import Scorer
 from mllm_srec.types import ConfigError, DataError
 
 LIST_SCHEMA: dict[str, pl.DataType] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from mllm_srec.pipeline.people import Person
-from mllm_srec.pipeline.ranker import Ranker
+from mllm_srec.pipeline.ranking.people import Person
+from mllm_srec.pipeline.ranking.ranker import Ranker
 
 HISTORY_SCHEMA: dict[str, type[pl.DataType]] = {
     "item_id": pl.String,

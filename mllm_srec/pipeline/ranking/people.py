@@ -18,7 +18,7 @@ from mllm_srec.data.stored_prompts.contexts import ContextBody, ContextTexts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.data.tables.contexts import add_contexts
 from mllm_srec.data.tables.interactions import is_liked
-from mllm_srec.pipeline.new_items import NewItem
+from mllm_srec.pipeline.ranking.new_items import NewItem
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import LIKED_RATING, VISIBLE, DataError
 

@@ -11,8 +11,8 @@ from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.stored_prompts.item_texts import ShownItem
 from mllm_srec.data.stored_prompts.parts import PromptParts
 from mllm_srec.data.stored_prompts.store import prompt_target
-from mllm_srec.pipeline.new_items import NewItem
-from mllm_srec.pipeline.people import Person
+from mllm_srec.pipeline.ranking.new_items import NewItem
+from mllm_srec.pipeline.ranking.people import Person
 from mllm_srec.prompts.packing import PromptTarget
 from mllm_srec.summaries.on_arrival import SummaryArrivals
 from mllm_srec.types import DataError

@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from mllm_srec.files.atomic import write_whole
 from mllm_srec.files.hashing import file_hash
 from mllm_srec.files.progress import LateProgress
-from mllm_srec.pipeline.new_items import NewItem
-from mllm_srec.pipeline.ranker import LIST_SCHEMA, Ranker
+from mllm_srec.pipeline.ranking.new_items import NewItem
+from mllm_srec.pipeline.ranking.ranker import LIST_SCHEMA, Ranker
 from mllm_srec.summaries.store import content_key
 from mllm_srec.types import ConfigError
 
