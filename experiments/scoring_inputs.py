@@ -23,7 +23,7 @@ from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, l
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
-from mllm_srec.pipeline.features import extract_features
+from mllm_srec.pipeline.features.pictures import extract_features
 from mllm_srec.prompts import builder
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget

@@ -46,7 +46,7 @@ from mllm_srec.pipeline.evaluation.references import (
 )
 from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
 from mllm_srec.pipeline.evaluation.wandb_examples import ExampleTable
-from mllm_srec.pipeline.experiments import Experiment, ItemExperiment, PromptExperiment
+from mllm_srec.pipeline.model_kinds import Experiment, ItemExperiment, PromptExperiment
 from mllm_srec.pipeline.runs.checkpoints import RunCheckpoint, StayStopped, check_resume, read_checkpoint
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import (

@@ -18,7 +18,7 @@ from mllm_srec.data.loading.item_datamodule import ItemDataModule
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
-from mllm_srec.pipeline.item_data import train_data
+from mllm_srec.pipeline.model_kinds import train_data
 from mllm_srec.prompts.templates import PromptSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -12,8 +12,8 @@ from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline import features
-from mllm_srec.pipeline.features import extract_features
+from mllm_srec.pipeline.features import pictures as features
+from mllm_srec.pipeline.features.pictures import extract_features
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,9 @@ from mllm_srec.models import text_encoder
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
 from mllm_srec.models.text_encoder import SentenceEncoder
-from mllm_srec.pipeline import features, text_features
-from mllm_srec.pipeline.item_features import feature_text, item_features, mean_cosine, unit_rows
+from mllm_srec.pipeline.features import pictures as features
+from mllm_srec.pipeline.features import texts as text_features
+from mllm_srec.pipeline.features.items import feature_text, item_features, mean_cosine, unit_rows
 from mllm_srec.types import ConfigError
 
 PICTURES = PictureSettings(serve="features", max_pixels=4 * 28 * 28)
@@ -244,7 +245,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.pipeline.build import folder_lock
-from mllm_srec.pipeline.item_features import item_features
+from mllm_srec.pipeline.features.items import item_features
 data = PreparedDataset.open(sys.argv[1])
 pictures = PictureSettings(serve="features", max_pixels=4 * 28 * 28)
 with folder_lock(data.folder):

@@ -3,7 +3,7 @@ import torch
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings
-from mllm_srec.pipeline.features import extract_features, feature_folder
+from mllm_srec.pipeline.features.pictures import extract_features, feature_folder
 from mllm_srec.pipeline.ranking.scorer import TowerFeatures
 from tests.conftest import write_picture
 

@@ -16,7 +16,7 @@ from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.models.backbone import Backbone, load_backbone
 from mllm_srec.models.scoring import score
-from mllm_srec.pipeline.features import feature_folder, frozen
+from mllm_srec.pipeline.features.pictures import feature_folder, frozen
 from mllm_srec.pipeline.ranking.loaded_run import LoadedRun
 from mllm_srec.prompts.packing import PromptGroup, PromptTarget
 from mllm_srec.types import MllmSrecError, PackedBatch

@@ -29,9 +29,9 @@ from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, hidden_size
 from mllm_srec.models.text_encoder import BackboneText, SentenceEncoder, TextEncoder
 from mllm_srec.pipeline.build import resolve_backbone
-from mllm_srec.pipeline.features import extract_features, frozen
+from mllm_srec.pipeline.features.pictures import extract_features, frozen
+from mllm_srec.pipeline.features.texts import text_features
 from mllm_srec.pipeline.runs.names import is_first_process
-from mllm_srec.pipeline.text_features import text_features
 from mllm_srec.prompts.builder import ItemText, item_text
 from mllm_srec.prompts.templates import PromptSettings
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.text_encoder import TextEncoder, mean_over_tokens
-from mllm_srec.pipeline.features import extraction_trainer
+from mllm_srec.pipeline.features.pictures import extraction_trainer
 from mllm_srec.types import ConfigError
 
 Tokens = tuple[int, ...]

@@ -7,22 +7,26 @@ from dataclasses import asdict, replace
 from inspect import signature
 from typing import Any, Protocol
 
+import polars as pl
 import torch
 
 from mllm_srec.baselines.base import ItemRecommender, check_item_identity
+from mllm_srec.baselines.train_data import ItemFeatures, TrainData
+from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.loading.item_batches import Numbering
 from mllm_srec.data.loading.item_datamodule import ItemDataModule
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
+from mllm_srec.data.tables.interactions import in_time_order, is_liked
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.checkpoint import check_identity, identity
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import resolve_stages
-from mllm_srec.pipeline.features import extract_features, frozen
-from mllm_srec.pipeline.item_data import train_data
-from mllm_srec.pipeline.item_features import item_features
+from mllm_srec.pipeline.features.items import item_features
+from mllm_srec.pipeline.features.pictures import extract_features, frozen
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.summaries.requests import SummaryPlan
 from mllm_srec.summaries.run import ensure_summaries, summary_accuracy, summary_tokens
@@ -231,3 +235,23 @@ class ItemExperiment:
 def n_weights(model: torch.nn.Module) -> int:
     """Number of trained weights."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def train_data(data: PreparedDataset, numbering: Numbering, features: ItemFeatures | None = None) -> TrainData:
+    """Interactions of the train split; rows of other splits are not looked at, but for the number of users.
+
+    Args:
+        data: The prepared data set.
+        numbering: Its users and items by number.
+        features: Of its items, for models that ask for them.
+    """
+    rows = in_time_order(data.interactions.filter(pl.col("split") == "train"))
+    return TrainData(
+        user=numbering.users(rows["user_id"]),
+        item=numbering.items(rows["item_id"]),
+        liked=rows.select(is_liked()).to_series().to_numpy(),
+        timestamp=rows["timestamp"].to_numpy(),
+        n_users=numbering.n_users,
+        n_items=numbering.n_items,
+        features=features,
+    )
