@@ -30,7 +30,7 @@ def make_figure(run: Path, output: Path, n_cases: int = 2, seed: int = 0) -> lis
         ConfigError: The folder holds no tested run, or its data set or summaries are gone.
         DataError: The predictions are of another data set.
     """
-    from mllm_srec.pipeline.case_studies import case_studies  # what libraries print then is silenced before
+    from mllm_srec.pipeline.report.case_studies import case_studies  # what libraries print then is silenced before
     from mllm_srec.pipeline.runs.folder import read_settings
 
     studies = case_studies(run, n_cases, n_cases, seed)

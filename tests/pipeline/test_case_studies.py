@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.pipeline.case_studies import case_studies, drawn_anew, list_verdicts, with_places
+from mllm_srec.pipeline.report.case_studies import case_studies, drawn_anew, list_verdicts, with_places
 from mllm_srec.prompts.summaries import one_line
 from mllm_srec.types import ConfigError, DataError
 from tests.conftest import write_picture

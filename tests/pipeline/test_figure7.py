@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mllm_srec.__main__ import main
-from mllm_srec.pipeline.case_studies import case_studies
+from mllm_srec.pipeline.report.case_studies import case_studies
 from mllm_srec.reports.case_files import read_cases, write_cases
 from mllm_srec.types import ConfigError, DataError
 

@@ -10,8 +10,8 @@ import pytest
 
 from mllm_srec.__main__ import main
 from mllm_srec.pipeline.grid.read import read_grid
-from mllm_srec.pipeline.report import _anchors, check_report_folder, write_report
-from mllm_srec.pipeline.report_sections import grid_section
+from mllm_srec.pipeline.report.report import _anchors, check_report_folder, write_report
+from mllm_srec.pipeline.report.sections import grid_section
 from mllm_srec.reports.page import GENERATOR, NoteBlock
 from tests.pipeline.grid_stand_in import METRICS
 from tests.pipeline.test_grid_folder import GAINS, about, written  # noqa: F401 - a fixture
@@ -166,7 +166,7 @@ def test_a_report_that_was_broken_off_can_be_written_again(here, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mllm_srec.pipeline.report.write_drawing", killed)
+        patch.setattr("mllm_srec.pipeline.report.report.write_drawing", killed)
         with pytest.raises(KeyboardInterrupt):
             write_report([Path("experiments/results/t")], [], Path("report"), "title")
     assert not Path("report/index.html").exists()

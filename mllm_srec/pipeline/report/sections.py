@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.pipeline.case_studies import case_studies
 from mllm_srec.pipeline.grid.read import GridFolder
 from mllm_srec.pipeline.grid.results import SCHEMA, CellRecord, code_names, of_generated_shop, random_weights
+from mllm_srec.pipeline.report.case_studies import case_studies
 from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
 from mllm_srec.pipeline.runs.training_log import training_log
 from mllm_srec.reports.drawing import Drawing

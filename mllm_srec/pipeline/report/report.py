@@ -15,7 +15,7 @@ from mllm_srec.files.atomic import write_whole_text
 from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.scripted import script_section, scripted_name
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
-from mllm_srec.pipeline.report_sections import Cases, grid_section, run_section
+from mllm_srec.pipeline.report.sections import Cases, grid_section, run_section
 from mllm_srec.reports.drawing import write_drawing
 from mllm_srec.reports.page import GENERATOR, FigureBlock, Section, TableBlock, render_page
 from mllm_srec.reports.table_text import csv_text, latex, markdown, markdown_escaped
