@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from mllm_srec.cli.quiet import silence_libraries, silence_loggers
-from mllm_srec.reports.case_files import write_cases
+from mllm_srec.reports.page.case_files import write_cases
 from mllm_srec.types import ConfigError, DataError
 
 OUTPUT = Path(__file__).resolve().parent / "results/figure7"

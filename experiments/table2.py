@@ -17,7 +17,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.tables.statistics import dataset_statistics
-from mllm_srec.reports.data_statistics import write_table2
+from mllm_srec.reports.tables.data_statistics import write_table2
 from mllm_srec.types import ConfigError
 
 OUTPUT = Path(__file__).resolve().parent / "results/table2"

@@ -29,7 +29,7 @@ def main(command: str, arguments: list[str]) -> None:
     from mllm_srec.pipeline.analysis.analyse import analyse_runs, check_output, write_analysis
     from mllm_srec.pipeline.analysis.run_groups import run_groups
     from mllm_srec.pipeline.analysis.strata import StrataSettings
-    from mllm_srec.reports.strata import print_strata
+    from mllm_srec.reports.terminal.strata import print_strata
 
     output = None if config.output is None else Path(config.output)
     groups = run_groups(config.runs, least=1)

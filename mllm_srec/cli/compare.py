@@ -25,7 +25,7 @@ def main(command: str, arguments: list[str]) -> None:
     config = _parser(command).parse_args(arguments)
     from mllm_srec.pipeline.analysis.comparison import check_output, compare_runs, notes, write_comparison
     from mllm_srec.pipeline.analysis.run_groups import run_groups
-    from mllm_srec.reports.comparison import print_comparison
+    from mllm_srec.reports.terminal.comparison import print_comparison
 
     output = None if config.output is None else Path(config.output)
     groups = run_groups(config.runs)

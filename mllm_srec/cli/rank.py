@@ -128,7 +128,7 @@ def _check(flags: dict[str, Any]) -> None:
 
 def _print(ranker: Ranker, ranked: RankedList, top_k: int) -> None:
     """What is known of a person, their best items, and the new ones wherever they stand."""
-    from mllm_srec.reports.ranked import print_list, print_person
+    from mllm_srec.reports.terminal.ranked import print_list, print_person
 
     person = ranked.person
     history = [(item_id, ranker.prompts.row(item_id)["title"]) for item_id in person.history]

@@ -18,7 +18,7 @@ from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.clip import clip_similarity
 from mllm_srec.models.summarizer import SummaryGenerator
 from mllm_srec.prompts.summaries import Summary, SummaryPrompt
-from mllm_srec.reports.summaries import print_quality
+from mllm_srec.reports.terminal.summaries import print_quality
 from mllm_srec.summaries.demo_quality import demo_quality
 from mllm_srec.summaries.inputs import SummaryInputs, summary_texts
 from mllm_srec.summaries.preference_chains import Chain, ChainStep, build_chains

@@ -10,7 +10,7 @@ import pytest
 
 from mllm_srec.__main__ import main
 from mllm_srec.pipeline.report.case_studies import case_studies
-from mllm_srec.reports.case_files import read_cases, write_cases
+from mllm_srec.reports.page.case_files import read_cases, write_cases
 from mllm_srec.types import ConfigError, DataError
 
 EVIL = "mug | <script>alert(1)</script>\n# [x](javascript:1) ![](a.svg) `$e$` \u202e"

@@ -10,7 +10,7 @@ from mllm_srec.pipeline.grid.read import find_results, read_grid
 from mllm_srec.pipeline.grid.results import write_results
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridReport, GridRow, GridSettings, Significance, described
 from mllm_srec.pipeline.grid.summary import write_summary
-from mllm_srec.reports.grid_about import AboutDataSet
+from mllm_srec.reports.tables.grid_about import AboutDataSet
 from mllm_srec.types import ConfigError, DataError
 from tests.pipeline.grid_stand_in import METRICS
 from tests.pipeline.test_grid_results import record

@@ -12,7 +12,7 @@ from mllm_srec.__main__ import main
 from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.report.report import _anchors, check_report_folder, write_report
 from mllm_srec.pipeline.report.sections import grid_section
-from mllm_srec.reports.page import GENERATOR, NoteBlock
+from mllm_srec.reports.page.page import GENERATOR, NoteBlock
 from tests.pipeline.grid_stand_in import METRICS
 from tests.pipeline.test_grid_folder import GAINS, about, written  # noqa: F401 - a fixture
 from tests.reports.page_reader import PageReader

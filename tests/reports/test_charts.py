@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mllm_srec.reports.charts import (
+from mllm_srec.reports.figures.charts import (
     CostPoint,
     Panel,
     Point,
@@ -20,8 +20,8 @@ from mllm_srec.reports.charts import (
     log_ticks,
     row_chart,
 )
-from mllm_srec.reports.drawing import DARK, LIGHT, Drawing, drawn, line_style, write_drawing
-from mllm_srec.reports.training_charts import Curve, TrainingLog, training_chart
+from mllm_srec.reports.figures.drawing import DARK, LIGHT, Drawing, drawn, line_style, write_drawing
+from mllm_srec.reports.figures.training_charts import Curve, TrainingLog, training_chart
 
 ROWS = {"a": Point(0.5, 0.1), "$\\frac{$ <b>": Point(0.7), "c" * 60: Point(0.2, 0.0)}
 LINES = {row: {0.0: point, 1.0: point} for row, point in ROWS.items()}

@@ -6,7 +6,7 @@ import pytest
 
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.metrics.significance import PairedDifference
-from mllm_srec.reports.comparison import print_comparison
+from mllm_srec.reports.terminal.comparison import print_comparison
 
 
 def row(run, metric="ndcg@10", mean=0.5, seed_sd=None, p=0.0123, holm_p=0.0246, gain=0.1):

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
-from mllm_srec.reports.dot_figures import png, seeds_figure, strata_figure
-from mllm_srec.reports.picture_figure import picture_figure
+from mllm_srec.reports.figures.dot_figures import png, seeds_figure, strata_figure
+from mllm_srec.reports.figures.picture_figure import picture_figure
 
 
 def row(run, stratum, value, n=10, metric="auc"):

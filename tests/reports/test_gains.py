@@ -2,9 +2,9 @@
 
 import pytest
 
-from mllm_srec.reports.article import NOT_AVAILABLE, TABLE5, TABLE5_METRICS, article_key, article_note
-from mllm_srec.reports.gains import article_table, gain_row
-from mllm_srec.reports.grid_about import AboutDataSet, AboutGrid
+from mllm_srec.reports.tables.article import NOT_AVAILABLE, TABLE5, TABLE5_METRICS, article_key, article_note
+from mllm_srec.reports.tables.gains import article_table, gain_row
+from mllm_srec.reports.tables.grid_about import AboutDataSet, AboutGrid
 
 MEANS = {("base", "auc"): 0.5, ("sv", "auc"): 0.8, ("full", "auc"): 0.6, ("base", "hr@5"): 0.0, ("full", "hr@5"): 0.2}
 

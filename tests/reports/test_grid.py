@@ -5,10 +5,10 @@ import pytest
 
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.metrics.significance import PairedDifference
-from mllm_srec.reports.grid import cost_table, result_table, summarise
-from mllm_srec.reports.grid_summary import DataSetReport, summary_rows, summary_text
-from mllm_srec.reports.table_text import markdown
-from mllm_srec.reports.tables import Cell, Row, Table
+from mllm_srec.reports.tables.grid import cost_table, result_table, summarise
+from mllm_srec.reports.tables.grid_summary import DataSetReport, summary_rows, summary_text
+from mllm_srec.reports.tables.table_text import markdown
+from mllm_srec.reports.tables.tables import Cell, Row, Table
 
 
 def results(**rows):

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mllm_srec.reports.cases import Case, CaseItem, CaseStudies, CaseTarget
-from mllm_srec.reports.charts import Point, row_chart
-from mllm_srec.reports.drawing import Drawing
-from mllm_srec.reports.metric_words import metric_family, metric_meaning
-from mllm_srec.reports.page import CaseBlock, FigureBlock, NoteBlock, Section, TableBlock, render_page
-from mllm_srec.reports.tables import Cell, Row, Table
+from mllm_srec.reports.figures.charts import Point, row_chart
+from mllm_srec.reports.figures.drawing import Drawing
+from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget
+from mllm_srec.reports.page.page import CaseBlock, FigureBlock, NoteBlock, Section, TableBlock, render_page
+from mllm_srec.reports.tables.metric_words import metric_family, metric_meaning
+from mllm_srec.reports.tables.tables import Cell, Row, Table
 from tests.reports.page_reader import PageReader
 
 HOSTILE = (

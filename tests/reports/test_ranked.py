@@ -1,6 +1,6 @@
 """What the terminal shows of a list, whatever titles hold."""
 
-from mllm_srec.reports.ranked import print_list, print_person
+from mllm_srec.reports.terminal.ranked import print_list, print_person
 
 EVIL = "[bold red]mug[/] \x1b[31m\n[link=http://x]" + "x" * 100
 

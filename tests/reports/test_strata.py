@@ -2,7 +2,7 @@
 
 import pytest
 
-from mllm_srec.reports.strata import print_strata
+from mllm_srec.reports.terminal.strata import print_strata
 
 
 def row(stratum, metric="auc", value=0.51234, n=1234, run="a", analysis="history_length", unit="lists", half=0.01):

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from mllm_srec.reports import summaries
-from mllm_srec.reports.summaries import MAX_SHOWN, print_quality
+from mllm_srec.reports.terminal import summaries
+from mllm_srec.reports.terminal.summaries import MAX_SHOWN, print_quality
 
 QUALITY = {"n": 12345, "n_refused": 2, "n_empty": 0, "tokens_median": 7.5, "share": None, "all_states/x": 0.25}
 

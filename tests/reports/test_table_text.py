@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from mllm_srec.reports.table_text import csv_text, latex, latex_escaped, markdown, markdown_escaped
-from mllm_srec.reports.tables import Cell, Row, Table
+from mllm_srec.reports.tables.table_text import csv_text, latex, latex_escaped, markdown, markdown_escaped
+from mllm_srec.reports.tables.tables import Cell, Row, Table
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_srec.reports.terminal import print_prepared, print_results
+from mllm_srec.reports.terminal.results import print_prepared, print_results
 
 CUTS = ("hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20")
 METRICS = {

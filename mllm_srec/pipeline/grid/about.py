@@ -11,8 +11,8 @@ import polars as pl
 
 from mllm_srec.pipeline.grid.results import ABOUT
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX, GridSettings
-from mllm_srec.reports.article import article_key
-from mllm_srec.reports.grid_about import AboutDataSet, AboutGrid, GridKind
+from mllm_srec.reports.tables.article import article_key
+from mllm_srec.reports.tables.grid_about import AboutDataSet, AboutGrid, GridKind
 from mllm_srec.types import DataError
 
 KINDS: tuple[GridKind, ...] = get_args(GridKind)

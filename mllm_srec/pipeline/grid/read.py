@@ -14,9 +14,9 @@ from mllm_srec.pipeline.grid.merge import check_measured_alike
 from mllm_srec.pipeline.grid.results import RESULTS, SCHEMA, CellRecord, read_records, tidy
 from mllm_srec.pipeline.grid.scripted import SCRIPTED
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
-from mllm_srec.reports.grid import in_order, summarise
-from mllm_srec.reports.grid_about import AboutGrid
-from mllm_srec.reports.grid_summary import Difference
+from mllm_srec.reports.tables.grid import in_order, summarise
+from mllm_srec.reports.tables.grid_about import AboutGrid
+from mllm_srec.reports.tables.grid_summary import Difference
 from mllm_srec.types import ConfigError, DataError
 
 SUMMARY = "summary.csv"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mllm_srec.reports import case_files, data_statistics
-from mllm_srec.reports.data_statistics import statistics_table
-from mllm_srec.reports.page import CaseBlock, Section, TableBlock
+from mllm_srec.reports.page import case_files
+from mllm_srec.reports.page.page import CaseBlock, Section, TableBlock
+from mllm_srec.reports.tables import data_statistics
+from mllm_srec.reports.tables.data_statistics import statistics_table
 from mllm_srec.types import DataError
 
 SCRIPTED = {"table2": data_statistics.FILE, "figure7": case_files.FILE}

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.reports.grid_about import GridKind
+from mllm_srec.reports.tables.grid_about import GridKind
 from mllm_srec.types import EVAL_TOP_K, ConfigError
 
 USERS_METRIC = re.compile(rf"user_auc|(hr|recall|ndcg|mrr)(_worst)?@({'|'.join(map(str, EVAL_TOP_K))})")

@@ -23,7 +23,7 @@ from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.pipeline.ranking.loaded_run import load_run
 from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.reports.cases import Case, CaseItem, CaseStudies, CaseTarget, Verdict
+from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget, Verdict
 from mllm_srec.types import ConfigError, DataError
 
 SHOWN_HISTORY = 8

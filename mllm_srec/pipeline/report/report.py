@@ -16,9 +16,9 @@ from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.scripted import script_section, scripted_name
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
 from mllm_srec.pipeline.report.sections import Cases, grid_section, run_section
-from mllm_srec.reports.drawing import write_drawing
-from mllm_srec.reports.page import GENERATOR, FigureBlock, Section, TableBlock, render_page
-from mllm_srec.reports.table_text import csv_text, latex, markdown, markdown_escaped
+from mllm_srec.reports.figures.drawing import write_drawing
+from mllm_srec.reports.page.page import GENERATOR, FigureBlock, Section, TableBlock, render_page
+from mllm_srec.reports.tables.table_text import csv_text, latex, markdown, markdown_escaped
 from mllm_srec.types import ConfigError, DataError
 
 PAGE = "index.html"

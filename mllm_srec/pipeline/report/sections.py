@@ -14,12 +14,12 @@ from mllm_srec.pipeline.grid.results import SCHEMA, CellRecord, code_names, of_g
 from mllm_srec.pipeline.report.case_studies import case_studies
 from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
 from mllm_srec.pipeline.runs.training_log import training_log
-from mllm_srec.reports.drawing import Drawing
-from mllm_srec.reports.grid import in_order, result_table, summarise
-from mllm_srec.reports.grid_blocks import grid_blocks
-from mllm_srec.reports.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
-from mllm_srec.reports.terminal import SHOWN
-from mllm_srec.reports.training_charts import TrainingLog, has_curves, training_chart
+from mllm_srec.reports.figures.drawing import Drawing
+from mllm_srec.reports.figures.training_charts import TrainingLog, has_curves, training_chart
+from mllm_srec.reports.page.grid_blocks import grid_blocks
+from mllm_srec.reports.page.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
+from mllm_srec.reports.tables.grid import in_order, result_table, summarise
+from mllm_srec.reports.terminal.results import SHOWN
 from mllm_srec.types import ConfigError, DataError
 
 Cases = tuple[int, int]

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.reports.training_charts import Curve, TrainingLog
+from mllm_srec.reports.figures.training_charts import Curve, TrainingLog
 from mllm_srec.types import DataError
 
 LOSS = "train/loss"

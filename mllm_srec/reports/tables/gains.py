@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from mllm_srec.reports.article import TABLE5, TABLE5_BASE, TABLE5_METRICS, TABLE5_ROWS
-from mllm_srec.reports.grid_about import AboutGrid
-from mllm_srec.reports.grid_summary import relative_difference
-from mllm_srec.reports.metric_words import higher_is_better
-from mllm_srec.reports.tables import Cell, Row, Table
+from mllm_srec.reports.tables.article import TABLE5, TABLE5_BASE, TABLE5_METRICS, TABLE5_ROWS
+from mllm_srec.reports.tables.grid_about import AboutGrid
+from mllm_srec.reports.tables.grid_summary import relative_difference
+from mllm_srec.reports.tables.metric_words import higher_is_better
+from mllm_srec.reports.tables.tables import Cell, Row, Table
 
 SHOWN_NAMES = 3
 """Of rows that a gain is stated over; more of them are counted."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from mllm_srec.reports.drawing import (
+from mllm_srec.reports.figures.drawing import (
     MIN_WIDTH,
     Draw,
     Theme,
@@ -19,8 +19,8 @@ from mllm_srec.reports.drawing import (
     quiet_axes,
     shared_legend,
 )
-from mllm_srec.reports.metric_words import metric_label
-from mllm_srec.reports.texts import shortened
+from mllm_srec.reports.safe_text import shortened
+from mllm_srec.reports.tables.metric_words import metric_label
 
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mllm_srec.reports.texts import wide_console
+from mllm_srec.reports.safe_text import wide_console
 from mllm_srec.types import EVAL_TOP_K
 
 SHOWN = [

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.reports.article import NOT_AVAILABLE
-from mllm_srec.reports.table_text import latex, markdown, markdown_escaped
-from mllm_srec.reports.tables import Cell, Row, Table
+from mllm_srec.reports.tables.article import NOT_AVAILABLE
+from mllm_srec.reports.tables.table_text import latex, markdown, markdown_escaped
+from mllm_srec.reports.tables.tables import Cell, Row, Table
 
 TITLE = "Table 2: data statistics"
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_srec.metrics.comparison import Compared
-from mllm_srec.reports.texts import one_line
+from mllm_srec.reports.safe_text import one_line
 
 FINDING = 0.05
 """Rows whose corrected p-value is at most this are bold."""

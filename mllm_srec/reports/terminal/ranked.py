@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from mllm_srec.reports.texts import shown_text, wide_console
+from mllm_srec.reports.safe_text import shown_text, wide_console
 
 MAX_TITLE = 70
 MAX_ID = 40

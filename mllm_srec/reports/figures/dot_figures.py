@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mllm_srec.reports.drawing import LIGHT, line_style, quiet_axes
-from mllm_srec.reports.strata import TITLES
-from mllm_srec.reports.texts import shortened
+from mllm_srec.reports.figures.drawing import LIGHT, line_style, quiet_axes
+from mllm_srec.reports.safe_text import shortened
+from mllm_srec.reports.terminal.strata import TITLES
 
 NO_STRATA = ("all", "left out")
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.reports.cases import Case, CaseItem, CaseStudies, CaseTarget
-from mllm_srec.reports.table_text import markdown_escaped
+from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget
+from mllm_srec.reports.tables.table_text import markdown_escaped
 from mllm_srec.types import DataError
 
 TITLE = "Figure 7: case studies"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mllm_srec.reports.texts import shown_text
+from mllm_srec.reports.safe_text import shown_text
 
 MAX_SHOWN = 200
 """Letters of an example; the table of summaries has all of them."""

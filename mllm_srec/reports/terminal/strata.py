@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from mllm_srec.reports.comparison import visible
-from mllm_srec.reports.texts import wide_console
+from mllm_srec.reports.safe_text import wide_console
+from mllm_srec.reports.terminal.comparison import visible
 
 TITLES = {
     "history_length": "liked items in the context",

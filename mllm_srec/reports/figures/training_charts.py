@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mllm_srec.reports.drawing import MIN_WIDTH, Draw, Theme, line_style, quiet_axes, shared_legend
-from mllm_srec.reports.texts import shortened
+from mllm_srec.reports.figures.drawing import MIN_WIDTH, Draw, Theme, line_style, quiet_axes, shared_legend
+from mllm_srec.reports.safe_text import shortened
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.reports.metric_words import higher_is_better
-from mllm_srec.reports.tables import DIGITS, Cell, Row, Table
+from mllm_srec.reports.tables.metric_words import higher_is_better
+from mllm_srec.reports.tables.tables import DIGITS, Cell, Row, Table
 
 STAGES = ("prepare", "summarize", "fit", "test")
 """Stages of `run` whose cost is shown."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mllm_srec.reports.comparison import visible
+from mllm_srec.reports.terminal.comparison import visible
 
 WIDTH = 22
 """Letters of a line below a picture."""

@@ -6,8 +6,8 @@ import csv
 import io
 import re
 
-from mllm_srec.reports.tables import KIND_WORDS, Cell, Row, Table, emphasised
-from mllm_srec.reports.texts import one_line
+from mllm_srec.reports.safe_text import one_line
+from mllm_srec.reports.tables.tables import KIND_WORDS, Cell, Row, Table, emphasised
 
 _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*|[]$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _LATEX = str.maketrans(

@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mllm_srec.reports.cases import CaseStudies
-from mllm_srec.reports.drawing import DARK, LIGHT, Drawing, drawn
-from mllm_srec.reports.metric_words import metric_family, metric_label, metric_meaning
-from mllm_srec.reports.tables import Cell, Table, emphasised
-from mllm_srec.reports.texts import one_line
+from mllm_srec.reports.figures.drawing import DARK, LIGHT, Drawing, drawn
+from mllm_srec.reports.page.cases import CaseStudies
+from mllm_srec.reports.safe_text import one_line
+from mllm_srec.reports.tables.metric_words import metric_family, metric_label, metric_meaning
+from mllm_srec.reports.tables.tables import Cell, Table, emphasised
 
 GENERATOR = "mllm_srec report"
 """Named in the page and beside it, so that a later report knows what it may replace."""

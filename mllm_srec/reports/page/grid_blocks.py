@@ -8,16 +8,16 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.reports.article import article_note
-from mllm_srec.reports.charts import CostPoint, Panel, Point, bar_chart, cost_chart, curve_chart, row_chart
-from mllm_srec.reports.comparison import FINDING
-from mllm_srec.reports.drawing import Drawing
-from mllm_srec.reports.gains import article_table, gain_row, means_of
-from mllm_srec.reports.grid import cost_table, data_set_table, reference_label, result_table
-from mllm_srec.reports.grid_about import AboutGrid
-from mllm_srec.reports.grid_summary import DAGGER, Difference, difference_table
-from mllm_srec.reports.metric_words import metric_label
-from mllm_srec.reports.page import Block, FigureBlock, NoteBlock, TableBlock
+from mllm_srec.reports.figures.charts import CostPoint, Panel, Point, bar_chart, cost_chart, curve_chart, row_chart
+from mllm_srec.reports.figures.drawing import Drawing
+from mllm_srec.reports.page.page import Block, FigureBlock, NoteBlock, TableBlock
+from mllm_srec.reports.tables.article import article_note
+from mllm_srec.reports.tables.gains import article_table, gain_row, means_of
+from mllm_srec.reports.tables.grid import cost_table, data_set_table, reference_label, result_table
+from mllm_srec.reports.tables.grid_about import AboutGrid
+from mllm_srec.reports.tables.grid_summary import DAGGER, Difference, difference_table
+from mllm_srec.reports.tables.metric_words import metric_label
+from mllm_srec.reports.terminal.comparison import FINDING
 
 FEW = 30
 """Below about so many people that differ, interval and p are too optimistic."""
