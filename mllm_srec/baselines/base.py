@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from mllm_srec.baselines.setting_checks import check_at_least
-from mllm_srec.baselines.train_data import ItemFeatures, TrainData
+from mllm_srec.baselines.parts.setting_checks import check_at_least
+from mllm_srec.baselines.parts.train_data import ItemFeatures, TrainData
 from mllm_srec.models.checkpoint import check_keys
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch, TrainBatch

@@ -35,11 +35,11 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from mllm_srec.baselines.attention import MultiHeadAttention, attention_mask
 from mllm_srec.baselines.base import DotProductRecommender
-from mllm_srec.baselines.losses import full_cross_entropy
-from mllm_srec.baselines.setting_checks import check_at_least, check_choice, check_heads, check_share
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.attention import MultiHeadAttention, attention_mask
+from mllm_srec.baselines.parts.losses import full_cross_entropy
+from mllm_srec.baselines.parts.setting_checks import check_at_least, check_choice, check_heads, check_share
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import ConfigError, ItemBatch, TrainBatch
 
 InitialWeights = Literal["xavier", "paper"]

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mllm_srec.baselines.bpr import bpr_loss, feature_tensors
-from mllm_srec.baselines.graph import SparseMatrix, like_edges, undirected
+from mllm_srec.baselines.graph_base import SparseMatrix, like_edges, undirected
 from mllm_srec.baselines.lightgcn import LightGCN
-from mllm_srec.baselines.setting_checks import check_at_least, check_share
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.bpr import bpr_loss, feature_tensors
+from mllm_srec.baselines.parts.setting_checks import check_at_least, check_share
+from mllm_srec.baselines.parts.train_data import TrainData
 
 CHUNK = 1024
 """Items compared with the catalogue at a time: at 18,000 items a block of 74 MB."""

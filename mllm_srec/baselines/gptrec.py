@@ -27,10 +27,10 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2Model
 
 from mllm_srec.baselines.base import ItemRecommender
-from mllm_srec.baselines.code_trie import Context, code_likelihoods, grow, token_logits
-from mllm_srec.baselines.setting_checks import check_at_least, check_choice, check_heads, check_share
-from mllm_srec.baselines.svd_codes import collision_rate, item_codes
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.code_trie import Context, code_likelihoods, grow, token_logits
+from mllm_srec.baselines.parts.setting_checks import check_at_least, check_choice, check_heads, check_share
+from mllm_srec.baselines.parts.svd_codes import collision_rate, item_codes
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch, TrainBatch
 
 Ranking = Literal["top_k", "next_k"]

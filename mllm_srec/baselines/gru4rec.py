@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllm_srec.baselines.losses import full_cross_entropy
-from mllm_srec.baselines.sequence_encoder import SequenceEncoder
-from mllm_srec.baselines.setting_checks import check_at_least, check_share
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.losses import full_cross_entropy
+from mllm_srec.baselines.parts.setting_checks import check_at_least, check_share
+from mllm_srec.baselines.parts.train_data import TrainData
+from mllm_srec.baselines.sequence_base import SequenceEncoder
 from mllm_srec.types import TrainBatch
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from mllm_srec.baselines.base import ItemRecommender
-from mllm_srec.baselines.graph import SparseMatrix
-from mllm_srec.baselines.setting_checks import check_at_least
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.graph_base import SparseMatrix
+from mllm_srec.baselines.parts.setting_checks import check_at_least
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import CandidateBatch, ItemBatch
 
 CHUNK = 256

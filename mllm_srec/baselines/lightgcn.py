@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllm_srec.baselines.graph import GraphRecommender, SparseMatrix, like_edges, undirected
-from mllm_srec.baselines.setting_checks import check_at_least
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.graph_base import GraphRecommender, SparseMatrix, like_edges, undirected
+from mllm_srec.baselines.parts.setting_checks import check_at_least
+from mllm_srec.baselines.parts.train_data import TrainData
 
 
 class LightGCN(GraphRecommender):

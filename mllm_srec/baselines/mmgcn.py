@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mllm_srec.baselines.bpr import feature_tensors
-from mllm_srec.baselines.graph import GraphRecommender, SparseMatrix, like_edges, undirected
-from mllm_srec.baselines.setting_checks import check_at_least
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.graph_base import GraphRecommender, SparseMatrix, like_edges, undirected
+from mllm_srec.baselines.parts.bpr import feature_tensors
+from mllm_srec.baselines.parts.setting_checks import check_at_least
+from mllm_srec.baselines.parts.train_data import TrainData
 
 
 class MMGCNLayer(nn.Module):

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_srec.baselines.base import DotProductRecommender, Unit
-from mllm_srec.baselines.losses import full_cross_entropy
-from mllm_srec.baselines.mmsr_graph import BOTH, SELF, TEXT, build_graphs
-from mllm_srec.baselines.modality_codes import initial_embeddings, modality_codes
-from mllm_srec.baselines.setting_checks import check_at_least, check_share
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.losses import full_cross_entropy
+from mllm_srec.baselines.parts.mmsr_graph import BOTH, SELF, TEXT, build_graphs
+from mllm_srec.baselines.parts.modality_codes import initial_embeddings, modality_codes
+from mllm_srec.baselines.parts.setting_checks import check_at_least, check_share
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import ConfigError, ItemBatch, TrainBatch
 
 SIMILAR_ROWS = 32

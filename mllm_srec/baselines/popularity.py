@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mllm_srec.baselines.base import ItemRecommender
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch
 
 DAY = 86_400_000

@@ -32,12 +32,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mllm_srec.baselines.attention import MultiHeadAttention, attention_mask
-from mllm_srec.baselines.losses import bce, full_cross_entropy, gbce, sampled_softmax
-from mllm_srec.baselines.negatives import KnownItems, NegativeSampler
-from mllm_srec.baselines.sequence_encoder import SequenceEncoder
-from mllm_srec.baselines.setting_checks import check_at_least, check_choice, check_heads, check_share
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.attention import MultiHeadAttention, attention_mask
+from mllm_srec.baselines.parts.losses import bce, full_cross_entropy, gbce, sampled_softmax
+from mllm_srec.baselines.parts.negatives import KnownItems, NegativeSampler
+from mllm_srec.baselines.parts.setting_checks import check_at_least, check_choice, check_heads, check_share
+from mllm_srec.baselines.parts.train_data import TrainData
+from mllm_srec.baselines.sequence_base import SequenceEncoder
 from mllm_srec.types import ConfigError, TrainBatch
 
 Norm = Literal["pre", "original"]

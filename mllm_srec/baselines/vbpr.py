@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from mllm_srec.baselines.base import DotProductRecommender
-from mllm_srec.baselines.bpr import bpr_loss, feature_tensors
-from mllm_srec.baselines.negatives import NegativeSampler
-from mllm_srec.baselines.setting_checks import check_at_least, check_choice
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.bpr import bpr_loss, feature_tensors
+from mllm_srec.baselines.parts.negatives import NegativeSampler
+from mllm_srec.baselines.parts.setting_checks import check_at_least, check_choice
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import ItemBatch, TrainBatch
 
 Modality = Literal["image", "both"]

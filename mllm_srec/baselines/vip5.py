@@ -29,12 +29,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mllm_srec.baselines.base import ItemRecommender, Unit
-from mllm_srec.baselines.negatives import NegativeSampler
-from mllm_srec.baselines.setting_checks import check_at_least, check_choice, check_heads, check_share
-from mllm_srec.baselines.train_data import TrainData
-from mllm_srec.baselines.vip5_model import N_WORDS, RANDOM, VIP5Network, insert_adapters, load_t5, small_t5
-from mllm_srec.baselines.vip5_prompts import IGNORED, Lexicon, Prompts, draw_windows
-from mllm_srec.baselines.vip5_trie import NumberTrie, log_likelihoods
+from mllm_srec.baselines.parts.negatives import NegativeSampler
+from mllm_srec.baselines.parts.setting_checks import check_at_least, check_choice, check_heads, check_share
+from mllm_srec.baselines.parts.train_data import TrainData
+from mllm_srec.baselines.parts.vip5_model import N_WORDS, RANDOM, VIP5Network, insert_adapters, load_t5, small_t5
+from mllm_srec.baselines.parts.vip5_prompts import IGNORED, Lexicon, Prompts, draw_windows
+from mllm_srec.baselines.parts.vip5_trie import NumberTrie, log_likelihoods
 from mllm_srec.models.backbone_files import RANDOM_MARK
 from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch, TrainBatch
 

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from mllm_srec.baselines.base import ItemRecommender, check_item_identity
-from mllm_srec.baselines.train_data import ItemFeatures, TrainData
+from mllm_srec.baselines.parts.train_data import ItemFeatures, TrainData
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.item_batches import Numbering
 from mllm_srec.data.loading.item_datamodule import ItemDataModule

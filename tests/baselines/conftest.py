@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.baselines.train_data import ItemFeatures, TrainData
+from mllm_srec.baselines.parts.train_data import ItemFeatures, TrainData
 
 
 def left_padded(sequences, length):

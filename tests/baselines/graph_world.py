@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.baselines.parts.train_data import ItemFeatures
 from tests.baselines.conftest import train_data
 
 SEQUENCES = [[1, 2, 3], [3, 4], [], [5, 1, 2, 4], [2]]

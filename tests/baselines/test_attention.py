@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.baselines.attention import MultiHeadAttention, attention_mask
+from mllm_srec.baselines.parts.attention import MultiHeadAttention, attention_mask
 
 REAL = torch.tensor([[False, True, True], [False, False, False]])
 

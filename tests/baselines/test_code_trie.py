@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2Model
 
-from mllm_srec.baselines import code_trie
-from mllm_srec.baselines.code_trie import Context, code_levels, code_likelihoods
+from mllm_srec.baselines.parts import code_trie
+from mllm_srec.baselines.parts.code_trie import Context, code_levels, code_likelihoods
 
 VOCABULARY = 7
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.baselines.bpr import bpr_loss, feature_tensors
-from mllm_srec.baselines.graph import SparseMatrix, like_edges, undirected
-from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.baselines.graph_base import SparseMatrix, like_edges, undirected
+from mllm_srec.baselines.parts.bpr import bpr_loss, feature_tensors
+from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import train_data
 

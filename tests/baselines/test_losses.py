@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.baselines import losses
+from mllm_srec.baselines.parts import losses
 
 P, K, N, D = 7, 5, 40, 6
 

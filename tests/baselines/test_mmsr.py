@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mllm_srec.baselines.mmsr import MMSR
-from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, one_gradient, train_data, trained
 from tests.baselines.test_mmsr_graph import slow_graph

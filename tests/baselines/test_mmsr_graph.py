@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.baselines.mmsr_graph import build_graphs, distinct
+from mllm_srec.baselines.parts.mmsr_graph import build_graphs, distinct
 from tests.baselines.conftest import left_padded
 
 N_ITEMS, N_CODES = 9, 4

@@ -6,7 +6,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from mllm_srec.baselines.modality_codes import initial_embeddings, kmeans, modality_codes, principal_components
+from mllm_srec.baselines.parts.modality_codes import initial_embeddings, kmeans, modality_codes, principal_components
 from mllm_srec.types import ConfigError
 
 

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 from mllm_srec.baselines.freedom import FREEDOM
 from mllm_srec.baselines.lightgcn import LightGCN
 from mllm_srec.baselines.mmgcn import MMGCN
+from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.baselines.popularity import Popularity
-from mllm_srec.baselines.train_data import ItemFeatures
 from mllm_srec.baselines.vbpr import VBPR
 from tests.baselines.conftest import item_batch, markov_chains, one_gradient, train_data, trained
 from tests.baselines.graph_world import N_ITEMS, world

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.baselines.popularity import DAY, Popularity, Random, RecencyPopularity
-from mllm_srec.baselines.train_data import TrainData
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, train_data
 

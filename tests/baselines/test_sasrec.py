@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.baselines.sasrec import SASRec
-from mllm_srec.baselines.train_data import TrainData
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, left_padded, markov_chains, train_data, trained
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_srec.baselines.svd_codes import collision_rate, item_codes, item_components, like_matrix, quantile_codes
+from mllm_srec.baselines.parts.svd_codes import collision_rate, item_codes, item_components, like_matrix, quantile_codes
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import train_data
 

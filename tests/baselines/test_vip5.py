@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from mllm_srec.baselines import vip5 as vip5_module
-from mllm_srec.baselines import vip5_prompts
-from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.baselines.parts import vip5_prompts
+from mllm_srec.baselines.parts.train_data import ItemFeatures
+from mllm_srec.baselines.parts.vip5_model import Adapter, VisualTokens, small_tokenizer
 from mllm_srec.baselines.vip5 import VIP5
-from mllm_srec.baselines.vip5_model import Adapter, VisualTokens, small_tokenizer
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, left_padded, one_gradient, train_data, trained
 

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from mllm_srec.baselines.vip5_model import small_tokenizer
-from mllm_srec.baselines.vip5_prompts import PLACEHOLDER, Lexicon, draw_windows
-from mllm_srec.baselines.vip5_trie import NumberTrie, candidate_tree
+from mllm_srec.baselines.parts.vip5_model import small_tokenizer
+from mllm_srec.baselines.parts.vip5_prompts import PLACEHOLDER, Lexicon, draw_windows
+from mllm_srec.baselines.parts.vip5_trie import NumberTrie, candidate_tree
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import left_padded
 

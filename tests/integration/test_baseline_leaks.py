@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from mllm_srec.baselines.base import ItemRecommender
-from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.cli.schema import full_parser
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.item_datamodule import ItemDataModule

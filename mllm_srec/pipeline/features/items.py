@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor

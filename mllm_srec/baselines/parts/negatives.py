@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import DataError
 
 MAX_ROUNDS = 1000

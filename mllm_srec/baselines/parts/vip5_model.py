@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from mllm_srec.baselines.train_data import ItemFeatures
-from mllm_srec.baselines.vip5_prompts import ANSWERS, FIXED, PLACEHOLDER, USER, Prompts
+from mllm_srec.baselines.parts.train_data import ItemFeatures
+from mllm_srec.baselines.parts.vip5_prompts import ANSWERS, FIXED, PLACEHOLDER, USER, Prompts
 from mllm_srec.models.backbone_files import RANDOM_MARK
 from mllm_srec.types import ConfigError
 

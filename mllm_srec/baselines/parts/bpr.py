@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mllm_srec.baselines.train_data import ItemFeatures
+from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.types import ConfigError
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mllm_srec.baselines.vip5_prompts import IGNORED, padded
+from mllm_srec.baselines.parts.vip5_prompts import IGNORED, padded
 
 
 class NumberTrie(nn.Module):

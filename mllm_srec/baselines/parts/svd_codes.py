@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import ConfigError
 
 NOISE = 1e-5

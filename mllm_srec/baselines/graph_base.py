@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_srec.baselines.base import DotProductRecommender
-from mllm_srec.baselines.bpr import bpr_loss
-from mllm_srec.baselines.negatives import NegativeSampler
-from mllm_srec.baselines.train_data import TrainData
+from mllm_srec.baselines.parts.bpr import bpr_loss
+from mllm_srec.baselines.parts.negatives import NegativeSampler
+from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import ItemBatch, TrainBatch
 
 Normalisation = Literal["row", "symmetric"]
