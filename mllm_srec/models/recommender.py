@@ -20,13 +20,13 @@ from mllm_srec.models.backbone import (
     load_backbone,
 )
 from mllm_srec.models.checkpoint import check_identity, check_keys, identity
-from mllm_srec.models.list_scoring import list_scores
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.ranking_module import RankingModule, Scored
 from mllm_srec.models.scoring import (
     ScoreKind,
     ScoringLayout,
     gather_answers,
+    list_scores,
     literal_score,
     log_normalizer,
     response_loss,

@@ -11,8 +11,8 @@ import torch
 from mllm_srec.data.loading.prompt_batches import ListCollator
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
-from mllm_srec.models.list_scoring import list_scores
 from mllm_srec.models.recommender import MLLMRecommender
+from mllm_srec.models.scoring import list_scores
 from mllm_srec.pipeline.ranking.loaded_run import load_run
 from mllm_srec.pipeline.ranking.ranker import Ranker
 from mllm_srec.prompts.lists import draw_lists

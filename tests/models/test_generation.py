@@ -18,7 +18,7 @@ from mllm_srec.models.generation import (
     generation_config,
     row_seed,
 )
-from mllm_srec.models.language_model import load_writer
+from mllm_srec.models.summarizer import load_writer
 from mllm_srec.prompts.chat import ChatEncoder
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.encoding import load_tokenizer

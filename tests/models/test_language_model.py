@@ -7,7 +7,7 @@ import torch
 
 from mllm_srec.models.backbone import BackboneSettings, census
 from mllm_srec.models.backbone_files import describe_backbone, describe_writer
-from mllm_srec.models.language_model import load_writer
+from mllm_srec.models.summarizer import load_writer
 from mllm_srec.types import ConfigError
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def test_census_of_a_4_bit_qwen(tiny_backbone):
 
 
 def test_quantisation_that_spares_a_language_layer_is_refused(tiny_llama, monkeypatch):
-    import mllm_srec.models.language_model as module
+    import mllm_srec.models.summarizer as module
 
     load = module.load_weights
     monkeypatch.setattr(module, "load_weights", lambda *args: load(*args, ["lm_head", "layers.0.mlp.up_proj"]))
@@ -42,7 +42,7 @@ def test_quantisation_that_spares_a_language_layer_is_refused(tiny_llama, monkey
 
 
 def test_quantisation_of_the_head_is_refused(tiny_llama, monkeypatch):
-    import mllm_srec.models.language_model as module
+    import mllm_srec.models.summarizer as module
 
     load = module.load_weights
     monkeypatch.setattr(module, "load_weights", lambda *args: load(*args, ["nothing"]))
