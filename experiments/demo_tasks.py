@@ -15,10 +15,19 @@ import numpy as np
 from mllm_srec.data.demo import words as demo_language
 from mllm_srec.data.demo import words as demo_words
 from mllm_srec.data.demo.words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
-from mllm_srec.prompts import builder, chain, summaries
+from mllm_srec.prompts import builder, summaries
+from mllm_srec.prompts import chain_of_thought as chain
 from mllm_srec.prompts.builder import TURN_END, TURN_START, ItemText, Picture, Piece
-from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
-from mllm_srec.prompts.templates import ANSWERS, NO_HISTORY, NO_PICTURE, PromptSettings
+from mllm_srec.prompts.templates import (
+    ANSWERS,
+    CAPTION_PROMPT,
+    IMAGE_PROMPT,
+    ITEM_PROMPT,
+    NO_HISTORY,
+    NO_PICTURE,
+    PREFERENCE_PROMPT,
+    PromptSettings,
+)
 
 COMPARE_PROMPT = "Compare the item with the preference."
 PREFERENCE_WINDOW = 3

@@ -31,7 +31,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.amazon import read_reviews
 from mllm_srec.data.tables.interactions import deduplicate, is_liked
-from mllm_srec.prompts.summary_templates import ITEM_PROMPT, PREFERENCE_PROMPT
+from mllm_srec.prompts.templates import ITEM_PROMPT, PREFERENCE_PROMPT
 from mllm_srec.summaries.preference_chains import build_chains
 from mllm_srec.summaries.quality import copies, is_refusal, repeats_itself
 from mllm_srec.summaries.tables import LATEST

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllm_srec.metrics.state import StableDtypeMetric
+from mllm_srec.metrics.base import StableDtypeMetric
 
 _HALVINGS = 64  # of an interval of at most some hundreds in log(1 / T): down to the last digits of float64
 _ROUNDING = 1e-14  # a sum this small beside its terms is 0: else the order of addition decides between 1e16 and inf

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mllm_srec.metrics.base import StableDtypeMetric
 from mllm_srec.metrics.functional import auc, ranking_metrics, user_auc
-from mllm_srec.metrics.state import StableDtypeMetric
 from mllm_srec.metrics.ties import check_bool_mask, check_no_nan
 
 PAIR_KINDS = ("liked", "disliked", "sampled")

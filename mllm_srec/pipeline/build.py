@@ -17,8 +17,19 @@ from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.prompts.builder import ItemText, item_text
-from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, VST_PROMPT
-from mllm_srec.prompts.templates import NO_HISTORY, NO_PICTURE, SINCE, SYSTEM, WORDINGS, PromptSettings
+from mllm_srec.prompts.templates import (
+    CAPTION_PROMPT,
+    IMAGE_PROMPT,
+    ITEM_PROMPT,
+    NO_HISTORY,
+    NO_PICTURE,
+    PREFERENCE_PROMPT,
+    SINCE,
+    SYSTEM,
+    VST_PROMPT,
+    WORDINGS,
+    PromptSettings,
+)
 from mllm_srec.summaries.settings import STAGES, SummarySettings
 from mllm_srec.types import ConfigError
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, SummaryTexts, Visible
 from mllm_srec.prompts.builder import ItemText, item_text
-from mllm_srec.prompts.chain import ChainPrompts
+from mllm_srec.prompts.chain_of_thought import ChainPrompts
 from mllm_srec.prompts.summaries import (
     SummaryPrompt,
     captioned_line,
@@ -21,8 +21,7 @@ from mllm_srec.prompts.summaries import (
     reviewed_line,
     titled_image_messages,
 )
-from mllm_srec.prompts.summary_templates import IMAGE_PROMPT
-from mllm_srec.prompts.templates import NO_PICTURE
+from mllm_srec.prompts.templates import IMAGE_PROMPT, NO_PICTURE
 from mllm_srec.summaries.preference_chains import Chain, ChainStep
 from mllm_srec.summaries.requests import STAGE_OF, Part, PartPlan, SummaryPlan
 from mllm_srec.summaries.tables import read_view

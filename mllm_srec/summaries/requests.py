@@ -20,7 +20,7 @@ from mllm_srec.models.backbone_files import WriterInfo, describe_writer
 from mllm_srec.prompts.chat import ChatEncoder
 from mllm_srec.prompts.encoding import load_tokenizer
 from mllm_srec.prompts.summaries import Message
-from mllm_srec.prompts.summary_templates import (
+from mllm_srec.prompts.templates import (
     CAPTION_PROMPT,
     IMAGE_PROMPT,
     ITEM_PROMPT,
@@ -28,8 +28,8 @@ from mllm_srec.prompts.summary_templates import (
     VERSION,
     VST_PROMPT,
     VST_VERSION,
+    PromptSettings,
 )
-from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.settings import Stage, StageSettings, SummarySettings
 from mllm_srec.summaries.store import content_key
 from mllm_srec.types import ConfigError

@@ -15,7 +15,7 @@ from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import list_scores
 from mllm_srec.pipeline.ranking.loaded_run import load_run
 from mllm_srec.pipeline.ranking.ranker import Ranker
-from mllm_srec.prompts.lists import draw_lists
+from mllm_srec.prompts.listwise import draw_lists
 from mllm_srec.prompts.packing import PackingSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError

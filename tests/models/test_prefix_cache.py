@@ -14,7 +14,7 @@ from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import score
 from mllm_srec.prompts import builder
-from mllm_srec.prompts.chain import ChainPrompts, chain_context, chain_target
+from mllm_srec.prompts.chain_of_thought import ChainPrompts, chain_context, chain_target
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError

@@ -3,7 +3,7 @@
 import pytest
 
 from mllm_srec.prompts.builder import Control, Picture, answer, history_line, preference_line, target
-from mllm_srec.prompts.chain import ChainPrompts, chain_context, chain_target
+from mllm_srec.prompts.chain_of_thought import ChainPrompts, chain_context, chain_target
 from mllm_srec.prompts.templates import PromptSettings
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

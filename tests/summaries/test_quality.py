@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.prompts.summary_templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
+from mllm_srec.prompts.templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
 from mllm_srec.summaries.quality import (
     N_EXAMPLES,
     copies,

@@ -16,7 +16,7 @@ from mllm_srec.data.stored_prompts.store import PromptStore
 from mllm_srec.prompts.builder import choices_end
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.geometry import Grid
-from mllm_srec.prompts.lists import ListGroup, draw_lists, list_tokens, pack_lists
+from mllm_srec.prompts.listwise import ListGroup, draw_lists, list_tokens, pack_lists
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, no_groups, pack
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import PackedBatch

@@ -10,7 +10,7 @@ from mllm_srec.data.stored_prompts.contexts import ContextBody, ContextFitter, P
 from mllm_srec.data.stored_prompts.item_texts import ShownItem, shown_item
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.prompts.builder import ContextFrame, Piece, choice_line, choices_end, history_line, plain_context, target
-from mllm_srec.prompts.chain import chain_context, chain_target
+from mllm_srec.prompts.chain_of_thought import chain_context, chain_target
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.templates import NO_PICTURE, PromptSettings
 from mllm_srec.types import ConfigError

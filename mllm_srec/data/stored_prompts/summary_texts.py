@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mllm_srec.prompts.chain import ChainPrompts
+from mllm_srec.prompts.chain_of_thought import ChainPrompts
 from mllm_srec.types import DataError, Split
 
 Visible = Literal["train", "train_val"]

@@ -19,8 +19,7 @@ from mllm_srec.prompts.builder import (
     user_clause,
     user_name,
 )
-from mllm_srec.prompts.summary_templates import IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
-from mllm_srec.prompts.templates import SYSTEM, PromptSettings
+from mllm_srec.prompts.templates import IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, SYSTEM, PromptSettings
 
 
 @dataclass(frozen=True)
