@@ -81,38 +81,38 @@ def test_help_of_a_trainer_command(command, capsys):
 
 
 def test_an_explained_error_ends_with_status_1_and_no_traceback(capsys, monkeypatch):
-    import mllm_srec.cli.prepare
+    import mllm_srec.cli.commands.prepare
 
     def fail(command, arguments):
         raise ConfigError("k_core=0; set it to 1 or more")
 
-    monkeypatch.setattr(mllm_srec.cli.prepare, "main", fail)
+    monkeypatch.setattr(mllm_srec.cli.commands.prepare, "main", fail)
     assert main(["prepare"]) == 1
     assert capsys.readouterr().err == "mllm_srec prepare: error: k_core=0; set it to 1 or more\n"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    import mllm_srec.cli.prepare
+    import mllm_srec.cli.commands.prepare
 
-    monkeypatch.setattr(mllm_srec.cli.prepare, "main", lambda command, arguments: 1 / 0)
+    monkeypatch.setattr(mllm_srec.cli.commands.prepare, "main", lambda command, arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["prepare"])
 
 
 def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
-    import mllm_srec.cli.prepare
+    import mllm_srec.cli.commands.prepare
 
     def interrupt(command, arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mllm_srec.cli.prepare, "main", interrupt)
+    monkeypatch.setattr(mllm_srec.cli.commands.prepare, "main", interrupt)
     assert main(["prepare"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
 def test_an_interrupt_inside_lightning_is_one_too(capsys, monkeypatch):
     """Its Trainer turns it into an exit with status 1."""
-    import mllm_srec.cli.prepare
+    import mllm_srec.cli.commands.prepare
 
     def interrupt(command, arguments):
         try:
@@ -120,7 +120,7 @@ def test_an_interrupt_inside_lightning_is_one_too(capsys, monkeypatch):
         except KeyboardInterrupt:
             sys.exit(1)
 
-    monkeypatch.setattr(mllm_srec.cli.prepare, "main", interrupt)
+    monkeypatch.setattr(mllm_srec.cli.commands.prepare, "main", interrupt)
     assert main(["prepare"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

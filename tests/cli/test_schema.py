@@ -200,7 +200,7 @@ def parse():
     """Function that parses a Trainer command's arguments."""
     from lightning.pytorch.cli import LightningCLI
 
-    from mllm_srec.cli.trainer import TrainerParser
+    from mllm_srec.cli.commands.trainer import TrainerParser
 
     def parse(command, *arguments):
         skipped = LightningCLI.subcommands()[command]

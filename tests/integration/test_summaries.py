@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mllm_srec.__main__ import main
-from mllm_srec.cli import run as run_command
+from mllm_srec.cli.commands import run as run_command
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model
 from mllm_srec.summaries import run as summarize
 

@@ -46,7 +46,7 @@ def main(command: str, arguments: list[str]) -> None:
 
 def _build(config: Any, arguments: Sequence[str]) -> None:
     """The data set and its summaries."""
-    from mllm_srec.cli.summarize import summary_plan
+    from mllm_srec.cli.commands.summarize import summary_plan
     from mllm_srec.data.manifest import check_manifest
     from mllm_srec.summaries.run import missing_stages
 
