@@ -1,4 +1,4 @@
-"""`python -m mllm_srec COMMAND`: from command words to the files of `cli/`, imported when their command runs."""
+"""`python -m mllm_srec COMMAND`: from command words to the files of `cli/commands/`, imported when their command runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS = {
     "grid": ("grid", "Every row of a table with every seed, then the table."),
     "report": ("report", "Results of grids and runs as one page, with tables and figures as files."),
 }
-"""Command -> (module of `cli/`, what it does)."""
+"""Command -> (module of `cli/commands/`, what it does)."""
 
 USAGE = """usage: python -m mllm_srec COMMAND --config FILE [--section.key VALUE ...]
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mllm_srec: there is no command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     silence_loggers()
-    module = importlib.import_module(f"mllm_srec.cli.{COMMANDS[command][0]}")
+    module = importlib.import_module(f"mllm_srec.cli.commands.{COMMANDS[command][0]}")
     try:
         module.main(command, rest)
     except MllmSrecError as error:

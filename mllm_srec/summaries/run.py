@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 import polars as pl
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
@@ -52,13 +52,13 @@ class SummaryWriter(BasePredictionWriter):
             raise SystemExit(128 + signal.SIGTERM)
 
 
-def summary_trainer(**kwargs: Any) -> pl.Trainer:
+def summary_trainer(**kwargs: Any) -> Trainer:
     """A Trainer for the loops, without loggers and checkpoints.
 
     Args:
         kwargs: `accelerator`, `devices`, `strategy`, `num_nodes` and the like.
     """
-    return pl.Trainer(
+    return Trainer(
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -79,7 +79,7 @@ class Summarizer:
         ConfigError: What the trainer gets would be lost, or written by several processes into one file.
     """
 
-    def __init__(self, plan: SummaryPlan, trainer: pl.Trainer) -> None:
+    def __init__(self, plan: SummaryPlan, trainer: Trainer) -> None:
         self.plan, self.trainer = plan, trainer
         self.inputs = SummaryInputs(plan)
         found = [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, SummaryWriter)]
@@ -169,7 +169,7 @@ class SummaryLoop:
         store: Where summaries are and go.
     """
 
-    def __init__(self, plan: PartPlan, whole: SummaryPlan, trainer: pl.Trainer, store: SummaryStore) -> None:
+    def __init__(self, plan: PartPlan, whole: SummaryPlan, trainer: Trainer, store: SummaryStore) -> None:
         self.plan, self.trainer, self.store = plan, trainer, store
         self.images = whole.images if STAGE_OF[plan.part] == "image" else None
         self.n_written = 0

@@ -104,7 +104,7 @@ def render_page(title: str, sections: Sequence[Section], made: str) -> str:
         made: With what and from what it was made, in a line.
     """
     environment = Environment(
-        loader=PackageLoader("mllm_srec.reports"),
+        loader=PackageLoader("mllm_srec.reports.page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
