@@ -1,4 +1,4 @@
-"""`python -m mllm_srec COMMAND`: from command words to the files of `cli/commands/`, imported when their command runs."""
+"""`python -m mllm_srec COMMAND`: finds the file of a command in `cli/commands/` and imports it when it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom: the rooms of the package form layers, and this table is the law.
+"""Who may import whom: the rooms of the package form layers, and so do the sub-rooms of `data` and `pipeline`.
 
 Walks the syntax tree of every file, so that imports inside functions and under `TYPE_CHECKING` count too.
 """
@@ -12,17 +12,38 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "mllm_srec"
 ALLOWED = {
     "types": set(),
-    "metrics": set(),
-    "prompts": {"types"},
-    "data": {"types", "prompts"},
-    "models": {"types", "metrics", "prompts"},
-    "baselines": {"types", "metrics", "prompts", "models"},
-    "summaries": {"types", "prompts", "data"},
-    "reports": {"types", "metrics"},
-    "pipeline": {"types", "metrics", "prompts", "data", "models", "baselines", "summaries", "reports"},
+    "files": {"types"},
+    "metrics": {"types"},
+    "families": {"types"},
+    "prompts": {"types", "files", "metrics", "families"},
+    "data": {"types", "files", "metrics", "families", "prompts"},
+    "models": {"types", "files", "metrics", "families", "prompts"},
+    "summaries": {"types", "files", "metrics", "families", "prompts", "data", "models"},
+    "baselines": {"types", "files", "metrics", "families", "prompts", "models"},
+    "reports": {"types", "files", "metrics"},
 }
+ALLOWED["pipeline"] = {*ALLOWED}
+ALLOWED["serve"] = {*ALLOWED}
 ALLOWED["cli"] = {*ALLOWED, "cli"}
 ALLOWED["__main__"] = {"cli", "types"}
+FLOORS = {
+    "data": [
+        {"settings", "prepare_report"},
+        {"raw", "pictures", "manifest"},
+        {"download", "tables", "demo", "dataset"},
+        {"prepare", "stored_prompts"},
+        {"loading"},
+    ],
+    "pipeline": [
+        {"build", "runs"},
+        {"features", "evaluation"},
+        {"model_kinds"},
+        {"analysis", "ranking", "export", "cost_estimate"},
+        {"grid"},
+        {"report"},
+    ],
+}
+"""Floors of the rooms that have sub-rooms, from the ground: a sub-room or file imports from lower floors and itself."""
 LEAVES = ("experiments", "tests", "notebooks")
 VAGUE_NAMES = {"utils", "helpers", "common", "misc"}
 QUANTISATION_LIBRARIES = {"bitsandbytes", "peft"}
@@ -89,6 +110,29 @@ def against_the_table(root):
         for target in targets
         if room(name) != room(target) and room(target) and room(target) not in ALLOWED.get(room(name), set())
     }
+
+
+def against_the_floors(root):
+    """Imports between the sub-rooms of a room that lead upwards or along a floor, and sub-rooms on no floor."""
+    found = set()
+    for room_name, floors in FLOORS.items():
+        floor_of = {name: number for number, floor in enumerate(floors) for name in floor}
+        inside = {name: sub_room(name) for name in import_graph(root) if room(name) == room_name and sub_room(name)}
+        found |= {f"{name}: sub-room is on no floor" for name, sub in inside.items() if sub not in floor_of}
+        known = {name: sub for name, sub in inside.items() if sub in floor_of}
+        found |= {
+            f"{name} -> {target}"
+            for name, targets in import_graph(root).items()
+            for target in targets
+            if name in known and target in known and known[name] != known[target]
+            if floor_of[known[target]] >= floor_of[known[name]]
+        }
+    return found
+
+
+def sub_room(name):
+    """Second folder or file below the package; empty for a room itself."""
+    return [*name.split("."), "", ""][2]
 
 
 def import_cycles(root):
@@ -160,7 +204,8 @@ def remote_code_values(node):
 
 
 @pytest.mark.parametrize(
-    "check", [against_the_table, import_cycles, imports_of_leaves, vague_files, trusting_remote_code]
+    "check",
+    [against_the_table, against_the_floors, import_cycles, imports_of_leaves, vague_files, trusting_remote_code],
 )
 def test_this_repository(check):
     assert sorted(check(ROOT)) == []
@@ -230,6 +275,22 @@ def test_a_room_that_the_table_does_not_know_is_found(fake):
     assert against_the_table(fake(tools__x="")) == {"mllm_srec.tools.x: room is not in the table"}
 
 
+def test_an_import_along_or_up_the_floors_is_found(fake):
+    root = fake(
+        data__tables__splits="from mllm_srec.data.raw import lines\nfrom mllm_srec.data.loading.sampler import x",
+        data__raw__lines="from mllm_srec.data.pictures import files\nfrom mllm_srec.data.settings import x",
+        data__pictures__files="",
+        data__settings="",
+        data__loading__sampler="",
+        data__attic__box="",
+    )
+    assert against_the_floors(root) == {
+        "mllm_srec.data.tables.splits -> mllm_srec.data.loading.sampler",
+        "mllm_srec.data.raw.lines -> mllm_srec.data.pictures.files",
+        "mllm_srec.data.attic.box: sub-room is on no floor",
+    }
+
+
 def test_nothing_imports_the_command_line(fake):
     assert against_the_table(fake(pipeline__build="from mllm_srec.cli.fit import main", cli__fit="")) == {
         "mllm_srec.pipeline.build -> mllm_srec.cli.fit"
@@ -251,7 +312,7 @@ def test_imports_of_leaves_are_found(fake):
         data__raw="from tests.metrics import oracle", experiments__one="import experiments.two", experiments__two=""
     )
     assert imports_of_leaves(root) == {
-        "mllm_srec.data.raw.schema -> tests.metrics.oracle",
+        "mllm_srec.data.raw -> tests.metrics.oracle",
         "experiments.one -> experiments.two",
     }
 

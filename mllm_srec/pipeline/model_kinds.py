@@ -28,6 +28,7 @@ from mllm_srec.pipeline.build import resolve_stages
 from mllm_srec.pipeline.features.items import item_features
 from mllm_srec.pipeline.features.pictures import extract_features, frozen
 from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.reports.terminal.summaries import print_quality
 from mllm_srec.summaries.requests import SummaryPlan
 from mllm_srec.summaries.run import ensure_summaries, summary_accuracy, summary_tokens
 from mllm_srec.summaries.settings import SummarySettings
@@ -117,7 +118,7 @@ class PromptExperiment:
         model, data = self.model.settings, self.datamodule
         settings = resolve_stages(self.summaries, data.data)
         plan = SummaryPlan(data.data, settings, data.prompt, data.pictures, model.name, model.revision)
-        data.use_summaries(ensure_summaries(plan, self.command))
+        data.use_summaries(ensure_summaries(plan, self.command, print_quality))
         self._accuracy, self._n_written = summary_accuracy(plan), summary_tokens(plan)
 
     def open_stores(self) -> Mapping[str, int]:

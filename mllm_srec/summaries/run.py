@@ -1,11 +1,14 @@
-"""Runs the summary stages: prompts of what is missing, prediction loops, stores and views."""
+"""Runs the summary stages: prompts of what is missing, prediction loops, stores, tables, and checks of their quality.
+
+What the checks found is saved as `summaries/<stage>/quality.json` and given to `on_checked`, which may show it.
+"""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -18,7 +21,6 @@ from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.clip import clip_similarity
 from mllm_srec.models.summarizer import SummaryGenerator
 from mllm_srec.prompts.summaries import Summary, SummaryPrompt
-from mllm_srec.reports.terminal.summaries import print_quality
 from mllm_srec.summaries.demo_quality import demo_quality
 from mllm_srec.summaries.inputs import SummaryInputs, summary_texts
 from mllm_srec.summaries.preference_chains import Chain, ChainStep, build_chains
@@ -28,6 +30,9 @@ from mllm_srec.summaries.settings import STAGES, Stage
 from mllm_srec.summaries.store import SummaryStore
 from mllm_srec.summaries.tables import item_view, preference_view, read_view, write_view
 from mllm_srec.types import ConfigError
+
+OnChecked = Callable[[Stage, Mapping[str, Any], Mapping[str, Sequence[str]], bool], None]
+"""Receives the quality of a stage: its name, numbers, examples of texts that failed, and if its model is untrained."""
 
 
 class SummaryWriter(BasePredictionWriter):
@@ -74,13 +79,14 @@ class Summarizer:
     Args:
         plan: What is to be written.
         trainer: Runs the loops; made by `summary_trainer`.
+        on_checked: Called by the first process after each stage, with the quality of what was written.
 
     Raises:
         ConfigError: What the trainer gets would be lost, or written by several processes into one file.
     """
 
-    def __init__(self, plan: SummaryPlan, trainer: Trainer) -> None:
-        self.plan, self.trainer = plan, trainer
+    def __init__(self, plan: SummaryPlan, trainer: Trainer, on_checked: OnChecked | None = None) -> None:
+        self.plan, self.trainer, self.on_checked = plan, trainer, on_checked
         self.inputs = SummaryInputs(plan)
         found = [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, SummaryWriter)]
         if not found:
@@ -125,7 +131,7 @@ class Summarizer:
                 write_view(self.plan.folder(part), self.plan.view(part), table)
                 print(f"{part}: {table.height} summaries, {loop.n_written} texts written now", flush=True)
                 if part != "caption":
-                    check_quality(self.plan, STAGE_OF[part], table)
+                    check_quality(self.plan, STAGE_OF[part], table, self.on_checked)
             self.trainer.strategy.barrier("view written")
 
     def _items(self, loop: SummaryLoop) -> Any:
@@ -205,12 +211,13 @@ def missing_stages(plan: SummaryPlan) -> list[Stage]:
     return [stage for stage in STAGES if stage in missing]
 
 
-def ensure_summaries(plan: SummaryPlan, command: str) -> SummaryTexts:
+def ensure_summaries(plan: SummaryPlan, command: str, on_checked: OnChecked | None = None) -> SummaryTexts:
     """The texts of a plan; on the demo shop, what is missing is written first, by this process alone.
 
     Args:
         plan: What is needed.
         command: The command that would write them, for the error.
+        on_checked: Receives the quality of each stage that is written; see `Summarizer`.
 
     Raises:
         ConfigError: They are missing on a real data set, where writing them may take hours.
@@ -222,17 +229,20 @@ def ensure_summaries(plan: SummaryPlan, command: str) -> SummaryTexts:
                 "which are not there for these settings, data and models. It may take long, so they are never made by "
                 f"themselves; first run\n  {command}\nor set summaries.variant to none"
             )
-        Summarizer(plan, summary_trainer(accelerator="auto", devices=1)).run(missing)
+        Summarizer(plan, summary_trainer(accelerator="auto", devices=1), on_checked).run(missing)
     return summary_texts(plan)
 
 
-def check_quality(plan: SummaryPlan, stage: Stage, table: pl.DataFrame) -> dict[str, Any]:
-    """Measure, save and print.
+def check_quality(
+    plan: SummaryPlan, stage: Stage, table: pl.DataFrame, on_checked: OnChecked | None = None
+) -> dict[str, Any]:
+    """Measure the summaries of a stage, save what was found as `quality.json` and hand it on.
 
     Args:
         plan: What was asked of which model.
         stage: What was written.
         table: Its view.
+        on_checked: Receives what was found.
 
     Returns:
         Content of `quality.json`.
@@ -251,9 +261,8 @@ def check_quality(plan: SummaryPlan, stage: Stage, table: pl.DataFrame) -> dict[
     about = {"view": plan.view(stage), "backbone": part.info.name, "random_backbone": part.info.random_weights}
     content = {**about, **numbers}
     (plan.folder(stage) / "quality.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print_quality(stage, numbers, examples)
-    if part.info.random_weights:
-        print(f"the {stage} summaries were written by a model of random weights: they say nothing", flush=True)
+    if on_checked is not None:
+        on_checked(stage, numbers, examples, part.info.random_weights)
     return content
 
 

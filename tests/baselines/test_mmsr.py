@@ -9,7 +9,7 @@ from mllm_srec.baselines.mmsr import MMSR
 from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.types import ConfigError
 from tests.baselines.conftest import item_batch, one_gradient, train_data, trained
-from tests.baselines.test_mmsr_graph import slow_graph
+from tests.baselines.parts.test_mmsr_graph import slow_graph
 
 N_ITEMS = 12
 HISTORIES = [[3, 5, 3, 8, 1], [2], [], [7, 7, 4], list(range(1, 13)), [6, 2, 6, 2, 9, 1, 12]]

@@ -258,7 +258,7 @@ def test_the_demo_shop(tmp_path):
     assert data.items["image"].null_count() == 0
     assert all((data.folder / path).is_file() for path in data.items["image"])
     extra = {path.name for path in data.folder.iterdir()} - FILES - {"users.parquet"}
-    assert extra == {"ceilings.parquet", "ceilings.json"}
+    assert extra == {"ceilings.parquet"}
 
 
 @pytest.mark.skipif(not GIFT_CARDS.is_dir(), reason="no Amazon 2018 Gift Cards beside the repository")

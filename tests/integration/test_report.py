@@ -14,7 +14,7 @@ from PIL import Image
 
 from mllm_srec.__main__ import main
 from tests.integration.ranking_by_hand import run_metrics
-from tests.reports.page_reader import PageReader
+from tests.reports.page.page_reader import PageReader
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ROWS = ("random", "popularity", "item_knn")

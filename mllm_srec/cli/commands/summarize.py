@@ -50,10 +50,11 @@ def main(command: str, arguments: list[str]) -> None:
     config = full.parse_args(arguments)
     from mllm_srec.pipeline.build import folder_lock
     from mllm_srec.pipeline.runs.names import is_first_process
+    from mllm_srec.reports.terminal.summaries import print_quality
     from mllm_srec.summaries.run import Summarizer
 
     plan = summary_plan(config, shlex.join([*PROGRAM.split(), "prepare", *arguments]))
-    summarizer = Summarizer(plan, _trainer(config.trainer))
+    summarizer = Summarizer(plan, _trainer(config.trainer), print_quality)
     summarizer.meet()
     # One command at a time: two of several processes each could hold the shards that the other waits for.
     with folder_lock(plan.data.folder / "summaries") if is_first_process() else nullcontext():

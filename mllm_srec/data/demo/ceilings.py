@@ -15,7 +15,6 @@ A rank list is scored as of its context's key, that is, at the earliest held-out
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,20 +24,17 @@ import polars as pl
 from mllm_srec.data.demo.shop import DAY_MS, item_truth, user_truth
 from mllm_srec.data.demo.truth import MODALITIES, Floats, Ints, TasteModel
 from mllm_srec.data.demo.words import ATTRIBUTES, VALUES
-from mllm_srec.data.demo_metrics import ceiling_metrics
 from mllm_srec.data.settings import DemoSettings, PrepareSettings
 from mllm_srec.types import VISIBLE, ConfigError, DataError
 
 SCORES = tuple(f"{who}_{modality}" for who in ("oracle", "reader") for modality in MODALITIES)
 """Names of the score columns."""
-N_NEGATIVES = 20
-"""Rank metrics are over the first so many negatives of a list, as in `sampled@20`."""
 _USERS_AT_ONCE = 128
 _DECIMALS = 9  # equal probabilities must tie, whatever order sums ran in
 
 
 def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
-    """Score the prepared demo shop's test split by its own truth; write `ceilings.parquet` and `ceilings.json`.
+    """Score the prepared demo shop's test split by its own truth; write `ceilings.parquet`.
 
     Where pictures were corrupted, only the ceilings of texts are written.
 
@@ -67,8 +63,6 @@ def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
     # Ceilings of what pictures show are those of clean ones: whoever sees bad ones knows less.
     known = [name for name in SCORES if settings.corruption.kind == "none" or name.endswith("_text")]
     scored.select("table", "group_id", "item_id", *known).write_parquet(folder / "ceilings.parquet")
-    metrics = {name: ceiling_metrics(scored, name, N_NEGATIVES) for name in known}
-    (folder / "ceilings.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def score_targets(

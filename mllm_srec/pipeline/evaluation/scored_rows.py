@@ -15,7 +15,6 @@ import torch
 from mllm_srec.data.loading.catalogue_lists import WholeLists
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.models.ranking_module import Scored
-from mllm_srec.pipeline.analysis.scored_tables import PLACE
 from mllm_srec.types import CandidateBatch, MllmSrecError
 
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -27,6 +26,15 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "yes_no_mass": pl.Float32,
 }
 """What is kept of a target, null where the model does not say it; with `PLACE` where only a part of a list is kept."""
+
+PLACE: dict[str, type[pl.DataType]] = {
+    "rank": pl.Int64,
+    "n_above": pl.Int64,
+    "n_tied": pl.Int64,
+    "n_candidates": pl.Int64,
+}
+"""Where only a part of a list is kept, what is known of a target: its place from 1 (ties in random order), candidates
+with a higher score, with the same score (itself among them), and in all."""
 
 KEPT_TOP = 100
 """First items that are kept of a list of the whole catalogue."""

@@ -15,7 +15,12 @@ MAX_SHOWN = 200
 """Letters of an example; the table of summaries has all of them."""
 
 
-def print_quality(stage: str, quality: Mapping[str, int | float | None], examples: Mapping[str, Sequence[str]]) -> None:
+def print_quality(
+    stage: str,
+    quality: Mapping[str, int | float | None],
+    examples: Mapping[str, Sequence[str]],
+    random_weights: bool = False,
+) -> None:
     """A table of numbers, then the texts that failed; fits into a terminal of 80 characters.
 
     Args:
@@ -24,6 +29,7 @@ def print_quality(stage: str, quality: Mapping[str, int | float | None], example
             `quality.json` has.
         examples: Texts by the name of the check that they fail. Nobody has read them: they are shown literally, on one
             line each, without anything that could steer a terminal.
+        random_weights: True if the model that wrote them is untrained, which is said.
     """
     table = Table(
         title=f"summaries of the stage {stage}",
@@ -42,6 +48,8 @@ def print_quality(stage: str, quality: Mapping[str, int | float | None], example
     for name, texts in examples.items():
         for text in texts:
             console.print(Text(f"{name}: {shown_text(text, MAX_SHOWN)}"))
+    if random_weights:
+        console.print(Text(f"the {stage} summaries were written by a model of random weights: they say nothing"))
 
 
 def _cell(value: int | float | None) -> str:

@@ -12,8 +12,8 @@ from mllm_srec.pipeline.grid.settings import GridDataSet, GridReport, GridRow, G
 from mllm_srec.pipeline.grid.summary import write_summary
 from mllm_srec.reports.tables.grid_about import AboutDataSet
 from mllm_srec.types import ConfigError, DataError
-from tests.pipeline.grid_stand_in import METRICS
-from tests.pipeline.test_grid_results import record
+from tests.pipeline.grid.grid_stand_in import METRICS
+from tests.pipeline.grid.test_results import record
 
 GAINS = {"popularity": -0.3, "sasrec": 0.0, "ours": 0.25}
 

@@ -20,7 +20,7 @@ from mllm_srec.pipeline.grid.results import cell_record
 from mllm_srec.pipeline.grid.run import run_grid
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings
 from mllm_srec.types import ConfigError
-from tests.pipeline.grid_stand_in import wait_for
+from tests.pipeline.grid.grid_stand_in import wait_for
 
 STAND_IN = Path(__file__).with_name("grid_stand_in.py")
 PROGRAM = (sys.executable, str(STAND_IN))

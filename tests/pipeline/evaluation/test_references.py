@@ -1,6 +1,5 @@
 """Reference rows: chance by its formula, and ceilings that equal those computed where the truth is known."""
 
-import json
 import math
 
 import numpy as np
@@ -12,6 +11,7 @@ from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
 from mllm_srec.pipeline.evaluation.references import CEILINGS, measure, protocol, references
 from mllm_srec.prompts.templates import PromptSettings
+from tests.data.demo.ceiling_metrics import read_ceilings
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def test_chance_is_its_formula(module, split, k):
     assert (chance["auc"], chance["auc_disliked"], chance["user_auc"]) == (0.5, 0.5, 0.5)
 
 
-def test_ceilings_equal_those_of_the_preparation(module, demo_root):
-    """Scores in `ceilings.parquet`, through the metric code of models, against plain code beside the generator."""
-    stored = json.loads((demo_root / "demo/ceilings.json").read_text())
+def test_ceilings_equal_those_of_plain_code(module, demo_root):
+    """Scores in `ceilings.parquet`, through the metric code of models, against plain code of these tests."""
+    stored = read_ceilings(demo_root / "demo")
     rows = references(module, "test")
     assert list(rows) == ["chance", "popularity", *(name.replace("_", ", ") for name in stored)]
     assert {"oracle, both", "reader, both", "reader, text", "reader, image"} <= set(rows)

@@ -20,7 +20,7 @@ from mllm_srec.pipeline.grid.results import check_output, read_records, tidy, wr
 from mllm_srec.pipeline.grid.settings import Significance
 from mllm_srec.pipeline.grid.summary import write_summary
 from mllm_srec.types import ConfigError, DataError
-from tests.pipeline.grid_stand_in import METRICS, N_USERS, leave_results, user_values
+from tests.pipeline.grid.grid_stand_in import METRICS, N_USERS, leave_results, user_values
 
 ROWS = {"popularity": -0.3, "sasrec": 0.0, "ours": 0.25}
 SEEDS = (0, 1, 2)

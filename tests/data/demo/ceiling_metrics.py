@@ -1,13 +1,10 @@
-"""AUC and rank metrics of the demo shop's ceilings: small and exact, for known scores without gaps.
-
-Models are measured by the `metrics` room, which this room may not import; the definitions are the same, and a test
-compares the two.
-"""
+"""AUC and rank metrics of the demo shop's ceilings in plain code: the oracle that the package's metrics are held to."""
 
 from __future__ import annotations
 
 from itertools import accumulate
 from math import comb, log2
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -85,3 +82,15 @@ def ceiling_metrics(scored: pl.DataFrame, column: str, n_negatives: int) -> dict
         "n_lists": len(ranks),
         "n_negatives": n_negatives,
     }
+
+
+def read_ceilings(folder: Path, n_negatives: int = 20) -> dict[str, dict[str, float | int | None]]:
+    """Metrics of every score column of `ceilings.parquet`, on the test split of a prepared demo shop."""
+    written = pl.read_parquet(folder / "ceilings.parquet")
+    parts = []
+    for name in ("samples", "candidates"):
+        rows = pl.read_parquet(folder / f"{name}.parquet").filter(pl.col("split") == "test")
+        position = pl.col("position").cast(pl.Int64) if name == "candidates" else pl.lit(0, pl.Int64).alias("position")
+        parts.append(rows.select(pl.lit(name).alias("table"), "group_id", "item_id", "label", "kind", position))
+    scored = pl.concat(parts).join(written, on=["table", "group_id", "item_id"], how="left", maintain_order="left")
+    return {name: ceiling_metrics(scored, name, n_negatives) for name in written.columns[3:]}

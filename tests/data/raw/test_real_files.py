@@ -21,7 +21,7 @@ from mllm_srec.data.raw.amazon import read_amazon, read_items
 from mllm_srec.data.raw.own_tables import read_tables
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
 
-DATA = Path(__file__).resolve().parents[2] / "../shared/data"
+DATA = Path(__file__).resolve().parents[3] / "../shared/data"
 GIFT_CARDS = DATA / "amazon2018_gift_cards"
 MUSIC = DATA / "amazon2014_digital_music"
 NEWEST = DATA / "amazon2023_raw_examples"

@@ -12,7 +12,7 @@ from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget
 from mllm_srec.reports.page.page import CaseBlock, FigureBlock, NoteBlock, Section, TableBlock, render_page
 from mllm_srec.reports.tables.metric_words import metric_family, metric_meaning
 from mllm_srec.reports.tables.tables import Cell, Row, Table
-from tests.reports.page_reader import PageReader
+from tests.reports.page.page_reader import PageReader
 
 HOSTILE = (
     "<script>alert(1)</script></style></title>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}{% raw %}"

@@ -13,9 +13,9 @@ from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.report.report import _anchors, check_report_folder, write_report
 from mllm_srec.pipeline.report.sections import grid_section
 from mllm_srec.reports.page.page import GENERATOR, NoteBlock
-from tests.pipeline.grid_stand_in import METRICS
-from tests.pipeline.test_grid_folder import GAINS, about, written  # noqa: F401 - a fixture
-from tests.reports.page_reader import PageReader
+from tests.pipeline.grid.grid_stand_in import METRICS
+from tests.pipeline.grid.test_read import GAINS, about, written  # noqa: F401 - a fixture
+from tests.reports.page.page_reader import PageReader
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_names_of_sections_differ_and_are_safe():
 def test_templates_and_styles_are_part_of_the_package():
     import tomllib
 
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["mllm_srec"]
     packed = {path for pattern in patterns for path in (root / "mllm_srec").glob(pattern)}
     templates = set((root / "mllm_srec/reports/templates").iterdir())

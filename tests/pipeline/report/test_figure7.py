@@ -19,7 +19,7 @@ EVIL = "mug | <script>alert(1)</script>\n# [x](javascript:1) ![](a.svg) `$e$` \u
 @pytest.fixture(scope="module")
 def script():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).resolve().parents[2] / "experiments")
+        patch.syspath_prepend(Path(__file__).resolve().parents[3] / "experiments")
         yield importlib.import_module("figure7")
 
 

@@ -190,7 +190,7 @@ def experiment(name):
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_method_is_one_run_in_all_tables_and_figures(monkeypatch, quick):
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(Path(__file__).resolve().parents[3])
     found = {}
     for name, row in METHOD.items():
         grid = quickened(experiment(name)) if quick else experiment(name)
@@ -201,7 +201,7 @@ def test_the_method_is_one_run_in_all_tables_and_figures(monkeypatch, quick):
 
 
 def test_the_audit_is_tested_where_figure_6_is(monkeypatch):
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(Path(__file__).resolve().parents[3])
     hashes = {
         name: {c.settings_hash for c in plan_cells(experiment(name), "runs", "d") if c.row == "full" and c.needs}
         for name in ("figure6", "audit")
@@ -212,7 +212,7 @@ def test_the_audit_is_tested_where_figure_6_is(monkeypatch):
 
 def test_table_3_names_the_overlay_of_every_row():
     """Files that other rooms bring are not asked for here, only that each row has the name of its overlay."""
-    content = yaml.safe_load((Path(__file__).resolve().parents[2] / "experiments/table3.yaml").read_text())
+    content = yaml.safe_load((Path(__file__).resolve().parents[3] / "experiments/table3.yaml").read_text())
     *baselines, ours = content["rows"]
     assert ours == {"label": "mllm_srec"}
     assert len(baselines) == 18

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from mllm_srec.data.demo.truth import TasteModel
 from mllm_srec.data.demo.words import VALUES
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
 from mllm_srec.types import ConfigError, DataError
+from tests.data.demo.ceiling_metrics import read_ceilings
 
 SMALL = DemoSettings(n_users=100, n_items=150, n_interactions=24, image_size=8, clutter=0.0)
 SIZES = [len(values) for values in VALUES.values()]
@@ -59,7 +59,7 @@ def ceilings(settings, folder):
     folder.mkdir(exist_ok=True)
     prepared(settings, folder)
     write_ceilings(folder, PrepareSettings(source="demo", demo=settings))
-    return json.loads((folder / "ceilings.json").read_text())
+    return read_ceilings(folder)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_every_scored_row_of_the_test_split_is_written(small):
     scores = written.select(SCORES).to_numpy()
     assert scores.min() >= 0
     assert scores.max() <= 1
-    metrics = json.loads((folder / "ceilings.json").read_text())
+    metrics = read_ceilings(folder)
     assert list(metrics) == list(SCORES)
     assert metrics["reader_both"]["n_liked"] == tables["samples"].filter(pl.col("kind") == "liked").height
     assert metrics["reader_both"]["n_lists"] == tables["candidates"]["group_id"].n_unique()
@@ -207,7 +207,7 @@ def test_the_default_shop_is_worth_reading_with_both_modalities(tmp_path, split,
 
     settings = PrepareSettings(source="demo", split=split, seed=seed, demo=DemoSettings(seed=seed))
     prepare_dataset(tmp_path / "demo", settings, CandidateSettings(seed=seed))
-    metrics = json.loads((tmp_path / "demo" / "ceilings.json").read_text())
+    metrics = read_ceilings(tmp_path / "demo")
     auc = {name: metrics[name]["auc"] for name in SCORES}
     assert auc["reader_both"] >= 0.85
     assert auc["reader_both"] >= auc["reader_text"] + 0.05

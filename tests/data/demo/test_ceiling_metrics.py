@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from mllm_srec.data.demo_metrics import auc, ceiling_metrics, expected_hit_and_ndcg
 from mllm_srec.metrics import functional
+from tests.data.demo.ceiling_metrics import auc, ceiling_metrics, expected_hit_and_ndcg
 
 
 def test_auc_counts_ties_half():
