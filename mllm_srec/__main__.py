@@ -6,9 +6,8 @@ import difflib
 import importlib
 import sys
 
-from mllm_srec import __version__
 from mllm_srec.cli.quiet import silence_loggers
-from mllm_srec.types import MllmSrecError
+from mllm_srec.types import VERSION, MllmSrecError
 
 COMMANDS = {
     "prepare": ("prepare", "Raw reviews and pictures -> prepared data set."),
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
         return 0
     if arguments[0] == "--version":
-        print(f"mllm_srec {__version__}")
+        print(f"mllm_srec {VERSION}")
         return 0
     command, *rest = arguments
     if command not in COMMANDS:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 if TYPE_CHECKING:  # annotations only: this file must load in milliseconds
     import torch
 
+VERSION = "0.1.0"
+"""Version of the package; `pyproject.toml` names the same."""
+
 IGNORE_INDEX = -100
 """Label of a token that carries no loss (the convention of torch and transformers)."""
 

@@ -25,6 +25,7 @@ ALLOWED = {
 ALLOWED["pipeline"] = {*ALLOWED}
 ALLOWED["serve"] = {*ALLOWED}
 ALLOWED["cli"] = {*ALLOWED, "cli"}
+ALLOWED[""] = {"types"}  # `mllm_srec/__init__.py` hands public names on by name, so that importing it loads nothing
 ALLOWED["__main__"] = {"cli", "types"}
 FLOORS = {
     "data": [

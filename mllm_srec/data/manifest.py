@@ -11,10 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec import __version__
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.files.hashing import table_hash
-from mllm_srec.types import ConfigError
+from mllm_srec.types import VERSION, ConfigError
 
 MANIFEST = "manifest.json"
 
@@ -43,7 +42,7 @@ def write_manifest(
         candidates_hash: The hash that results are labelled with.
     """
     content = {
-        "version": __version__,
+        "version": VERSION,
         "prepare": relevant_settings(settings),
         "candidates": asdict(candidates),
         "raw": dict(raw),

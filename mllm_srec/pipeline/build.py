@@ -11,7 +11,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-import mllm_srec
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
@@ -37,7 +36,7 @@ RANDOM_BACKBONE = "random"
 """Name under `model.backbone` of a small untrained model made for the data set."""
 DEMO_BACKBONE = "demo"
 """Name of the small pretrained model that comes with the package and speaks the language of the demo shop."""
-DEMO_FOLDER = Path(mllm_srec.__file__).parent / "demo_backbone"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo_backbone"
 
 
 PATIENCE = 2.0

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import mllm_srec
 from mllm_srec.files.atomic import write_whole_text
 from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.scripted import script_section, scripted_name
@@ -19,7 +18,7 @@ from mllm_srec.pipeline.report.sections import Cases, grid_section, run_section
 from mllm_srec.reports.figures.drawing import write_drawing
 from mllm_srec.reports.page.page import GENERATOR, FigureBlock, Section, TableBlock, render_page
 from mllm_srec.reports.tables.table_text import csv_text, latex, markdown, markdown_escaped
-from mllm_srec.types import ConfigError, DataError
+from mllm_srec.types import VERSION, ConfigError, DataError
 
 PAGE = "index.html"
 TABLES = "tables"
@@ -80,7 +79,7 @@ def write_report(
     anchors = _anchors([name for name, _ in named])
     sections = [make(anchor=anchor) for anchor, (_, make) in zip(anchors, named, strict=True)]
     n_grids = sum(scripted_name(path) is None for path in results)
-    made = f"Made by mllm_srec {mllm_srec.__version__} from {n_grids} grids and {len(runs)} single runs."
+    made = f"Made by mllm_srec {VERSION} from {n_grids} grids and {len(runs)} single runs."
     page = render_page(title, sections, made)
     try:
         files = _write(folder, page, sections)

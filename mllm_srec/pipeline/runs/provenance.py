@@ -7,7 +7,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-import mllm_srec
+from mllm_srec.types import VERSION
 
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "torchmetrics", "numpy", "polars")
 """Libraries that results may depend on."""
@@ -21,7 +21,7 @@ def versions() -> dict[str, str | None]:
     """Version of Python, of this package and of each library; None where it is not installed."""
     return {
         "python": platform.python_version(),
-        "mllm_srec": mllm_srec.__version__,
+        "mllm_srec": VERSION,
         **{name: _version(name) for name in LIBRARIES},
     }
 
@@ -42,7 +42,7 @@ def commit(folder: Path | None = None) -> tuple[str | None, bool | None]:
     Returns:
         Both None where the package is no part of a repository, as one that was installed is not.
     """
-    folder = Path(mllm_srec.__file__).parent if folder is None else folder
+    folder = Path(__file__).parents[2] if folder is None else folder
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None  # another repository's folder may lie around it
     head = _git(folder, "rev-parse", "HEAD")

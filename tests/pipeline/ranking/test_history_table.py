@@ -5,9 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mllm_srec.pipeline.ranking.history_table import HISTORY_SCHEMA, history_table
 from mllm_srec.pipeline.ranking.people import History
-from mllm_srec.pipeline.ranking.ranker import Ranker
+from mllm_srec.pipeline.ranking.ranker import HISTORY_SCHEMA, Ranker, history_table
 
 
 @pytest.fixture(scope="module")
