@@ -14,8 +14,9 @@ from mllm_srec.pipeline.analysis.comparison import FEW, MUST_AGREE, SAME_IN_A_GR
 from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, check_same_lists, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.analysis.run_strata import cold_items, history_length, negative_kinds, popularity_matched
-from mllm_srec.pipeline.analysis.scored_tables import TARGETS, ScoredTables, read_scored
+from mllm_srec.pipeline.analysis.scored_tables import ScoredTables, read_scored
 from mllm_srec.pipeline.analysis.strata import ALL, LEFT_OUT, ROW_SCHEMA, StrataSettings, StratumRow
+from mllm_srec.pipeline.evaluation.schema import TARGETS
 from mllm_srec.pipeline.runs.folder import read_settings
 from mllm_srec.pipeline.runs.output_files import check_output_file, write_output_file
 from mllm_srec.types import ConfigError, DataError, Split

@@ -15,12 +15,9 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.tables.popularity import item_popularity
 from mllm_srec.metrics.weighted_auc import SortedRows
 from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, read_lists
-from mllm_srec.pipeline.evaluation.scored_rows import PLACE
+from mllm_srec.pipeline.evaluation.schema import PLACE, TARGETS
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError, DataError, Split
-
-TARGETS = {"group_id": pl.Int64, "user_id": pl.String, "item_id": pl.String, "label": pl.Int8, "kind": pl.String}
-"""Columns that say who was asked about what; `score` stands beside them."""
 
 _LOGGED = 1e-5  # what float32, in which results are logged, may take from an area
 

@@ -16,7 +16,8 @@ from mllm_srec.data.loading.ranking_datamodule import Lists
 from mllm_srec.metrics.auc import user_auc
 from mllm_srec.metrics.evaluation import with_missed
 from mllm_srec.metrics.functional import ranking_metrics
-from mllm_srec.pipeline.evaluation.scored_rows import KEPT_TOP, PLACE, kept_chunks
+from mllm_srec.pipeline.evaluation.schema import PLACE
+from mllm_srec.pipeline.evaluation.scored_rows import KEPT_TOP, kept_chunks
 from mllm_srec.types import EVAL_TOP_K, LIST_KINDS, MllmSrecError
 
 COLUMNS = ("group_id", "user_id", "item_id", "label", "kind", "score")

@@ -16,8 +16,8 @@ from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.files.atomic import write_whole
 from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
 from mllm_srec.pipeline.evaluation.prediction_tables import lists_table, pairs_table, user_table
+from mllm_srec.pipeline.evaluation.schema import SCORES
 from mllm_srec.pipeline.evaluation.scored_rows import (
-    SCHEMA,
     batch_rows,
     kept_chunks,
     kept_pairs,
@@ -93,7 +93,7 @@ class PredictionWriter(pl.Callback):
         known = [self.parts / part for part in self._known if part.startswith(f"{name}-")]
         paths = known + sorted(self.parts.glob(f"{name}-{self._attempt}-*.parquet"))
         if not paths:
-            return polars.DataFrame(schema=SCHEMA | {"relevance": polars.Int64})
+            return polars.DataFrame(schema=SCORES | {"relevance": polars.Int64})
         wanted = polars.DataFrame({"group_id": self.examples[name].group_id})
         return polars.concat([polars.read_parquet(path, glob=False) for path in paths]).join(
             wanted, on="group_id", how="semi"

@@ -15,26 +15,8 @@ import torch
 from mllm_srec.data.loading.catalogue_lists import WholeLists
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.models.ranking_module import Scored
+from mllm_srec.pipeline.evaluation.schema import PLACE, SCORES
 from mllm_srec.types import CandidateBatch, MllmSrecError
-
-SCHEMA: dict[str, type[pl.DataType]] = {
-    "group_id": pl.Int64,
-    "item_index": pl.Int64,
-    "score": pl.Float32,
-    "yes_logit": pl.Float32,
-    "no_logit": pl.Float32,
-    "yes_no_mass": pl.Float32,
-}
-"""What is kept of a target, null where the model does not say it; with `PLACE` where only a part of a list is kept."""
-
-PLACE: dict[str, type[pl.DataType]] = {
-    "rank": pl.Int64,
-    "n_above": pl.Int64,
-    "n_tied": pl.Int64,
-    "n_candidates": pl.Int64,
-}
-"""Where only a part of a list is kept, what is known of a target: its place from 1 (ties in random order), candidates
-with a higher score, with the same score (itself among them), and in all."""
 
 KEPT_TOP = 100
 """First items that are kept of a list of the whole catalogue."""
@@ -67,7 +49,7 @@ def batch_rows(found: Scored, batch: CandidateBatch) -> pl.DataFrame:
     length = int(mask.sum())
     filled = {name: [None] * length if values is None else values for name, values in columns.items()}
     relevance = pl.Series("relevance", batch["relevance"].cpu()[mask].numpy())
-    return pl.DataFrame(filled, schema=SCHEMA).with_columns(relevance)
+    return pl.DataFrame(filled, schema=SCORES).with_columns(relevance)
 
 
 def top_rows(rows: pl.DataFrame) -> pl.DataFrame:
@@ -107,7 +89,7 @@ def top_of_batch(found: Scored, batch: CandidateBatch) -> pl.DataFrame:
             }
         )
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    schema = SCHEMA | {"relevance": pl.Int64} | PLACE
+    schema = SCORES | {"relevance": pl.Int64} | PLACE
     length = len(joined.get("group_id", ()))
     return pl.DataFrame({name: joined.get(name, [None] * length) for name in schema}, schema=schema)
 

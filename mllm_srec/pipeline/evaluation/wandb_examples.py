@@ -18,7 +18,8 @@ from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
 from mllm_srec.data.pictures.files import UnusablePictureError, small_copy
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.ranking_module import PAIRS, Scored
-from mllm_srec.pipeline.evaluation.scored_rows import SCHEMA, batch_rows
+from mllm_srec.pipeline.evaluation.schema import SCORES
+from mllm_srec.pipeline.evaluation.scored_rows import batch_rows
 from mllm_srec.types import CandidateBatch
 
 KEY = "examples"
@@ -31,7 +32,7 @@ N_TITLES = 5
 MAX_SIDE = 256
 """Pixels of the longer side of a picture."""
 
-_SCORED: dict[str, type[polars.DataType]] = {**SCHEMA, "relevance": polars.Int64}
+_SCORED: dict[str, type[polars.DataType]] = {**SCORES, "relevance": polars.Int64}
 
 
 class ExampleTable(pl.Callback):
