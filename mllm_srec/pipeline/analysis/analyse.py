@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.pipeline.analysis.comparison import FEW, MUST_AGREE, SAME_IN_A_GROUP, common_protocol
+from mllm_srec.pipeline.analysis.comparison import FEW
 from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, check_same_lists, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.analysis.run_strata import cold_items, history_length, negative_kinds, popularity_matched
@@ -19,6 +19,7 @@ from mllm_srec.pipeline.analysis.strata import ALL, LEFT_OUT, ROW_SCHEMA, Strata
 from mllm_srec.pipeline.evaluation.schema import TARGETS
 from mllm_srec.pipeline.runs.folder import read_settings
 from mllm_srec.pipeline.runs.output_files import check_output_file, write_output_file
+from mllm_srec.pipeline.runs.protocol import SAME_IN_A_GROUP, common_protocol
 from mllm_srec.types import ConfigError, DataError, Split
 
 SCHEMA = {"run": pl.String, **ROW_SCHEMA, "n_seeds": pl.Int64}
@@ -63,7 +64,7 @@ def analyse_runs(
         raise ConfigError(f"split: got {split!r}; accepted are {', '.join(COMMANDS)}, which have rank lists")
     folders = [folder for group in groups for folder in group.folders]
     results = {folder: read_results(folder, split) for folder in folders}
-    common_protocol(results, MUST_AGREE)
+    common_protocol(results)
     for group in groups:
         common_protocol({folder: results[folder] for folder in group.folders}, SAME_IN_A_GROUP, group.name)
     data = _data_set(folders[0], results[folders[0]], data_root)

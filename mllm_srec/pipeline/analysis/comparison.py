@@ -18,23 +18,8 @@ from mllm_srec.metrics.significance import PairedDifference
 from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, by_user, check_same_lists, read_lists, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.runs.output_files import check_output_file, write_output_file
+from mllm_srec.pipeline.runs.protocol import SAME_IN_A_GROUP, common_protocol
 from mllm_srec.types import ConfigError, Split
-
-MUST_AGREE = (
-    "candidates_hash",
-    "evaluator",
-    "m",
-    "split",
-    "ties",
-    "max_groups",
-    "groups_seed",
-    "retriever",
-    "lists_hash",
-)
-"""Parts of the protocol without which two numbers of the same name do not mean the same."""
-
-SAME_IN_A_GROUP = ("prompt", "score")
-"""What compared runs may differ in, but not the seeds of one."""
 
 CONFIDENCE = 0.95
 """Of the intervals."""
@@ -106,7 +91,7 @@ def compare_runs(
     _check_request(metrics, split)
     folders = [folder for group in groups for folder in group.folders]
     results = {folder: read_results(folder, split) for folder in folders}
-    protocol, unstated = common_protocol(results, MUST_AGREE)
+    protocol, unstated = common_protocol(results)
     for group in groups:
         common_protocol({folder: results[folder] for folder in group.folders}, SAME_IN_A_GROUP, group.name)
     lists = {folder: read_lists(folder, split, metrics, results[folder]) for folder in folders}
@@ -145,39 +130,6 @@ def _check_request(metrics: Sequence[str], split: Split) -> None:
     if double or not metrics:
         got = f"{double[0]!r} more than once" if double else "none"
         raise ConfigError(f"metrics: got {got}; name each metric once, as all of them count in Holm's correction")
-
-
-def common_protocol(
-    results: Mapping[Path, Mapping[str, Any]], keys: Sequence[str], group: str | None = None
-) -> tuple[dict[str, Any], dict[str, Path]]:
-    """What all runs say of `keys`, and which of these a run does not say.
-
-    A key that older versions did not know, and that is null where it is known, is the same as one that is absent.
-
-    Args:
-        results: Run folder -> what `read_results` gave of it.
-        keys: Parts of the protocol.
-        group: Name of the group whose seeds these are; None: of groups that are compared.
-
-    Raises:
-        ConfigError: Two of them say different things.
-    """
-    protocol, unstated = {}, {}
-    for key in keys:
-        said = [(folder, of[key]) for folder, of in results.items() if key in of]
-        if not said:
-            continue
-        first, value = said[0]
-        for folder, other in said[1:]:
-            if other != value:
-                why = "numbers of different protocols cannot be compared"
-                if group is not None:
-                    why = f"runs in the group {group!r} may differ in their seed only; give them as runs of their own"
-                raise ConfigError(f"{key} is {value!r} in {str(first)!r} and {other!r} in {str(folder)!r}; {why}")
-        protocol[key] = value
-        if value is not None and len(said) < len(results):
-            unstated[key] = next(folder for folder, of in results.items() if key not in of)
-    return protocol, unstated
 
 
 def _values(

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_srec.pipeline.analysis.comparison import MUST_AGREE
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.grid.results import CellRecord, place
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
+from mllm_srec.pipeline.runs.protocol import MUST_AGREE
 from mllm_srec.types import ConfigError
 
 
@@ -91,7 +91,7 @@ def check_measured_alike(records: Sequence[CellRecord]) -> None:
     """
     for data_set in dict.fromkeys(record["data_set"] for record in records):
         of_data_set = [record for record in records if record["data_set"] == data_set]
-        for key in (*MUST_AGREE, "corruption"):
+        for key in MUST_AGREE:
             values = [json.dumps(record["metrics"].get(f"test/{key}")) for record in of_data_set]
             usual = Counter(values).most_common(1)[0][0]
             odd = [f"{_named(r)} ({r['run']}): {v}" for r, v in zip(of_data_set, values, strict=True) if v != usual]

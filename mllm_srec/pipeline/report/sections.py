@@ -13,6 +13,7 @@ from mllm_srec.pipeline.grid.read import GridFolder
 from mllm_srec.pipeline.grid.results import SCHEMA, CellRecord, code_names, of_generated_shop, random_weights
 from mllm_srec.pipeline.report.case_studies import case_studies
 from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
+from mllm_srec.pipeline.runs.protocol import protocol_words
 from mllm_srec.pipeline.runs.training_log import training_log
 from mllm_srec.reports.figures.drawing import Drawing
 from mllm_srec.reports.figures.training_charts import TrainingLog, has_curves, training_chart
@@ -98,24 +99,6 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
     yield "Versions", "; also ".join(versions)
     if not grid.about.stated:
         yield "Note", "older results without a description of their grid, so they are shown as a plain table"
-
-
-def protocol_words(metrics: Mapping[str, Any]) -> str:
-    """How lists were made, in words.
-
-    Args:
-        metrics: Content of `metrics.json`.
-    """
-    evaluator, m = str(metrics.get("test/evaluator")), metrics.get("test/m")
-    lists = {
-        "sampled": f"later liked items among {m} drawn ones that the person never met",
-        "full": "all items that the person does not know yet",
-        "rerank": f"what the retriever {metrics.get('test/retriever')} found",
-    }.get(evaluator.partition("@")[0], "lists of a kind that this version does not know")
-    return (
-        f"evaluator {evaluator} ({lists}); {metrics.get('test/n_users')} lists of people; ties "
-        f"{metrics.get('test/ties')}; candidates {str(metrics.get('test/candidates_hash'))[:12]}; test split"
-    )
 
 
 # --- training and cases ---------------------------------------------------------------------------------------------

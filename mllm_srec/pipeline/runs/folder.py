@@ -14,24 +14,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from mllm_srec.files.atomic import write_whole_text
+from mllm_srec.pipeline.runs.protocol import differences
 from mllm_srec.types import ConfigError
-
-PROTOCOL = (
-    "evaluator",
-    "candidates_hash",
-    "corruption",
-    "m",
-    "retriever",
-    "lists_hash",
-    "max_groups",
-    "groups_seed",
-    "split",
-    "ties",
-    "score",
-    "prompt",
-    "checkpoint",
-)
-"""What must be equal for two numbers of the same name to be comparable."""
 
 METRICS_LOCK = ".metrics.lock"
 RUNNING_LOCK = ".running.lock"
@@ -162,12 +146,10 @@ class RunFolder:
 
     def protocol_differences(self, stage: str, protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """What differs between stored results of `stage` and `protocol`: key -> (stored, now)."""
-        there = self.read_metrics()
-        return {
-            key: (there[f"{stage}/{key}"], protocol[key])
-            for key in PROTOCOL
-            if key in protocol and f"{stage}/{key}" in there and there[f"{stage}/{key}"] != protocol[key]
-        }
+        prefix = f"{stage}/"
+        stored = self.read_metrics().items()
+        there = {key.removeprefix(prefix): value for key, value in stored if key.startswith(prefix)}
+        return differences(there, protocol)
 
     def for_data(self, data_name: str, candidates_hash: str) -> RunFolder:
         """This folder, or where the run was trained on other data, one that names them."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mllm_srec.pipeline.runs import names as run_names
-from mllm_srec.pipeline.runs.folder import PROTOCOL, RunFolder
+from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import (
     RANK_VARIABLES,
     RUN_VARIABLE,
@@ -23,6 +23,7 @@ from mllm_srec.pipeline.runs.names import (
     shortest,
     was_tested,
 )
+from mllm_srec.pipeline.runs.protocol import PROTOCOL
 from mllm_srec.types import ConfigError
 
 LAUNCHER = (
