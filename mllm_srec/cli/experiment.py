@@ -30,7 +30,7 @@ from mllm_srec.cli.schema import (
 )
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
-from mllm_srec.files.atomic import write_whole
+from mllm_srec.files.atomic import write_table
 from mllm_srec.files.hashing import file_hash, text_hash
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.ranking_module import RankingModule
@@ -336,4 +336,4 @@ class ExperimentCLI(LightningCLI):
         if stage in data.retrieved:
             users = data.data.groups.select("group_id", "user_id")
             lists = data.retrieved[stage].join(users, on="group_id", how="left", maintain_order="left")
-            write_whole(lists, self.run.predictions / f"{stage}_retrieved.parquet")
+            write_table(lists, self.run.predictions / f"{stage}_retrieved.parquet")

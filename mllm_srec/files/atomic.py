@@ -1,25 +1,30 @@
-"""Files that are there whole or not at all, whatever ends the process or the power."""
+"""Atomic writes: a file is complete under its name or not there, whatever ends the process or the power."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import polars as pl
 
+from mllm_srec.types import ConfigError, DataError
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file under a partial name, which gets its own name when all of it is on the disk.
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file under a temporary name; it takes its own name when all of it is on the disk.
 
     Args:
-        path: The file; an earlier one of this name is replaced. Its folder must be there.
+        path: The file to write; an earlier one is replaced. Its folder must exist.
+
+    Yields:
+        The open file, in binary mode.
 
     Raises:
-        OSError: It cannot be written; an earlier file stays as it was.
+        OSError: The file cannot be written; an earlier one stays as it was.
     """
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
@@ -29,13 +34,51 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     partial.replace(path)
 
 
-def write_whole(table: pl.DataFrame, path: Path) -> None:
-    """Write a table as Parquet, whole or not at all; see `whole_file`."""
-    with whole_file(path) as file:
+def write_table(table: pl.DataFrame, path: Path) -> None:
+    """Write a table as Parquet, atomically; see `atomic_file`."""
+    with atomic_file(path) as file:
         table.write_parquet(file)
 
 
-def write_whole_text(text: str, path: Path) -> None:
-    """Write a text in UTF-8, whole or not at all; see `whole_file`."""
-    with whole_file(path) as file:
+def write_text(text: str, path: Path) -> None:
+    """Write a text in UTF-8, atomically; see `atomic_file`."""
+    with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def check_output_file(path: Path, command: str, is_own: Callable[[str], bool]) -> None:
+    """Check that a command may write its result to a file, before the result is computed.
+
+    Args:
+        path: The file, as given by `--output`.
+        command: Name of the command.
+        is_own: Function of a file's content: True if it is an earlier result of the command. May raise what parsing
+            raises.
+
+    Raises:
+        ConfigError: The folder does not exist, or the file holds something else.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"output={str(path)!r}: {str(path.parent)!r} is no folder; make it first")
+    if not path.exists():
+        return
+    try:
+        is_result = is_own(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError):
+        is_result = False
+    if not is_result:
+        raise ConfigError(f"output={str(path)!r}: the file exists and is no result of `{command}`; choose another file")
+
+
+def write_output_file(text: str, path: Path) -> None:
+    """Write a command's result atomically.
+
+    Raises:
+        DataError: The file cannot be written; see `atomic_file`.
+    """
+    try:
+        write_text(text, path)
+    except OSError as error:
+        raise DataError(
+            f"output={str(path)!r}: the file cannot be written ({error.strerror}); choose another file"
+        ) from error

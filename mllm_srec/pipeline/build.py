@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
+from mllm_srec.files.folders import atomic_folder, locked
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.prompts.builder import ItemText, item_text
 from mllm_srec.prompts.templates import (
@@ -39,10 +38,6 @@ DEMO_BACKBONE = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_backbone"
 
 
-PATIENCE = 2.0
-"""Seconds of waiting for another process before that is said."""
-
-
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the lock on a data set's folder: processes started side by side wait, and find the work done.
@@ -50,22 +45,15 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: The folder around the data set cannot be written.
     """
-    lock = FileLock(folder.parent / f".{folder.name}.build.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    lock_file = folder.parent / f".{folder.name}.build.lock"
+    with ExitStack() as stack:
         try:
-            lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            _say(f"waiting for another process that builds {folder}")
-            lock.acquire()
-    except OSError as error:
-        raise ConfigError(
-            f"data.root: {folder.parent} cannot be written ({error.strerror}); set it to a folder of yours"
-        ) from error
-    try:
+            stack.enter_context(locked(lock_file, lambda: _say(f"waiting for another process that builds {folder}")))
+        except OSError as error:
+            raise ConfigError(
+                f"data.root: {folder.parent} cannot be written ({error.strerror}); set it to a folder of yours"
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 def _say(message: str) -> None:
@@ -114,11 +102,8 @@ def resolve_backbone(name: str, data: PreparedDataset) -> str:
     folder = data.folder / "backbones" / f"random-{text_hash(f'{settings} {data.content_hash}')[:12]}"
     if not (folder / "config.json").exists():
         _say(f"making a small backbone of random weights in {folder}")
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        build_random_backbone(partial, _texts(data), settings)
-        partial.rename(folder)
+        with atomic_folder(folder) as partial:
+            build_random_backbone(partial, _texts(data), settings)
     return str(folder)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from filelock import FileLock
 
-from mllm_srec.files.atomic import write_whole
+from mllm_srec.files.atomic import write_table
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.summaries.preference_chains import Chain, ChainStep
 from mllm_srec.summaries.store import SummaryStore
@@ -92,7 +92,7 @@ def write_view(folder: Path, name: str, table: pl.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "views.lock"):
         for target in (path, folder / LATEST):
-            write_whole(table, target)
+            write_table(table, target)
 
 
 def read_view(folder: Path, name: str) -> pl.DataFrame | None:

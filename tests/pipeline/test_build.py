@@ -11,6 +11,7 @@ import pytest
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
+from mllm_srec.files import folders
 from mllm_srec.pipeline import build
 from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
 from mllm_srec.summaries.settings import StageSettings, SummarySettings
@@ -94,7 +95,7 @@ def test_the_random_backbone_is_made_once_and_belongs_to_the_data(shop, tmp_path
 
 
 def test_waiting_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(build, "PATIENCE", 0.05)
+    monkeypatch.setattr(folders, "PATIENCE", 0.05)
     code = textwrap.dedent(
         """
         import sys, time

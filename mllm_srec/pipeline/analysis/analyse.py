@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.files.atomic import check_output_file, write_output_file
 from mllm_srec.pipeline.analysis.comparison import FEW
 from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, check_same_lists, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
@@ -18,7 +19,6 @@ from mllm_srec.pipeline.analysis.scored_tables import ScoredTables, read_scored
 from mllm_srec.pipeline.analysis.strata import ALL, LEFT_OUT, ROW_SCHEMA, StrataSettings, StratumRow
 from mllm_srec.pipeline.evaluation.schema import TARGETS
 from mllm_srec.pipeline.runs.folder import read_settings
-from mllm_srec.pipeline.runs.output_files import check_output_file, write_output_file
 from mllm_srec.pipeline.runs.protocol import SAME_IN_A_GROUP, common_protocol
 from mllm_srec.types import ConfigError, DataError, Split
 

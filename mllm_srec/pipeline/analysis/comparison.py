@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from mllm_srec.files.atomic import check_output_file, write_output_file
 from mllm_srec.metrics.comparison import Compared, Values, compare_with_first
 from mllm_srec.metrics.significance import PairedDifference
 from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, by_user, check_same_lists, read_lists, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
-from mllm_srec.pipeline.runs.output_files import check_output_file, write_output_file
 from mllm_srec.pipeline.runs.protocol import SAME_IN_A_GROUP, common_protocol
 from mllm_srec.types import ConfigError, Split
 

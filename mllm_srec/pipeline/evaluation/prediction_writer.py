@@ -9,11 +9,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import polars
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
-from mllm_srec.files.atomic import write_whole
+from mllm_srec.files.atomic import write_table
+from mllm_srec.files.folders import lock_if_free
 from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
 from mllm_srec.pipeline.evaluation.prediction_tables import lists_table, pairs_table, user_table
 from mllm_srec.pipeline.evaluation.schema import SCORES
@@ -77,12 +78,9 @@ class PredictionWriter(pl.Callback):
     def _clear_other_parts(self) -> None:
         """Take the folder, and remove parts that nobody will continue."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(f"another process is evaluating into {self.folder}; wait for it, or stop it") from error
-        self._lock = lock
+        self._lock = lock_if_free(self.folder / ".lock")
+        if self._lock is None:
+            raise ConfigError(f"another process is evaluating into {self.folder}; wait for it, or stop it")
         for other in self.folder.glob(f".{self.method}-*"):
             if other != self.parts or self.identity is None:
                 shutil.rmtree(other, ignore_errors=True)
@@ -149,7 +147,7 @@ class PredictionWriter(pl.Callback):
         if found is None:
             return
         rows = self._rows(name, found, batch)
-        write_whole(rows, self.parts / f"{name}-{self._attempt}-{self._rank}-{self._n_written:06}.parquet")
+        write_table(rows, self.parts / f"{name}-{self._attempt}-{self._rank}-{self._n_written:06}.parquet")
         self._n_written += 1
 
     def _rows(self, name: str, found: Scored, batch: CandidateBatch) -> polars.DataFrame:
@@ -183,7 +181,7 @@ class PredictionWriter(pl.Callback):
             tables[self.split] = lists_table(self.examples["lists"], rows, data)
             tables[f"{self.split}_users"] = user_table(self.examples["lists"], rows, data)
             for name, table in tables.items():
-                write_whole(table, self.folder / f"{name}.parquet")
+                write_table(table, self.folder / f"{name}.parquet")
             shutil.rmtree(self.parts)
         trainer.strategy.barrier()
 

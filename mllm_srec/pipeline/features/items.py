@@ -24,7 +24,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
-from mllm_srec.files.atomic import whole_file
+from mllm_srec.files.atomic import atomic_file
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, hidden_size
 from mllm_srec.models.text_encoder import BackboneText, SentenceEncoder, TextEncoder
@@ -136,7 +136,7 @@ def picture_means(images: ImageStore, folder: Path) -> np.ndarray:
     if not path.exists():
         store = FeatureStore(folder)
         means = np.stack([store.features([key]).float().mean(dim=0).numpy() for key in images.pictures])
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             np.save(file, means)
     return np.asarray(np.load(path))
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
 
-from mllm_srec.files.atomic import write_whole_text
+from mllm_srec.files.atomic import write_text
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.runs.names import was_tested
 from mllm_srec.pipeline.runs.provenance import commit, versions
@@ -72,7 +72,7 @@ def end_attempt(cell: Cell, status: int, seconds: dict[str, float], peak_memory:
 
 def _write(cell: Cell, attempts: list[Attempt]) -> None:
     content = {"settings_hash": cell.settings_hash, "settings": cell.settings, "attempts": attempts}
-    write_whole_text(json.dumps(content, indent=2, default=str) + "\n", cell.record)
+    write_text(json.dumps(content, indent=2, default=str) + "\n", cell.record)
 
 
 def peak_bytes(maxrss: int) -> int:

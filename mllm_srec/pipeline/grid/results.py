@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.files.atomic import write_whole, write_whole_text
+from mllm_srec.files.atomic import write_table, write_text
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.grid.record import Attempt, read_attempts
@@ -154,10 +154,10 @@ def write_results(folder: Path, records: Sequence[CellRecord], about: Mapping[st
     about = {**about, **_planned(about, records)}
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
-        write_whole(tidy(records), folder / RESULTS)
+        write_table(tidy(records), folder / RESULTS)
         for name, record in names.items():
-            write_whole_text(json.dumps(record, indent=2) + "\n", folder / CELLS / name)
-        write_whole_text(json.dumps(about, indent=2) + "\n", folder / ABOUT)
+            write_text(json.dumps(record, indent=2) + "\n", folder / CELLS / name)
+        write_text(json.dumps(about, indent=2) + "\n", folder / ABOUT)
         for path in (folder / CELLS).glob("*.json"):
             if path.name not in names:
                 path.unlink()  # of a row, seed or data set that the grid has no longer

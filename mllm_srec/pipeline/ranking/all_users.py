@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 
-from mllm_srec.files.atomic import write_whole
+from mllm_srec.files.atomic import write_table
+from mllm_srec.files.folders import lock_if_free, make_writable
 from mllm_srec.files.hashing import file_hash
 from mllm_srec.files.progress import LateProgress
 from mllm_srec.pipeline.ranking.new_items import NewItem
@@ -31,10 +30,7 @@ def check_output(path: Path) -> None:
         ConfigError: It cannot.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.{os.getpid()}")
-        probe.touch()
-        probe.unlink()
+        make_writable(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     if path.is_dir():
@@ -65,11 +61,14 @@ def write_lists(
     parts = path.with_name(f".{path.name}.{_key(ranker, user_ids, new_items, top_k)}.parts")
     try:
         parts.mkdir(exist_ok=True)
-        with FileLock(parts / ".lock", timeout=0):
+        lock = lock_if_free(parts / ".lock")
+        if lock is None:
+            raise ConfigError(f"another process is writing {path}; wait for it, or choose another output")
+        try:
             table = pl.concat([pl.DataFrame(schema=LIST_SCHEMA), *_parts(ranker, parts, user_ids, new_items, top_k)])
-            write_whole(table, path)
-    except Timeout as error:
-        raise ConfigError(f"another process is writing {path}; wait for it, or choose another output") from error
+            write_table(table, path)
+        finally:
+            lock.release()
     except OSError as error:
         raise _unwritable(path, error) from error
     for left in path.parent.glob(f".{path.name}.*.parts"):  # of earlier settings too
@@ -88,7 +87,7 @@ def _parts(
             if not part.exists():
                 chunk = user_ids[begin : begin + USERS_PER_PART]
                 lists = [ranked.table for ranked in ranker.rank_all(chunk, new_items, top_k)]
-                write_whole(pl.concat(lists), part)
+                write_table(pl.concat(lists), part)
             found.append(pl.read_parquet(part, glob=False))
             progress.update(min(begin + USERS_PER_PART, len(user_ids)))
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mllm_srec.files.atomic import write_whole_text
+from mllm_srec.files.atomic import write_text
 from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.scripted import script_section, scripted_name
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
@@ -124,7 +124,7 @@ def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
             elif isinstance(block, FigureBlock):
                 paths = write_drawing(block.drawing, folder / FIGURES)
                 files += [f"{FIGURES}/{path.name}" for path in paths]
-    write_whole_text(page, folder / PAGE)
+    write_text(page, folder / PAGE)
     for name in before - set(files):
         (folder / name).unlink(missing_ok=True)
     _write_list(folder, files)
@@ -133,7 +133,7 @@ def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
 
 def _write_list(folder: Path, files: Sequence[str]) -> None:
     about = {"generator": GENERATOR, "files": list(files)}
-    write_whole_text(json.dumps(about, indent=2) + "\n", folder / FILES)
+    write_text(json.dumps(about, indent=2) + "\n", folder / FILES)
 
 
 def _listed(folder: Path) -> set[str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from mllm_srec.files.atomic import write_whole_text
+from mllm_srec.files.atomic import write_text
+from mllm_srec.files.folders import lock_if_free, locked, make_writable, why_not_writable
 from mllm_srec.pipeline.runs.protocol import differences
 from mllm_srec.types import ConfigError
 
@@ -84,11 +84,9 @@ class RunFolder:
         Raises:
             ConfigError: It cannot.
         """
-        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
-        if not there.is_dir():
-            raise _not_writable(self.path, f"{there} is a file")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise _not_writable(self.path, f"no permission to write into {there}")
+        reason = why_not_writable(self.path)
+        if reason is not None:
+            raise _not_writable(self.path, reason)
 
     def create(self) -> None:
         """Make the folder.
@@ -97,10 +95,7 @@ class RunFolder:
             ConfigError: It cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            make_writable(self.path)
         except OSError as error:
             raise _not_writable(self.path, str(error.strerror)) from error
 
@@ -110,11 +105,9 @@ class RunFolder:
         Raises:
             ConfigError: Another process trains in this folder.
         """
-        lock = FileLock(self.path / RUNNING_LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(f"another process is training in {self.path}; choose another --name") from error
+        lock = lock_if_free(self.path / RUNNING_LOCK)
+        if lock is None:
+            raise ConfigError(f"another process is training in {self.path}; choose another --name")
         return lock
 
     def holds_work(self) -> bool:
@@ -137,12 +130,12 @@ class RunFolder:
         Raises:
             ConfigError: The file holds results of this stage under another protocol.
         """
-        with FileLock(self.path / METRICS_LOCK):
+        with locked(self.path / METRICS_LOCK):
             differing = self.protocol_differences(stage, protocol)
             if differing:
                 raise ConfigError(f"{self.metrics} holds {stage} results of another protocol: {_shown(differing)}")
             merged = self.read_metrics() | dict(values) | {f"{stage}/{key}": value for key, value in protocol.items()}
-            write_whole_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n", self.metrics)
+            write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n", self.metrics)
 
     def protocol_differences(self, stage: str, protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """What differs between stored results of `stage` and `protocol`: key -> (stored, now)."""

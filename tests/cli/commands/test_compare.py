@@ -76,7 +76,7 @@ def test_the_seed_decides(runs, capsys):
         (["base-0", "fll-0"], 1, "RUN: 'fll-0' is no finished run (there is no such folder)"),
         (["base-0", "full-0", "--metrics", "auc"], 1, "no user has a value of its own"),
         (["base-0", "full-0", "--output", "base-0/metrics.json"], 1, "exists and is no result of `compare`"),
-        (["base-0", "full-0", "--output", "x/out.json"], 1, "output: 'x' is no folder; make it first"),
+        (["base-0", "full-0", "--output", "x/out.json"], 1, "output='x/out.json': 'x' is no folder; make it first"),
         (["base-0", "full-0", "--split", "val"], 1, "holds no val results; run `python -m mllm_srec validate`"),
         ([], 2, "the following arguments are required: runs"),
         (["base-0", "full-0", "--metric", "hr@10"], 2, "did you mean 'metrics'?"),

@@ -1,0 +1,110 @@
+"""Folders that several processes share: lock files, folders that appear complete or not at all, write permission."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PATIENCE = 2.0
+"""Seconds to wait for a lock before `on_wait` is called."""
+
+
+@contextmanager
+def locked(lock_file: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock file; processes started side by side take turns.
+
+    Args:
+        lock_file: The file to lock; its folder is made if it does not exist. The lock ends with its process.
+        on_wait: Called once if another process still holds the lock after `PATIENCE` seconds.
+
+    Raises:
+        OSError: The lock file cannot be written.
+    """
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        if on_wait is not None:
+            on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def lock_if_free(lock_file: Path) -> FileLock | None:
+    """Take a lock file without waiting.
+
+    Args:
+        lock_file: The file to lock; its folder must exist.
+
+    Returns:
+        The lock, to be released by the caller; None if another process holds it.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Fill a folder that takes its final name only when it is complete.
+
+    Call it under a lock: two processes must not fill the same folder.
+
+    Args:
+        target: The folder to make; an earlier one is replaced at the end.
+
+    Yields:
+        An empty folder beside `target`. What a killed process left there is removed first; if the block raises, the
+        folder is removed and an earlier `target` stays as it was.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Find out why files could not be written into a folder, without creating it.
+
+    Args:
+        folder: A folder that exists or would be made.
+
+    Returns:
+        The reason, such as `no permission to write into /data`; None if it can be written.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"no permission to write into {existing}"
+    return None
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder and prove that files can be written into it.
+
+    Raises:
+        OSError: The folder cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".writable-{os.getpid()}"
+    probe.touch()
+    probe.unlink()

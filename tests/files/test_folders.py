@@ -1,0 +1,115 @@
+"""Locks between processes, folders that appear complete or not at all, and permissions."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mllm_srec.files import folders
+from mllm_srec.files.folders import atomic_folder, lock_if_free, locked, make_writable, why_not_writable
+
+HOLDER = """
+import sys
+from pathlib import Path
+from mllm_srec.files.folders import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+print("released", flush=True)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds `tmp_path / "lock"` until a line is written to it."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_lock_is_waited_for_and_the_wait_is_reported_once(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(folders, "PATIENCE", 0.05)
+    waits = []
+
+    def on_wait():
+        waits.append(1)
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+
+    with locked(tmp_path / "lock", on_wait):
+        assert holder.stdout.readline() == "released\n"
+    assert waits == [1]
+
+
+def test_a_lock_ends_with_its_process(tmp_path, holder):
+    assert lock_if_free(tmp_path / "lock") is None
+    holder.kill()
+    holder.wait()
+    lock = lock_if_free(tmp_path / "lock")
+    assert lock is not None
+    lock.release()
+
+
+def test_a_lock_is_released_when_the_block_raises(tmp_path):
+    with pytest.raises(RuntimeError), locked(tmp_path / "new" / "lock"):
+        raise RuntimeError
+    lock = lock_if_free(tmp_path / "new" / "lock")
+    assert lock is not None
+    lock.release()
+
+
+def test_a_folder_appears_complete(tmp_path):
+    target = tmp_path / "store"
+    with atomic_folder(target) as partial:
+        (partial / "a").write_text("1")
+        assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    assert (target / "a").read_text() == "1"
+
+
+def break_off(target):
+    with atomic_folder(target) as partial:
+        (partial / "third").touch()
+        raise KeyboardInterrupt
+
+
+def test_an_earlier_folder_is_replaced_at_the_end_and_kept_on_failure(tmp_path):
+    target = tmp_path / "store"
+    for text in ("first", "second"):
+        with atomic_folder(target) as partial:
+            (partial / text).touch()
+    assert [path.name for path in target.iterdir()] == ["second"]
+    with pytest.raises(KeyboardInterrupt):
+        break_off(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    assert [path.name for path in target.iterdir()] == ["second"]
+
+
+def test_the_leftovers_of_a_killed_process_are_removed(tmp_path):
+    left = tmp_path / ".store.partial"
+    left.mkdir()
+    (left / "half").touch()
+    with atomic_folder(tmp_path / "store") as partial:
+        (partial / "whole").touch()
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["whole"]
+
+
+def test_reasons_why_a_folder_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert why_not_writable(tmp_path / "file" / "below") == f"{tmp_path / 'file'} is a file"
+    assert why_not_writable(tmp_path / "new" / "below") is None
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    assert why_not_writable(tmp_path / "new") == f"no permission to write into {tmp_path}"
+
+
+def test_a_probe_leaves_nothing(tmp_path):
+    make_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        make_writable(tmp_path / "file")
