@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllm_srec.cli.quiet import silence_libraries
-from mllm_srec.cli.schema import candidate_settings, full_parser, prepare_settings
+from mllm_srec.cli.schema import dataset_settings, full_parser
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.prepare import prepare_dataset
@@ -34,8 +34,7 @@ def prepared(config_file: str, flags: Sequence[str] = ()) -> tuple[str, Prepared
         ConfigError: It was prepared with other settings than the file's.
     """
     config = full_parser("prepare", "").parse_args(["--config", config_file, *flags])
-    folder = Path(config.data.root) / config.data.name
-    prepare, candidates = prepare_settings(config.prepare), candidate_settings(config.candidates)
+    folder, prepare, candidates = dataset_settings(config)
     if prepare.source == "demo":
         prepare_dataset(folder, prepare, candidates)
     there = check_manifest(folder, prepare, candidates)

@@ -137,3 +137,8 @@ def _without_null(message: str) -> str:
 def plain(value: Any) -> Any:
     """A parsed namespace as nested dicts."""
     return value.as_dict() if isinstance(value, jsonargparse.Namespace) else value
+
+
+def instantiate(parser: jsonargparse.ArgumentParser, config: Any) -> Any:
+    """Make the objects that a parsed configuration describes; the method's name changes with jsonargparse 4.49."""
+    return getattr(parser, "instantiate", parser.instantiate_classes)(config)

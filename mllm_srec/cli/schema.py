@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from mllm_srec.cli.parser import ConfigFile, NearestNameMixin, Parser, plain
+import jsonargparse
+
+from mllm_srec.cli.parser import ConfigFile, NearestNameMixin, Parser, instantiate, plain
 from mllm_srec.data.settings import (
     CandidateSettings,
-    ColumnMapping,
-    CorruptionSettings,
-    DemoSettings,
     ItemFeatureSettings,
-    PictureSettings,
     PrepareSettings,
 )
-from mllm_srec.prompts.decoding import GenerationSettings
-from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.settings import StageSettings, SummarySettings
+from mllm_srec.summaries.settings import SummarySettings
 
-if TYPE_CHECKING:
-    import jsonargparse
-
+Settings = TypeVar("Settings")
 
 PROGRAM = "python -m mllm_srec"
 """How commands are called; every hint that is printed begins with it."""
@@ -153,47 +148,26 @@ def link_sections(parser: jsonargparse.ArgumentParser) -> None:
     parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
 
 
-def prepare_settings(config: Any) -> PrepareSettings:
-    """The `prepare` section of a parsed configuration as its dataclass."""
-    values = plain(config)
-    if isinstance(values, PrepareSettings):
-        return values
-    sections = {"columns": ColumnMapping, "demo": DemoSettings, "corruption": CorruptionSettings}
-    made = {name: section(**plain(values[name])) for name, section in sections.items()}
-    return PrepareSettings(**{**values, **made})
+def as_settings(kind: type[Settings], section: Any) -> Settings:
+    """Make a section of a parsed configuration into its dataclass, nested ones included.
+
+    Args:
+        kind: The dataclass of the section, such as `PrepareSettings`.
+        section: The section as the parser left it, or an instance of `kind`, which is returned as it is.
+    """
+    if isinstance(section, kind):
+        return section
+    parser = Parser()
+    parser.add_argument("--section", type=kind)
+    made: Settings = instantiate(parser, parser.parse_object({"section": plain(section)})).section
+    return made
 
 
-def candidate_settings(config: Any) -> CandidateSettings:
-    """The `candidates` section of a parsed configuration as its dataclass."""
-    values = plain(config)
-    return values if isinstance(values, CandidateSettings) else CandidateSettings(**values)
+def dataset_settings(config: Any) -> tuple[Path, PrepareSettings, CandidateSettings]:
+    """Return what identifies a data set: its folder, how it is prepared, and how its candidates are drawn.
 
-
-def summary_settings(config: Any) -> SummarySettings:
-    """The `summaries` section of a parsed configuration as its dataclass."""
-    values = plain(config)
-    if isinstance(values, SummarySettings):
-        return values
-    stages = {name: _stage_settings(plain(values[name])) for name in ("image", "item", "preference")}
-    return SummarySettings(**{**values, **stages})
-
-
-def _stage_settings(values: Any) -> StageSettings:
-    if isinstance(values, StageSettings):
-        return values
-    generation = plain(values["generation"])
-    if not isinstance(generation, GenerationSettings):
-        generation = GenerationSettings(**generation)
-    return StageSettings(**{**values, "generation": generation})
-
-
-def prompt_settings(config: Any) -> PromptSettings:
-    """The `data.prompt` section of a parsed configuration as its dataclass."""
-    values = plain(config)
-    return values if isinstance(values, PromptSettings) else PromptSettings(**values)
-
-
-def picture_settings(config: Any) -> PictureSettings:
-    """The `data.pictures` section of a parsed configuration as its dataclass."""
-    values = plain(config)
-    return values if isinstance(values, PictureSettings) else PictureSettings(**values)
+    Args:
+        config: Parsed settings of any command.
+    """
+    folder = Path(config.data.root) / config.data.name
+    return folder, as_settings(PrepareSettings, config.prepare), as_settings(CandidateSettings, config.candidates)

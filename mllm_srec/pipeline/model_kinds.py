@@ -16,7 +16,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.item_batches import Numbering
 from mllm_srec.data.loading.item_datamodule import ItemDataModule
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
-from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
+from mllm_srec.data.loading.ranking_datamodule import RankingDataModule, ServedInputs
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
 from mllm_srec.data.tables.interactions import in_time_order, is_liked
 from mllm_srec.models.backbone import BackboneSettings
@@ -118,14 +118,15 @@ class PromptExperiment:
         model, data = self.model.settings, self.datamodule
         settings = resolve_stages(self.summaries, data.data)
         plan = SummaryPlan(data.data, settings, data.prompt, data.pictures, model.name, model.revision)
-        data.use_summaries(ensure_summaries(plan, self.command, print_quality))
+        data.use(ServedInputs(summaries=ensure_summaries(plan, self.command, print_quality)))
         self._accuracy, self._n_written = summary_accuracy(plan), summary_tokens(plan)
 
     def open_stores(self) -> Mapping[str, int]:
         """Build prompts and picture features where they are missing."""
         stores = self.datamodule.stores
         if self.datamodule.pictures.serve == "features" and stores.images is not None:
-            self.datamodule.use_features(extract_features(stores.images, frozen(self.model.settings)))
+            features = extract_features(stores.images, frozen(self.model.settings))
+            self.datamodule.use(ServedInputs(features=features))
         return asdict(stores.prompts.report)
 
     def check(self, checkpoint: Mapping[str, Any]) -> None:

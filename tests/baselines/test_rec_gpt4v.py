@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.recommender import MLLMRecommender
@@ -41,7 +42,7 @@ def make(make_datamodule, shop):
 
     def module(stage="test", prompt=(), **changes):
         made = make_datamodule(prompt=PromptSettings(**{**SETTINGS, **dict(prompt)}), pictures=NONE, **changes)
-        made.use_summaries(SummaryTexts("vst-1", "both", seen_in(shop), {}, {}, titled=True))
+        made.use(ServedInputs(summaries=SummaryTexts("vst-1", "both", seen_in(shop), {}, {}, titled=True)))
         made.setup(stage)
         return made
 
@@ -175,7 +176,7 @@ def test_the_history_gives_way_never_the_target(make, shop):
 
 def test_a_chain_of_thought_has_no_answers_to_show(make_datamodule, shop):
     data = make_datamodule(prompt=PromptSettings(cot=True))
-    data.use_summaries(SummaryTexts("vst-1", "both", seen_in(shop), {}, {}, titled=True))
+    data.use(ServedInputs(summaries=SummaryTexts("vst-1", "both", seen_in(shop), {}, {}, titled=True)))
     with pytest.raises(ConfigError, match=r"summaries\.variant=vst"):
         data.setup("test")
 

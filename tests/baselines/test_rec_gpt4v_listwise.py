@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mllm_srec.data.loading.prompt_batches import ListCollator
+from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.recommender import MLLMRecommender
@@ -37,7 +38,7 @@ def make(make_datamodule, shop):
         seen = {
             item: f"a thing look_{item}." for item, image in shop.items.select("item_id", "image").iter_rows() if image
         }
-        made.use_summaries(SummaryTexts("vst-1", "both", seen, {}, {}, titled=True))
+        made.use(ServedInputs(summaries=SummaryTexts("vst-1", "both", seen, {}, {}, titled=True)))
         made.setup("test")
         return made
 
@@ -111,7 +112,7 @@ def test_every_prompt_in_full(make, size):
 def test_pairs_are_asked_one_by_one(make, make_datamodule):
     data = make()
     alone = make_datamodule(prompt=replace(data.prompt, layout="pointwise"), pictures=NONE)
-    alone.use_summaries(data.summaries)
+    alone.use(ServedInputs(summaries=data.summaries))
     alone.setup("test")
     pairs, expected = data.test_dataloader()[0], alone.test_dataloader()[0]
     for found, same in zip(pairs, expected, strict=True):

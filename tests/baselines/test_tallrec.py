@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from mllm_srec.data.loading.prompt_batches import PromptCollator
+from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
@@ -176,7 +177,7 @@ def test_what_the_wording_has_no_place_for_is_refused(make_datamodule, shop):
     with pytest.raises(ConfigError, match="max_history=0"):
         PromptSettings(max_history=0)
     data = make_datamodule(prompt=prompt, pictures=NONE)
-    data.use_summaries(SummaryTexts("a1", "both", {}, dict.fromkeys(shop.items["item_id"], "x"), {}))
+    data.use(ServedInputs(summaries=SummaryTexts("a1", "both", {}, dict.fromkeys(shop.items["item_id"], "x"), {})))
     with pytest.raises(ConfigError, match="has no place for preferences"):
         data.setup("fit")
 

@@ -11,12 +11,9 @@ from mllm_srec.cli.experiment import NOT_SETTINGS, ExperimentCLI
 from mllm_srec.cli.parser import plain
 from mllm_srec.cli.schema import (
     TrackingSettings,
-    candidate_settings,
+    as_settings,
     full_parser,
     light_parser,
-    prepare_settings,
-    prompt_settings,
-    summary_settings,
 )
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
@@ -114,10 +111,10 @@ def test_the_second_place_of_a_value_is_refused(parser, name, capsys):
 
 def test_sections_become_dataclasses(parser):
     config = parser.parse_args(["--prepare.k_core", "2", "--prepare.demo.n_users", "9", "--prepare.columns.title", "t"])
-    settings = prepare_settings(config.prepare)
+    settings = as_settings(PrepareSettings, config.prepare)
     assert isinstance(settings, PrepareSettings)
     assert (settings.k_core, settings.demo.n_users, settings.columns.title) == (2, 9, "t")
-    candidates = candidate_settings(parser.parse_args(["--candidates.max_users", "5"]).candidates)
+    candidates = as_settings(CandidateSettings, parser.parse_args(["--candidates.max_users", "5"]).candidates)
     assert candidates == CandidateSettings(max_users=5)
 
 
@@ -127,8 +124,8 @@ def test_the_summaries_section_becomes_dataclasses(parser):
     )
     generation = GenerationSettings(sample=True)
     item = StageSettings(backbone="x", generation=generation)
-    assert summary_settings(config.summaries) == SummarySettings(item=item)
-    assert prompt_settings(config.data.prompt) == PromptSettings(cot=True)
+    assert as_settings(SummarySettings, config.summaries) == SummarySettings(item=item)
+    assert as_settings(PromptSettings, config.data.prompt) == PromptSettings(cot=True)
 
 
 # --- the files of configs/ ----------------------------------------------------------------------------------------
@@ -168,14 +165,17 @@ def test_an_ablation_is_a_small_overlay_that_changes_one_thing(parser, name):
     base = next(file for file in CONFIGS if file.name == "baby.yaml")
     plain_config = parser.parse_args(["--config", str(base)])
     config = parser.parse_args(["--config", str(base), "--config", str(path)])
-    expected, prompt = summary_settings(plain_config.summaries), prompt_settings(plain_config.data.prompt)
+    expected, prompt = (
+        as_settings(SummarySettings, plain_config.summaries),
+        as_settings(PromptSettings, plain_config.data.prompt),
+    )
     changes = ABLATIONS[name]
     if "cot" in changes:
         prompt = dataclasses.replace(prompt, **changes)
     else:
         expected = dataclasses.replace(expected, **changes)
-    assert summary_settings(config.summaries) == expected
-    assert prompt_settings(config.data.prompt) == prompt
+    assert as_settings(SummarySettings, config.summaries) == expected
+    assert as_settings(PromptSettings, config.data.prompt) == prompt
 
 
 def test_every_overlay_is_tested():

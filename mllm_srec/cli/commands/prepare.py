@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from mllm_srec.cli.schema import candidate_settings, full_parser, light_parser, prepare_settings
+from mllm_srec.cli.schema import dataset_settings, full_parser, light_parser
 
 DESCRIPTION = (
     "Read raw files, drop duplicates, apply the k-core, split, and write tables, pictures and a report of everything "
@@ -21,8 +19,7 @@ def main(command: str, arguments: list[str]) -> None:
     from mllm_srec.data.prepare import prepare_dataset
     from mllm_srec.reports.terminal.results import print_prepared
 
-    folder = Path(config.data.root) / config.data.name
-    prepare, candidates = prepare_settings(config.prepare), candidate_settings(config.candidates)
+    folder, prepare, candidates = dataset_settings(config)
     done = check_manifest(folder, prepare, candidates)
     report = prepare_dataset(folder, prepare, candidates)
     print_prepared(folder, report.lines(), done)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_srec.cli.quiet import silence_libraries
-from mllm_srec.cli.schema import PROGRAM, candidate_settings, full_parser, light_parser, prepare_settings
+from mllm_srec.cli.schema import PROGRAM, dataset_settings, full_parser, light_parser
 from mllm_srec.types import ConfigError
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ def _open(parser: jsonargparse.ArgumentParser, config: Any, flags: dict[str, Any
     from mllm_srec.pipeline.ranking.ranker import Ranker
 
     check_settings("predict", config)
-    folder = Path(config.data.root) / config.data.name
+    folder, prepare, candidates = dataset_settings(config)
     command = f"{PROGRAM} prepare --config ..."
     with folder_lock(folder):
-        ensure_prepared(folder, prepare_settings(config.prepare), candidate_settings(config.candidates), command)
+        ensure_prepared(folder, prepare, candidates, command)
     settings = yaml.safe_load(parser.dump(config, skip_link_targets=True, skip_none=False))
     return Ranker(load_run(settings), config.ckpt_path, max_items=flags["max_items"], retriever=flags["retriever"])
 

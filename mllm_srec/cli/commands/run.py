@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_srec.cli.schema import PROGRAM, candidate_settings, full_parser, light_parser, prepare_settings
+from mllm_srec.cli.schema import PROGRAM, dataset_settings, full_parser, light_parser
 from mllm_srec.types import ConfigError, MllmSrecError
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def _build(config: Any, arguments: Sequence[str]) -> None:
     from mllm_srec.data.manifest import check_manifest
     from mllm_srec.summaries.run import missing_stages
 
-    folder = Path(config.data.root) / config.data.name
-    if not check_manifest(folder, prepare_settings(config.prepare), candidate_settings(config.candidates)):
+    if not check_manifest(*dataset_settings(config)):
         _stage("prepare", arguments)
     summarised = config.baseline is None and config.summaries.variant != "none"
     if summarised and missing_stages(summary_plan(config, f"{PROGRAM} prepare")):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import shlex
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_srec.cli.parser import plain
 from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import (
     PROGRAM,
-    candidate_settings,
+    as_settings,
+    dataset_settings,
     full_parser,
     light_parser,
-    picture_settings,
-    prepare_settings,
-    prompt_settings,
-    summary_settings,
 )
+from mllm_srec.data.settings import PictureSettings
+from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.settings import STAGES, SummarySettings
 from mllm_srec.types import ConfigError
 
@@ -71,15 +69,14 @@ def summary_plan(config: Any, prepare_command: str) -> SummaryPlan:
     from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
     from mllm_srec.summaries.requests import SummaryPlan
 
-    folder = Path(config.data.root) / config.data.name
-    prepare, candidates = prepare_settings(config.prepare), candidate_settings(config.candidates)
+    folder, prepare, candidates = dataset_settings(config)
     with folder_lock(folder):
         data = ensure_prepared(folder, prepare, candidates, prepare_command)
         plan = SummaryPlan(
             data,
-            resolve_stages(summary_settings(config.summaries), data),
-            prompt_settings(config.data.prompt),
-            picture_settings(config.data.pictures),
+            resolve_stages(as_settings(SummarySettings, config.summaries), data),
+            as_settings(PromptSettings, config.data.prompt),
+            as_settings(PictureSettings, config.data.pictures),
             resolve_backbone(config.model.backbone, data),
             config.model.revision,
         )

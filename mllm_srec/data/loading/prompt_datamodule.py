@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader
 from mllm_srec.data.loading.candidate_lists import RankLists
 from mllm_srec.data.loading.examples import GroupExamples, pair_examples, select_train_rows
 from mllm_srec.data.loading.prompt_batches import ListCollator, ListDataset, PromptCollator, PromptDataset, PromptStores
-from mllm_srec.data.loading.ranking_datamodule import Evaluator, Lists, RankingDataModule
+from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule, ServedInputs
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
@@ -42,17 +41,7 @@ class PromptDataModule(RankingDataModule):
         eval_batch_tokens: Tokens per device and step in evaluation; a longer list is a step of its own.
         negatives: Negatives trained on: sampled ones (the article's 1:1), disliked items, or both.
         balance: `all`, or `cap` to no more negatives than positives.
-        evaluator: What `validate`, `test` and `predict` rank; `fit` always validates on sampled lists. `sampled`: the
-            positives and `n_negatives` drawn ones; `rerank`: the first `n_retrieved` items of `retriever`, positives
-            that it missed counting as missed; `full`: every item that the user does not know yet.
-        n_negatives: m of `sampled@m`: candidates besides the positives in evaluation (borrowed: 20).
-        retriever: `popularity`, or the folder of a run on this data set that was evaluated with `full`.
-        n_retrieved: N of `rerank@N`.
-        max_train_groups: Train on this many groups, drawn with the seed; null takes all.
-        max_eval_groups: In `fit`, validate on this many groups of each kind, drawn with the seed; null takes all.
-        max_test_groups: In `validate`, `test` and `predict`, the same; results name it, and null takes all.
-        num_workers: Worker processes of each loader.
-        seed: Seed of the order and the draws; linked to `seed_everything`.
+        **shared: Settings of `RankingDataModule`: evaluation, limits and loading.
 
     Raises:
         ConfigError: The data set is not prepared, or settings contradict each other.
@@ -73,20 +62,9 @@ class PromptDataModule(RankingDataModule):
         eval_batch_tokens: int = 65_536,
         negatives: Literal["sampled", "explicit", "both"] = "sampled",
         balance: Literal["all", "cap"] = "all",
-        evaluator: Evaluator = "sampled",
-        n_negatives: int = 20,
-        retriever: str = "popularity",
-        n_retrieved: int = 100,
-        max_train_groups: int | None = None,
-        max_eval_groups: int | None = None,
-        max_test_groups: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            root, name, batch_size, eval_batch_size, evaluator, n_negatives, retriever, n_retrieved,
-            max_train_groups, max_eval_groups, max_test_groups, num_workers, seed,
-        )  # fmt: skip
+        super().__init__(root, name, batch_size, eval_batch_size, **shared)
         self.backbone, self.revision = backbone, revision
         if prompt.phrases.items_only and pictures.serve != "none":
             raise ConfigError(
@@ -95,8 +73,6 @@ class PromptDataModule(RankingDataModule):
             )
         self.prompt, self.pictures, self.packing, self.max_length = prompt, pictures, packing, max_length
         self.eval_batch_tokens, self.negatives, self.balance = eval_batch_tokens, negatives, balance
-        self.features_folder: Path | None = None  # set by the pipeline, which computed them
-        self.summaries: SummaryTexts | None = None  # likewise
         self._stores: PromptStores | None = None
 
     @property
@@ -107,8 +83,13 @@ class PromptDataModule(RankingDataModule):
         return self._stores
 
     @property
+    def summaries(self) -> SummaryTexts | None:
+        """Summaries that prompts are made of; None where they are made of titles."""
+        return self.inputs.summaries
+
+    @property
     def shows_pictures(self) -> bool:
-        """Whether prompts hold pictures: they are served, and summaries are not made of texts alone."""
+        """True if prompts hold pictures: they are served, and summaries are not made of texts alone."""
         return self.pictures.serve != "none" and (self.summaries is None or self.summaries.modality != "text")
 
     def _open_stores(self) -> PromptStores:
@@ -118,36 +99,33 @@ class PromptDataModule(RankingDataModule):
             processor = load_image_processor(self.backbone, self.revision, self.pictures)
             images = build_image_store(self.folder, processor, self.data.items)
         features = None
-        if self.pictures.serve == "features" and self.features_folder is not None:
-            features = FeatureStore(self.features_folder)
+        if self.pictures.serve == "features" and self.inputs.features is not None:
+            features = FeatureStore(self.inputs.features)
         prompts = build_prompt_store(self.data, encoder, images, self.prompt, self.max_length, self.summaries)
         return PromptStores(prompts, images, features, encoder)
 
-    def use_features(self, folder: Path) -> None:
-        """Serve picture features from the finished store in `folder` instead of pixels."""
-        self.features_folder = folder
-        if self._stores is not None:
-            self._stores.features = FeatureStore(folder)
-
-    def use_summaries(self, texts: SummaryTexts) -> None:
-        """Make prompts of stored summaries instead of titles.
+    def use(self, inputs: ServedInputs) -> None:
+        """Serve inputs that were computed elsewhere; see `RankingDataModule.use`.
 
         Raises:
-            ConfigError: The prompts were opened already, without them.
+            ConfigError: Summaries are given after the prompts were opened without them.
         """
-        if self._stores is not None:
+        if self._stores is not None and inputs.summaries is not None:
             raise ConfigError(
-                f"use_summaries({texts.identity!r}) came after the prompts were opened, which do not hold these "
-                "summaries; call it right after the data module is made, before `stores`, `setup` or a loader"
+                f"summaries={inputs.summaries.identity!r}: the prompts were opened before, without these summaries; "
+                "call `use` right after the data module is made, before `stores`, `setup` or a loader"
             )
-        self.summaries = texts
+        super().use(inputs)
+        if self._stores is not None and inputs.features is not None:
+            self._stores.features = FeatureStore(inputs.features)
 
     def setup(self, stage: str) -> None:
         """Open the stores in this process, before any loader is made."""
-        if self.pictures.serve == "features" and self.shows_pictures and self.features_folder is None:
+        if self.pictures.serve == "features" and self.shows_pictures and self.inputs.features is None:
             raise ConfigError(
-                "pictures.serve='features' needs the extracted features; start through `python -m mllm_srec`, which "
-                "extracts them, or set `features_folder` to the folder that `pipeline.features` returned"
+                "data.pictures.serve='features': the extracted features are missing; start through "
+                "`python -m mllm_srec`, which extracts them, or call `use(ServedInputs(features=folder))` with the "
+                "folder that `pipeline.features.pictures` returned"
             )
         _ = self.stores
 
@@ -236,7 +214,7 @@ class PromptDataModule(RankingDataModule):
         return self._loader(examples, train=False)
 
     def lists_loader(self, examples: Lists) -> DataLoader[Any]:
-        """As `eval_loader`; where candidates are shown as lists, as such."""
+        """Loader of candidate lists; with `layout: listwise`, one prompt holds many candidates."""
         if self.prompt.layout == "pointwise" or not isinstance(examples, GroupExamples):
             return self.eval_loader(examples)
         dataset = ListDataset(examples, self.stores, self.prompt, self.seed)

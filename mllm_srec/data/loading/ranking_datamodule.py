@@ -1,8 +1,12 @@
-"""What all data modules share: one prepared data set, the same pairs and lists for every model, each scored once."""
+"""Base of the data modules: one prepared data set, the same pairs and candidate lists for every model.
+
+The settings of evaluation are stated and documented here only; data modules pass them on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,10 +21,32 @@ from mllm_srec.data.loading.candidate_lists import RankLists
 from mllm_srec.data.loading.catalogue_lists import WholeLists
 from mllm_srec.data.loading.examples import GroupExamples, pair_examples, rank_examples
 from mllm_srec.data.loading.sampler import GroupBatchSampler, Position
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.types import ConfigError, Split
 
 Evaluator = Literal["sampled", "rerank", "full"]
 Lists = GroupExamples | WholeLists
+
+
+@dataclass(frozen=True)
+class ServedInputs:
+    """Inputs that the pipeline computes and a data module serves; in `use`, None leaves what is there.
+
+    Attributes:
+        summaries: Stored summaries, of which prompts are made instead of titles.
+        features: Folder of a finished feature store, which is served instead of pixels.
+        retrieved: Split -> the retriever's lists, which are reranked (`pipeline.evaluation.retrieval`).
+        scored: Ids of the pair groups and of the candidate lists that were scored before and are left out.
+    """
+
+    summaries: SummaryTexts | None = None
+    features: Path | None = None
+    retrieved: Mapping[Split, pl.DataFrame] | None = None
+    scored: tuple[frozenset[int], frozenset[int]] | None = None
+
+    def updated(self, other: ServedInputs) -> ServedInputs:
+        """These inputs, with those of `other` in place of what they replace."""
+        return replace(self, **{name: value for name, value in vars(other).items() if value is not None})
 
 
 class RankingDataModule(lightning.LightningDataModule):
@@ -31,26 +57,27 @@ class RankingDataModule(lightning.LightningDataModule):
         name: Folder of this data set below `root`.
         batch_size: Training examples per device and step.
         eval_batch_size: Groups per device and step in evaluation.
-        evaluator: What `validate`, `test` and `predict` rank.
-        n_negatives: m of `sampled@m`: candidates besides the positives in evaluation.
+        evaluator: Candidates that `validate`, `test` and `predict` rank; `fit` validates prompts on sampled lists.
+            `sampled`: the positives and `n_negatives` drawn items; `rerank`: the first `n_retrieved` items of
+            `retriever`, positives that it missed counting as missed; `full`: every item that the user has not met yet.
+        n_negatives: m of `sampled@m`: candidates besides the positives in evaluation (borrowed: 20).
         retriever: `popularity`, or the folder of a run on this data set that was evaluated with `full`.
         n_retrieved: N of `rerank@N`.
-        max_train_groups: Train on this many examples, drawn with the seed; null takes all.
-        max_eval_groups: In `fit`, validate on this many groups of each kind, drawn with the seed; null takes all.
-        max_test_groups: In `validate`, `test` and `predict`, the same; results name it, and null takes all.
+        max_train_groups: Training examples, drawn with the seed; null takes all.
+        max_eval_groups: Groups of each kind that `fit` validates on, drawn with the seed; null takes all.
+        max_test_groups: The same for `validate`, `test` and `predict`; results name it, and null takes all.
         num_workers: Worker processes of each loader.
-        seed: Seed of the order and the draws.
+        seed: Seed of the order and the draws; linked to `seed_everything`.
 
     Raises:
         ConfigError: A batch would hold nothing.
 
     Attributes:
-        retrieved: Lists that are reranked, by split; set by the pipeline.
-        done: Pair groups and lists that were scored before; set by the writer of predictions.
+        inputs: What `use` was given.
     """
 
     validates_whole: ClassVar[bool] = False
-    """Whether `fit` may validate on the whole catalogue, since scoring it is cheap; else on sampled lists."""
+    """True if `fit` may validate on the whole catalogue, since scoring it is cheap; else on sampled lists."""
 
     def __init__(
         self,
@@ -79,15 +106,25 @@ class RankingDataModule(lightning.LightningDataModule):
         self.num_workers, self.seed, self.n_negatives = num_workers, seed, n_negatives
         self.max_train_groups, self.max_eval_groups = max_train_groups, max_eval_groups
         self.max_test_groups = max_test_groups
-        self.retrieved: dict[Split, pl.DataFrame] = {}
-        self.done: tuple[set[int], set[int]] = (set(), set())
+        self.inputs = ServedInputs()
         self._data: PreparedDataset | None = None
+        self._examples: dict[tuple[Any, ...], tuple[GroupExamples, Lists]] = {}
 
-    # --- what a subclass says -------------------------------------------------------------------------------------
+    def use(self, inputs: ServedInputs) -> None:
+        """Serve inputs that were computed elsewhere, in place of earlier ones.
+
+        Args:
+            inputs: What is new; fields that are None leave what is there.
+        """
+        self.inputs = self.inputs.updated(inputs)
+        if inputs.retrieved is not None:
+            self._examples.clear()
+
+    # --- defined by a subclass ------------------------------------------------------------------------------------
 
     @property
     def inputs_label(self) -> str:
-        """What the model is shown of a context, short: a part of the protocol."""
+        """Short name of what the model is shown of a context: a part of the protocol."""
         raise NotImplementedError(f"{type(self).__name__} has no inputs_label")
 
     @property
@@ -97,11 +134,11 @@ class RankingDataModule(lightning.LightningDataModule):
 
     @property
     def left_out(self) -> str:
-        """What of the train split is no example, for the line that says what is trained on; empty for nothing."""
+        """Sentence on the rows of the train split that are no examples, printed before training; empty if all are."""
         return ""
 
     def whole_lists(self, lists: RankLists) -> Lists:
-        """Lists of the whole catalogue, in the form that this module can serve."""
+        """Candidate lists of the whole catalogue, in the form that this module serves."""
         raise NotImplementedError(f"{type(self).__name__} has no whole_lists(lists)")
 
     def eval_loader(self, examples: Lists) -> DataLoader[Any]:
@@ -112,7 +149,7 @@ class RankingDataModule(lightning.LightningDataModule):
         """Loader of candidate lists; the same as of pairs, unless a subclass serves them otherwise."""
         return self.eval_loader(examples)
 
-    # --- what they share ------------------------------------------------------------------------------------------
+    # --- shared by all --------------------------------------------------------------------------------------------
 
     @property
     def folder(self) -> Path:
@@ -128,21 +165,31 @@ class RankingDataModule(lightning.LightningDataModule):
 
     @property
     def fitting(self) -> bool:
-        """Whether the running command is `fit`, whose validation has a limit of its own."""
+        """True if the running command is `fit`, whose validation has a limit of its own."""
         return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def evaluator_of(self, fitting: bool) -> Evaluator:
-        """What is ranked: `evaluator`, but while fitting never what would take too long or needs another run."""
+        """Return `evaluator`, or while fitting `sampled` if that would take too long or need another run."""
         cheap = self.evaluator == "full" and self.validates_whole
         return "sampled" if fitting and not cheap else self.evaluator
 
     def eval_examples(self, split: Split) -> tuple[GroupExamples, Lists]:
-        """Pair groups and candidate lists of `split`, as many as the running command takes.
+        """Return the pair groups and candidate lists of `split`, as many as the running command takes.
+
+        They are computed once and kept, since loaders, metrics, references and the protocol all ask for them.
 
         Raises:
             ConfigError: Fewer negatives are stored than asked for, or the retriever's lists do not fit.
         """
         limit = self.max_eval_groups if self.fitting else self.max_test_groups
+        evaluator = self.evaluator_of(self.fitting)
+        key = (split, limit, evaluator, self.n_negatives, self.n_retrieved, self.seed)
+        if key not in self._examples:
+            self._examples[key] = self._eval_examples(split, limit, evaluator)
+        return self._examples[key]
+
+    def _eval_examples(self, split: Split, limit: int | None, evaluator: Evaluator) -> tuple[GroupExamples, Lists]:
+        """Compute the examples of `eval_examples`."""
         samples = self.data.samples.filter(self.data.samples["split"] == split)
         pairs = pair_examples(self.data.groups, self.data.items, samples).draw(limit, self.seed)
         stored = self.data.manifest["candidates"]["n_negatives"]
@@ -153,18 +200,19 @@ class RankingDataModule(lightning.LightningDataModule):
             )
         sampled = rank_examples(self.data.groups, self.data.items, self.data.candidates, split, self.n_negatives)
         lists = sampled.draw(limit, self.seed)
-        evaluator = self.evaluator_of(self.fitting)
         if evaluator == "sampled":
             return pairs, lists
         chosen = RankLists(self.data, split, lists.group_id)  # the same lists, whatever is ranked in them
         if evaluator == "full":
             return pairs, self.whole_lists(chosen)
-        if split not in self.retrieved:
+        retrieved = self.inputs.retrieved or {}
+        if split not in retrieved:
             raise ConfigError(
-                f"data.evaluator='rerank' needs the retriever's lists of the {split} split; start through "
-                "`python -m mllm_srec`, which reads them, or set `retrieved` to what `pipeline.retrieval` returned"
+                f"data.evaluator='rerank': the retriever's lists of the {split} split are missing; start through "
+                "`python -m mllm_srec`, which reads them, or call `use(ServedInputs(retrieved={split: lists}))` with "
+                "what `pipeline.evaluation.retrieval` returned"
             )
-        return pairs, chosen.rerank(self.retrieved[split], self.n_retrieved)
+        return pairs, chosen.rerank(retrieved[split], self.n_retrieved)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Pairs, then lists, of the val split."""
@@ -180,8 +228,9 @@ class RankingDataModule(lightning.LightningDataModule):
 
     def _eval_loaders(self, pairs: GroupExamples, lists: Lists) -> list[DataLoader[Any]]:
         """Loaders of the pairs and of the lists, without what was scored before."""
-        done: tuple[set[int], set[int]] = (set(), set()) if self.fitting else self.done
-        return [self.eval_loader(pairs.without(done[0])), self.lists_loader(lists.without(done[1]))]
+        nothing: frozenset[int] = frozenset()
+        scored_pairs, scored_lists = (nothing, nothing) if self.fitting else self.inputs.scored or (nothing, nothing)
+        return [self.eval_loader(pairs.without(scored_pairs)), self.lists_loader(lists.without(scored_lists))]
 
     def batches(
         self, dataset: Any, collate: Callable[[Any], Any], train: bool, max_tokens: int | None = None

@@ -12,7 +12,7 @@ import polars
 from filelock import FileLock
 
 from mllm_srec.data.loading.examples import GroupExamples
-from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
+from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule, ServedInputs
 from mllm_srec.files.atomic import write_table
 from mllm_srec.files.folders import lock_if_free
 from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
@@ -69,7 +69,9 @@ class PredictionWriter(pl.Callback):
         self._known, self._attempt = trainer.strategy.broadcast((sorted(found), time.time_ns()))
         self.before = {name: self._stored(name) for name in self.examples}
         done = {name: set(rows["group_id"].unique()) for name, rows in self.before.items()}
-        datamodule.done = (done.get("pairs", set()), done.get("lists", set()))
+        nothing: set[int] = set()
+        scored = (frozenset(done.get("pairs", nothing)), frozenset(done.get("lists", nothing)))
+        datamodule.use(ServedInputs(scored=scored))
         if trainer.is_global_zero and any(done.values()):
             told = ", ".join(f"{len(done[name])} of {len(self.examples[name])} {name}" for name in done)
             print(f"continuing an evaluation that was broken off: {told} are scored already", flush=True)

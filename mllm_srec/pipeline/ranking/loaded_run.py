@@ -11,6 +11,7 @@ import jsonargparse
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import folder_lock, resolve_backbone, resolve_stages
 from mllm_srec.summaries.inputs import SummaryInputs, summary_texts
@@ -95,5 +96,5 @@ def _use_summaries(
     resolved = resolve_stages(settings, datamodule.data)
     plan = SummaryPlan(datamodule.data, resolved, datamodule.prompt, datamodule.pictures, own.name, own.revision)
     inputs = SummaryInputs(plan)
-    datamodule.use_summaries(summary_texts(plan, inputs))
+    datamodule.use(ServedInputs(summaries=summary_texts(plan, inputs)))
     return SummaryArrivals(plan, inputs, accelerator)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mllm_srec.data.loading.prompt_batches import PromptCollator, PromptDataset
+from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.types import ConfigError
@@ -139,7 +140,7 @@ def test_what_was_scored_before_is_left_out(make_datamodule):
     module = make_datamodule()
     module.setup("test")
     pairs, lists = module.eval_examples("test")
-    module.done = ({int(pairs.group_id[0])}, set(lists.group_id.tolist()))
+    module.use(ServedInputs(scored=(frozenset([int(pairs.group_id[0])]), frozenset(lists.group_id.tolist()))))
     served = [[int(group) for batch in loader for group in batch["group_id"]] for loader in module.test_dataloader()]
     assert sorted(served[0]) == sorted(pairs.group_id.tolist()[1:])
     assert served[1] == []
@@ -152,7 +153,7 @@ def summaries(shop, identity):
 
 def test_summaries_are_served_in_place_of_titles(make_datamodule, shop):
     module = make_datamodule()
-    module.use_summaries(summaries(shop, "a1"))
+    module.use(ServedInputs(summaries=summaries(shop, "a1")))
     module.setup("fit")
     decode = module.stores.encoder.tokenizer.decode
     texts = [decode(row[row >= 0]) for batch in module.train_dataloader() for row in batch["input_ids"]]
@@ -163,14 +164,14 @@ def test_summaries_come_before_the_prompts_are_opened(make_datamodule, shop):
     module = make_datamodule()
     module.setup("fit")
     with pytest.raises(ConfigError, match=r"use_summaries\('a1'\) came after the prompts were opened"):
-        module.use_summaries(summaries(shop, "a1"))
+        module.use(ServedInputs(summaries=summaries(shop, "a1")))
 
 
 def test_a_checkpoint_names_its_summaries(make_datamodule, shop):
     def module(identity):
         made = make_datamodule()
         if identity:
-            made.use_summaries(summaries(shop, identity))
+            made.use(ServedInputs(summaries=summaries(shop, identity)))
         return made
 
     state = module("a1").state_dict()

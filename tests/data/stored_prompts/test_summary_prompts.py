@@ -13,6 +13,7 @@ import torch
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.prompt_batches import PromptCollator, PromptDataset
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, PictureSettings, PrepareSettings
@@ -418,7 +419,7 @@ def make_module(shop, tiny_backbone, texts="both", cot=True, order="user_first",
     prompt = PromptSettings(cot=cot, cot_order=order)
     values = {"batch_size": 3, "eval_batch_size": 4, "n_negatives": 4, "max_length": 2048, "pictures": SMALL, **changes}
     module = PromptDataModule(str(shop.folder.parent), shop.folder.name, str(tiny_backbone), prompt=prompt, **values)
-    module.use_summaries(summaries(shop, texts))
+    module.use(ServedInputs(summaries=summaries(shop, texts)))
     return module
 
 

@@ -15,6 +15,7 @@ from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.evaluation.prediction_tables import pairs_table, target_table
@@ -348,7 +349,7 @@ def test_full_ranks_everything_the_user_does_not_know(model, make_datamodule, sh
 @pytest.mark.parametrize("n", [3, 1000])
 def test_rerank_counts_what_the_retriever_missed(model, make_datamodule, shop, tmp_path, n):
     data = make_datamodule(evaluator="rerank", n_retrieved=n)
-    data.retrieved["test"] = retrieved_lists("popularity", shop, "test", n)
+    data.use(ServedInputs(retrieved={"test": retrieved_lists("popularity", shop, "test", n)}))
     tables, metrics = evaluated(model, data, tmp_path)
     likes = Counter(
         row["item_id"] for row in shop.interactions.rows(named=True) if row["split"] == "train" and row["rating"] >= 4
@@ -375,7 +376,7 @@ def test_rerank_counts_what_the_retriever_missed(model, make_datamodule, shop, t
 def test_other_evaluators_continue_too(model, make_datamodule, shop, tmp_path, evaluator):
     def data():
         module = make_datamodule(evaluator=evaluator, n_retrieved=3, eval_batch_size=2)
-        module.retrieved["test"] = retrieved_lists("popularity", shop, "test", 3)
+        module.use(ServedInputs(retrieved={"test": retrieved_lists("popularity", shop, "test", 3)}))
         return module
 
     whole, metrics = evaluated(model, data(), tmp_path / "whole")
@@ -412,10 +413,10 @@ def test_lists_that_do_not_fit_are_refused(make_datamodule, shop):
     user = shop.groups.filter(pl.col("group_id") == group)["user_id"][0]
     known = shop.interactions.filter((pl.col("user_id") == user) & (pl.col("split") == "train"))["item_id"][0]
     wrong = pl.when(pl.col("group_id") == group).then(pl.lit(known)).otherwise("item_id")
-    data.retrieved["test"] = lists.with_columns(item_id=wrong)
+    data.use(ServedInputs(retrieved={"test": lists.with_columns(item_id=wrong)}))
     with pytest.raises(ConfigError, match=r"3 retrieved items that the user knew.*2 items retrieved twice"):
         data.eval_examples("test")
-    data.retrieved["test"] = lists.filter(pl.col("group_id") != group)
+    data.use(ServedInputs(retrieved={"test": lists.filter(pl.col("group_id") != group)}))
     with pytest.raises(ConfigError, match="1 lists without any retrieved item"):
         data.eval_examples("test")
 

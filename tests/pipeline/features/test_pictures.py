@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
+from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
@@ -105,7 +106,7 @@ def test_scores_are_those_of_pixels(make_datamodule, settings, tiny_backbone, im
 
     pixels = scores(make_datamodule(pictures=replace(PICTURES, serve="pixels")))
     served = make_datamodule(pictures=PICTURES)
-    served.use_features(extract_features(images, settings))
+    served.use(ServedInputs(features=extract_features(images, settings)))
     served.setup("test")
     batch = next(iter(served.predict_dataloader()))
     assert "image_features" in batch
