@@ -1,11 +1,12 @@
-"""The two kinds of models that a command can run, and what each needs before, while and after a Trainer runs it."""
+"""The two kinds of models that a command runs, prompts and item sequences: what each needs around the Trainer."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 import torch
@@ -35,84 +36,83 @@ from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import Split
 
 
-class Experiment(Protocol):
-    """A model with its data, as the commands `fit`, `validate`, `test` and `predict` need it."""
+class Experiment(ABC):
+    """A model with its data, in the form that `fit`, `validate`, `test` and `predict` need it.
 
-    @property
-    def model(self) -> RankingModule:
-        """What is trained or measured."""
+    Attributes:
+        model: The model that is trained or measured.
+        datamodule: Its data.
+        monitor: Metric that chooses the best checkpoint; larger is better.
+        patience: Validations without a better `monitor` after which training ends; None never ends it.
+        score_label: Kind of score, a part of the protocol.
+    """
 
-    @property
-    def datamodule(self) -> RankingDataModule:
-        """Its data."""
+    model: RankingModule
+    datamodule: RankingDataModule
+    monitor: str = "val/auc"
+    patience: int | None = None
+    score_label: str
 
-    @property
-    def monitor(self) -> str:
-        """Metric that chooses the best checkpoint; larger is better."""
-
-    @property
-    def patience(self) -> int | None:
-        """Validations without a better `monitor` after which training ends; None never ends it."""
-
-    @property
-    def score_label(self) -> str:
-        """Kind of score, a part of the protocol."""
-
+    @abstractmethod
     def use_inputs(self) -> None:
-        """Give data and model what was computed before: called before the run folder is settled, under the lock."""
+        """Give data and model what was computed before; called under the lock, before the run folder is settled."""
 
     def open_stores(self) -> Mapping[str, int]:
-        """Open or build what is served; returns what to report of prompts."""
+        """Open or build the stores that are served; return counts of what prompts had to leave out."""
+        return {}
 
+    @abstractmethod
     def check(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint of something else, before anything is written."""
+        """Refuse a checkpoint of another model, before anything is written."""
 
+    @abstractmethod
     def identity(self) -> tuple[Any, ...]:
-        """What decides the scores beside weights, protocol and data."""
+        """Return what decides the scores besides weights, protocol and data."""
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What results say of the model."""
+        """Return facts on the model that are stored with its results; `random_backbone` is always among them."""
 
     def summary_accuracy(self) -> Mapping[str, float]:
-        """How right the summaries are, where the truth is known."""
+        """Return how right the summaries are, where the truth is known."""
+        return {}
 
     def tokens(self, stage: Split) -> Mapping[str, int]:
-        """Tokens that the model is shown in a stage (`train`: in an epoch), and that its summaries have."""
+        """Return the tokens that the model reads in a split (`train`: in an epoch), and those of its summaries."""
+        return {}
 
+    @abstractmethod
     def load_best(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the weights of the best checkpoint."""
+        """Load the weights of the best checkpoint into the model."""
 
     def export(self, run: RunFolder) -> None:
-        """Write the weights in a format of others, where there is one."""
+        """Write the weights in a common exchange format, if there is one."""
+        return
 
 
-class PromptExperiment:
+class PromptExperiment(Experiment):
     """The recommender that reads prompts.
 
     Args:
         model: The recommender.
         datamodule: Its prompts.
-        summaries: Settings of the summaries that prompts are made of.
-        command: The command that would write them, for errors.
+        summaries: Settings of the summaries in the prompts.
+        command: The command that writes missing summaries, for error messages.
     """
 
-    monitor = "val/auc"
-    patience = None
+    model: MLLMRecommender
+    datamodule: PromptDataModule
 
     def __init__(
         self, model: MLLMRecommender, datamodule: PromptDataModule, summaries: SummarySettings, command: str
     ) -> None:
         self.model, self.datamodule, self.summaries, self.command = model, datamodule, summaries, command
+        self.score_label = model.score_kind
         self._accuracy: Mapping[str, float] = {}
         self._n_written: int | None = None
 
-    @property
-    def score_label(self) -> str:
-        """`logit` or `literal`."""
-        return self.model.score_kind
-
     def use_inputs(self) -> None:
-        """Give the data module the stored summaries, written first where the demo shop lacks them."""
+        """Give the data module the stored summaries; on the demo shop, missing ones are written first."""
         if self.summaries.variant == "none":
             return
         model, data = self.model.settings, self.datamodule
@@ -130,51 +130,54 @@ class PromptExperiment:
         return asdict(stores.prompts.report)
 
     def check(self, checkpoint: Mapping[str, Any]) -> None:
-        """The weights' names are compared when they are loaded."""
+        """Compare the backbone; the names of the weights are compared when they are loaded."""
         settings = self.model.settings
         check_identity(checkpoint["mllm_srec"], identity(settings, describe_backbone(settings.name, settings.revision)))
 
     def identity(self) -> tuple[Any, ...]:
-        """Backbone and its settings."""
+        """Return the backbone and its settings."""
         settings = self.model.settings
         return describe_backbone(settings.name, settings.revision).fingerprint, replace(settings, name="")
 
     def facts(self) -> dict[str, Any]:
-        """The backbone, and whether it began with random weights."""
+        """Return the backbone, and whether it began with random weights."""
         info = self.model.loaded.info
         return {"random_backbone": info.random_weights, "backbone": info.label}
 
     def summary_accuracy(self) -> Mapping[str, float]:
-        """Of the summaries that are used."""
+        """Return how right the summaries in the prompts are."""
         return self._accuracy
 
     def tokens(self, stage: Split) -> Mapping[str, int]:
-        """`<stage>/tokens`, of training `fit/tokens`; with summaries `<stage>/summaries/tokens`."""
+        """Return `<stage>/tokens` (training: `fit/tokens`), and with summaries `<stage>/summaries/tokens`."""
         if stage == "train":
             return {"fit/tokens": self.datamodule.n_tokens(stage)}
         written = {} if self._n_written is None else {f"{stage}/summaries/tokens": self._n_written}
         return {f"{stage}/tokens": self.datamodule.n_tokens(stage), **written}
 
     def load_best(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the trained weights; the frozen ones are there."""
+        """Load the trained weights; the frozen ones are loaded already."""
         self.model.load_state_dict(checkpoint["state_dict"], strict=False)
 
     def export(self, run: RunFolder) -> None:
-        """Write the adapter in PEFT's own format."""
+        """Write the adapter in the format of PEFT."""
         self.model.save_adapter(run.adapter)
 
 
-class ItemExperiment:
-    """A baseline that knows users and items by number.
+class ItemExperiment(Experiment):
+    """A baseline that knows users and items by their numbers.
 
     Args:
         model: The baseline, not attached to data yet.
-        settings: Its arguments as they were given.
-        data: The `data` section; what concerns prompts is not looked at.
-        backbone: Whose features of pictures and texts are used, by models that ask for them.
-        pictures: How large pictures are.
-        features: How item features are made.
+        settings: Constructor arguments of the baseline, as they were given.
+        data: The `data` section; settings of prompts are ignored.
+        backbone: Backbone whose features of pictures and texts are used, by models that need them.
+        pictures: Sizes of pictures.
+        features: Settings of item features.
     """
+
+    model: ItemRecommender
+    datamodule: ItemDataModule
 
     def __init__(
         self,
@@ -199,53 +202,38 @@ class ItemExperiment:
             features = item_features(data, self.features, self.backbone, self.pictures)
         self.model.attach(train_data(data, self.datamodule.numbering, features), self.datamodule.seed)
 
-    def open_stores(self) -> Mapping[str, int]:
-        """There are no prompts."""
-        return {}
-
     def check(self, checkpoint: Mapping[str, Any]) -> None:
         """Compare model, settings and training data."""
         check_item_identity(checkpoint["mllm_srec"], self.model.identity())
 
     def identity(self) -> tuple[Any, ...]:
-        """Model, settings, training data and seed."""
+        """Return model, settings, training data and seed."""
         return (*sorted(self.model.identity().items(), key=str), self.datamodule.seed)
 
     def facts(self) -> dict[str, Any]:
-        """The model, how many weights it has, and where its features come from."""
+        """Return the model, its number of weights, and the source of its features."""
         features = self.model.train_data.features
         facts: dict[str, Any] = {"model": type(self.model).__name__, "n_weights": n_weights(self.model)}
         facts["random_backbone"] = bool(getattr(self.model, "random_weights", False))
         return facts | ({} if features is None else {"item_features": features.source})
 
-    def summary_accuracy(self) -> Mapping[str, float]:
-        """There are no summaries."""
-        return {}
-
-    def tokens(self, stage: Split) -> Mapping[str, int]:
-        """It is shown numbers."""
-        return {}
-
     def load_best(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take all weights."""
+        """Load all weights."""
         self.model.load_state_dict(checkpoint["state_dict"])
-
-    def export(self, run: RunFolder) -> None:
-        """The checkpoint is all there is."""
 
 
 def n_weights(model: torch.nn.Module) -> int:
-    """Number of trained weights."""
+    """Count the weights that are trained."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def train_data(data: PreparedDataset, numbering: Numbering, features: ItemFeatures | None = None) -> TrainData:
-    """Interactions of the train split; rows of other splits are not looked at, but for the number of users.
+    """Return the interactions of the train split by number; of other splits, only the number of users is used.
 
     Args:
         data: The prepared data set.
-        numbering: Its users and items by number.
-        features: Of its items, for models that ask for them.
+        numbering: Numbers of its users and items.
+        features: Features of its items, for models that need them.
     """
     rows = in_time_order(data.interactions.filter(pl.col("split") == "train"))
     return TrainData(

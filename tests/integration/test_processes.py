@@ -148,7 +148,7 @@ def test_a_killed_evaluation_continues_on_other_processes(folder, expected, n):
     assert seen[0] > 0
     assert seen == sorted(seen)
     out = run(folder, "test", *words, *processes(after))
-    assert "continuing an evaluation that was broken off" in out
+    assert "continuing an interrupted evaluation" in out
     assert_same(results(made), expected)
     assert not parts(made)
 

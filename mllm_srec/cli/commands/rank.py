@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_srec.cli.parser import plain
 from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import PROGRAM, dataset_settings, full_parser, light_parser
 from mllm_srec.types import ConfigError
@@ -64,7 +65,7 @@ def main(command: str, arguments: list[str]) -> None:
     from mllm_srec.pipeline.ranking.new_items import read_new_items
 
     new_items = read_new_items(flags["new_item"] or [])
-    ranker = _open(parser, config, flags)
+    ranker = _open(config, flags)
     if flags["user"] is not None:
         ranker.person(flags["user"])  # an unknown one is told before summaries are written
     ranker.add(new_items)
@@ -91,14 +92,12 @@ def _parsed(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> Any:
     return config if origin is None else parser.parse_args(["--config", str(origin.config), *arguments])
 
 
-def _open(parser: jsonargparse.ArgumentParser, config: Any, flags: dict[str, Any]) -> Ranker:
+def _open(config: Any, flags: dict[str, Any]) -> Ranker:
     """The ranker of these settings.
 
     Raises:
         ConfigError: The data set is not prepared, or was prepared with other settings.
     """
-    import yaml
-
     from mllm_srec.cli.checks import check_settings
     from mllm_srec.pipeline.build import ensure_prepared, folder_lock
     from mllm_srec.pipeline.ranking.loaded_run import load_run
@@ -109,8 +108,7 @@ def _open(parser: jsonargparse.ArgumentParser, config: Any, flags: dict[str, Any
     command = f"{PROGRAM} prepare --config ..."
     with folder_lock(folder):
         ensure_prepared(folder, prepare, candidates, command)
-    settings = yaml.safe_load(parser.dump(config, skip_link_targets=True, skip_none=False))
-    return Ranker(load_run(settings), config.ckpt_path, max_items=flags["max_items"], retriever=flags["retriever"])
+    return Ranker(load_run(plain(config)), config.ckpt_path, max_items=flags["max_items"], retriever=flags["retriever"])
 
 
 def _check(flags: dict[str, Any]) -> None:

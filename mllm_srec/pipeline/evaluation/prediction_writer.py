@@ -1,4 +1,4 @@
-"""Writes every scored row of an evaluation as Parquet: each once, whatever the processes, kills and restarts."""
+"""Writes every scored row of an evaluation as Parquet: each once, on any number of processes, after any kill."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from mllm_srec.pipeline.evaluation.scored_rows import (
 from mllm_srec.types import CandidateBatch, ConfigError, MllmSrecError
 
 SPLIT_OF: dict[str, Stage] = {"validate": "val", "test": "test", "predict": "test"}
-"""Which split a method of the Trainer scores; `fit` writes nothing."""
+"""Trainer method -> split that it scores; `fit` writes no predictions."""
 
 NAMES = ("pairs", "lists")
-"""Parts by loader."""
+"""Names of the two loaders' parts, by index of the loader."""
 
 
 class PredictionWriter(pl.Callback):
     """Writes the rows of each batch as they come, and merges those of all processes when the evaluation ends.
 
-    An evaluation that was killed continues: what whole batches wrote is neither scored nor counted again.
+    An evaluation that was killed continues: groups of complete batches are neither scored nor counted again.
 
     Args:
         folder: `predictions/` of the run folder.
-        identity: Hash of everything that decides the scores. Parts of an earlier evaluation are used only if it had
-            the same; None never uses any.
+        identity: Hash of everything that decides the scores. Parts of an earlier evaluation are reused only if its
+            hash was the same; with None, never.
     """
 
     def __init__(self, folder: Path, identity: str | None = None) -> None:
@@ -52,7 +52,7 @@ class PredictionWriter(pl.Callback):
     # --- before the loop ------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find what was scored before; the barrier behind all set-ups keeps faster processes from writing meanwhile."""
+        """Find groups that were scored before; a barrier after set-up keeps faster processes from writing meanwhile."""
         stage = getattr(stage, "value", stage)  # Lightning hands over an enumeration, which prints otherwise
         if stage not in SPLIT_OF:
             raise MllmSrecError(f"PredictionWriter belongs to {', '.join(SPLIT_OF)}, not to {stage}")
@@ -73,12 +73,12 @@ class PredictionWriter(pl.Callback):
         scored = (frozenset(done.get("pairs", nothing)), frozenset(done.get("lists", nothing)))
         datamodule.use(ServedInputs(scored=scored))
         if trainer.is_global_zero and any(done.values()):
-            told = ", ".join(f"{len(done[name])} of {len(self.examples[name])} {name}" for name in done)
-            print(f"continuing an evaluation that was broken off: {told} are scored already", flush=True)
+            counts = ", ".join(f"{len(done[name])} of {len(self.examples[name])} {name}" for name in done)
+            print(f"continuing an interrupted evaluation: {counts} are scored already", flush=True)
         self._rank, self._n_written = trainer.global_rank, 0
 
     def _clear_other_parts(self) -> None:
-        """Take the folder, and remove parts that nobody will continue."""
+        """Lock the folder, and remove parts of evaluations that will not be continued."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock_if_free(self.folder / ".lock")
         if self._lock is None:
@@ -100,17 +100,10 @@ class PredictionWriter(pl.Callback):
         )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count what was scored before, on one process."""
-        self._count_before(trainer, pl_module)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As `on_validation_start`."""
-        self._count_before(trainer, pl_module)
-
-    def _count_before(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(module, RankingModule):
+        """Add groups that were scored before to the metrics of the first process."""
+        if not trainer.is_global_zero or not isinstance(pl_module, RankingModule):
             return
-        metrics, device = module.metrics_of(self.split), module.device
+        metrics, device = pl_module.metrics_of(self.split), pl_module.device
         for name, rows in self.before.items():
             examples = self.examples[name].only(set(rows["group_id"]))
             if not len(examples):
@@ -121,6 +114,8 @@ class PredictionWriter(pl.Callback):
             elif isinstance(examples, GroupExamples):
                 metrics.add_pairs(**{key: value.to(device) for key, value in kept_pairs(examples, rows).items()})
 
+    on_test_start = on_validation_start
+
     # --- in the loop ----------------------------------------------------------------------------------------------
 
     def on_validation_batch_end(
@@ -130,22 +125,17 @@ class PredictionWriter(pl.Callback):
         """Write the rows of one batch."""
         self._write_part(NAMES[dataloader_idx], outputs, batch)
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
-        batch_idx: int, dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """As `on_validation_batch_end`."""
-        self._write_part(NAMES[dataloader_idx], outputs, batch)
+    on_test_batch_end = on_validation_batch_end
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """As `on_validation_batch_end`, of lists."""
+        """Write the rows of one batch of candidate lists."""
         self._write_part("lists", outputs, batch)
 
     def _write_part(self, name: str, found: Scored | None, batch: CandidateBatch) -> None:
-        """One file a batch, there whole or not at all."""
+        """Write one file per batch, atomically."""
         if found is None:
             return
         rows = self._rows(name, found, batch)
@@ -153,26 +143,15 @@ class PredictionWriter(pl.Callback):
         self._n_written += 1
 
     def _rows(self, name: str, found: Scored, batch: CandidateBatch) -> polars.DataFrame:
-        """What is kept of a batch."""
+        """Rows of a batch that are kept: all, or of lists of the whole catalogue the top."""
         if name == "pairs" or not self._keeps_top:
             return batch_rows(found, batch)
         return top_of_batch(found, batch) if "logits" not in found else top_rows(batch_rows(found, batch))
 
-    # --- behind the loop ------------------------------------------------------------------------------------------
+    # --- after the loop -------------------------------------------------------------------------------------------
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Merge the parts of all processes."""
-        self._merge(trainer)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As `on_validation_end`."""
-        self._merge(trainer)
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As `on_validation_end`."""
-        self._merge(trainer)
-
-    def _merge(self, trainer: pl.Trainer) -> None:
+        """Merge the parts of all processes into the tables of the split."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             data = _datamodule(trainer).data
@@ -187,12 +166,15 @@ class PredictionWriter(pl.Callback):
             shutil.rmtree(self.parts)
         trainer.strategy.barrier()
 
+    on_test_end = on_validation_end
+    on_predict_end = on_validation_end
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the folder back."""
+        """Release the folder."""
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the folder back, with what whole batches wrote into it."""
+        """Release the folder, with the parts that complete batches wrote into it."""
         self._release()
 
     def _release(self) -> None:

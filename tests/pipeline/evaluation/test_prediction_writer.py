@@ -245,7 +245,7 @@ def test_a_broken_evaluation_continues(tested, counting, make_datamodule, tmp_pa
     n_kept = n_groups - len(counting.asked)
     assert (n_kept > 0) == (at > 0)
     assert len(asked) >= n_kept
-    assert ("continuing an evaluation that was broken off" in capsys.readouterr().out) == (at > 0)
+    assert ("continuing an interrupted evaluation" in capsys.readouterr().out) == (at > 0)
     assert not list(folder.glob(".test-*"))
 
 
