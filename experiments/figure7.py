@@ -31,7 +31,7 @@ def make_figure(run: Path, output: Path, n_cases: int = 2, seed: int = 0) -> lis
         DataError: The predictions are of another data set.
     """
     from mllm_srec.pipeline.report.case_studies import case_studies  # what libraries print then is silenced before
-    from mllm_srec.pipeline.runs.folder import read_settings
+    from mllm_srec.pipeline.runs.settings import read_settings
 
     studies = case_studies(run, n_cases, n_cases, seed)
     return write_cases(studies, read_settings(run)["prepare"]["source"] == "demo", output)

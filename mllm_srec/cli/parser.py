@@ -14,6 +14,9 @@ import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
+from mllm_srec.pipeline.runs.settings import current_settings
+from mllm_srec.types import ConfigError
+
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments?: --?([\w.]+)")
 _UNKNOWN_OPTION = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 _OPTIONAL = re.compile(
@@ -52,17 +55,28 @@ class Parser(NearestNameMixin, jsonargparse.ArgumentParser):
 
 
 class ConfigFile(ActionConfigFile):
-    """`--config FILE`: every key of the file is checked before it is read, so that the error can name both."""
+    """`--config FILE`: every key of the file is checked before it is read, so that an error can name both.
+
+    Settings that were moved since the file was written get their current names.
+    """
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Check and read the file `values`."""
-        if Path(str(values)).is_file():
-            _check_file(parser, Path(str(values)))
+        path = Path(str(values))
+        if path.is_file():
+            content = _read_file(parser, path)
+            try:
+                current = current_settings(content, str(path))
+            except ConfigError as error:
+                parser.error(str(error))
+            _check_keys(parser, path, current)
+            if current != content:
+                values = yaml.safe_dump(current, allow_unicode=True)
         super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
 
 
-def _check_file(parser: jsonargparse.ArgumentParser, path: Path) -> None:
-    """End with an error if the file is no YAML mapping, or has a key that the parser does not know."""
+def _read_file(parser: jsonargparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; end with an error if the file holds something else."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -71,8 +85,13 @@ def _check_file(parser: jsonargparse.ArgumentParser, path: Path) -> None:
         parser.error(f"{path}{place} is not valid YAML: {problem}")
     if not isinstance(content, dict | None):
         parser.error(f"{path} holds {type(content).__name__} {content!r}; sections such as `data:` are expected")
+    return content or {}
+
+
+def _check_keys(parser: jsonargparse.ArgumentParser, path: Path, content: Mapping[str, Any]) -> None:
+    """End with an error if the file has a key that the parser does not know."""
     known = known_names(parser)
-    unknown = list(_unknown_keys(content or {}, "", known))
+    unknown = list(_unknown_keys(content, "", known))
     if unknown:
         parser.error("\n".join(f"{path}: {suggestion(name, known)}" for name in unknown))
 

@@ -18,8 +18,8 @@ from mllm_srec.pipeline.analysis.run_strata import cold_items, history_length, n
 from mllm_srec.pipeline.analysis.scored_tables import ScoredTables, read_scored
 from mllm_srec.pipeline.analysis.strata import ALL, LEFT_OUT, ROW_SCHEMA, StrataSettings, StratumRow
 from mllm_srec.pipeline.evaluation.schema import TARGETS
-from mllm_srec.pipeline.runs.folder import read_settings
 from mllm_srec.pipeline.runs.protocol import SAME_IN_A_GROUP, common_protocol
+from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.types import ConfigError, DataError, Split
 
 SCHEMA = {"run": pl.String, **ROW_SCHEMA, "n_seeds": pl.Int64}

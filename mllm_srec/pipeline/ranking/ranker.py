@@ -26,7 +26,8 @@ from mllm_srec.pipeline.ranking.people import History, Person, check_user, peopl
 from mllm_srec.pipeline.ranking.prompts import RankPrompts
 from mllm_srec.pipeline.ranking.scorer import Scorer
 from mllm_srec.pipeline.runs.checkpoints import read_checkpoint
-from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
+from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.types import ConfigError, DataError
 
 LIST_SCHEMA: dict[str, pl.DataType] = {

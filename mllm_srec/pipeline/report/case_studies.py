@@ -21,7 +21,8 @@ from mllm_srec.data.pictures.files import UnusablePictureError, small_copy
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.pipeline.ranking.loaded_run import load_run
-from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
+from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget, Verdict
 from mllm_srec.types import ConfigError, DataError

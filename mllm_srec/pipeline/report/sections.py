@@ -12,8 +12,9 @@ import polars as pl
 from mllm_srec.pipeline.grid.read import GridFolder
 from mllm_srec.pipeline.grid.results import SCHEMA, CellRecord, code_names, of_generated_shop, random_weights
 from mllm_srec.pipeline.report.case_studies import case_studies
-from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
+from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.protocol import protocol_words
+from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.pipeline.runs.training_log import training_log
 from mllm_srec.reports.figures.drawing import Drawing
 from mllm_srec.reports.figures.training_charts import TrainingLog, has_curves, training_chart

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.types import ConfigError
 
 Settings = Mapping[str, Any]
@@ -64,7 +64,7 @@ def check_resume(checkpoint: Settings, settings: Settings, origin: RunFolder | N
     rate = group.get("initial_lr", group["lr"])  # the first is there where a schedule changes the second
     before = {f"{section}.lr": rate, f"{section}.weight_decay": group["weight_decay"]}
     if origin is not None:
-        stored = yaml.safe_load(origin.config.read_text(encoding="utf-8"))
+        stored = read_settings(origin.path)
         before = _flat({key: stored.get(key) for key in ("seed_everything", "model", "data", "baseline")})
     now = _flat(settings)
     differing = [

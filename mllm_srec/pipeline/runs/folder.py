@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
 from mllm_srec.files.atomic import write_text
@@ -190,22 +189,3 @@ def _not_writable(path: Path, reason: str) -> ConfigError:
     return ConfigError(
         f"the run folder {path} cannot be written ({reason}); set trainer.default_root_dir to a folder of yours"
     )
-
-
-def read_settings(folder: Path | str, data_root: Path | str | None = None) -> dict[str, Any]:
-    """Settings of a run folder.
-
-    Args:
-        folder: A run folder.
-        data_root: Replaces `data.root`, where the data sets were moved.
-
-    Raises:
-        ConfigError: The folder holds no run.
-    """
-    path = RunFolder(Path(folder)).config
-    if not path.is_file():
-        raise ConfigError(f"{folder} is no run folder (no {path.name}); give one that `fit` wrote, such as runs/demo/a")
-    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if data_root is not None:
-        settings["data"]["root"] = str(data_root)
-    return settings

@@ -99,7 +99,7 @@ def test_workers_serve_the_same_batches(make_datamodule):
 
 def test_features_need_their_extraction(make_datamodule):
     module = make_datamodule(pictures=PictureSettings(serve="features"))
-    with pytest.raises(ConfigError, match="needs the extracted features"):
+    with pytest.raises(ConfigError, match="the extracted features are missing"):
         module.setup("fit")
 
 

@@ -20,7 +20,8 @@ from mllm_srec.pipeline.ranking.loaded_run import load_run
 from mllm_srec.pipeline.ranking.new_items import NewItem
 from mllm_srec.pipeline.ranking.people import History
 from mllm_srec.pipeline.ranking.ranker import LIST_SCHEMA, Ranker
-from mllm_srec.pipeline.runs.folder import RunFolder, read_settings
+from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.types import ConfigError, DataError
 from tests.conftest import write_picture, write_shop
 
@@ -511,7 +512,7 @@ def test_markers_in_a_new_title_are_text(fresh):
 
 
 def test_what_is_no_run(run_of, tmp_path):
-    with pytest.raises(ConfigError, match="is no run folder"):
+    with pytest.raises(ConfigError, match="not a run folder"):
         Ranker.open(tmp_path)
     shutil.copytree(run_of("titles"), tmp_path / "run")
     (tmp_path / "run/checkpoints/best.ckpt").unlink()
