@@ -24,9 +24,8 @@ from mllm_srec.models.random_backbone import RandomBackboneSettings, build_rando
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 
 SLICES = Path(__file__).resolve().parent / "data/slices"
-REAL_DATA = Path(
-    os.environ.get("MLLM_SREC_REAL_DATA") or Path(__file__).resolve().parents[1] / "../shared/data"
-).resolve()
+SHARED_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+REAL_DATA = Path(os.environ.get("MLLM_SREC_REAL_DATA") or SHARED_DATA).resolve()
 TEXTS = [
     "Based on the user's historical multimodal interaction sequence, please deduce whether the user might like",
     "the target item next by responding. You are a helpful assistant. user assistant system",
@@ -37,9 +36,7 @@ TEXTS = [
 def pytest_configure() -> None:
     """Refuse a setting that points nowhere: tests would be skipped that somebody wants to run."""
     if os.environ.get("MLLM_SREC_REAL_DATA") and not REAL_DATA.is_dir():
-        raise pytest.UsageError(
-            f"MLLM_SREC_REAL_DATA={REAL_DATA}: no such folder; give the folder of the whole data sets"
-        )
+        raise pytest.UsageError(f"MLLM_SREC_REAL_DATA={REAL_DATA}: no such folder; give that of the whole data sets")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -64,7 +64,7 @@ def cut_gift_cards(source: Path, target: Path) -> None:
 
 
 def cut_digital_music(source: Path, target: Path) -> None:
-    """Amazon 2014: the shortest reviews, metadata of what they name, and metadata without title or with a placeholder."""
+    """Amazon 2014: the shortest reviews, metadata of what they name, and metadata with each fault that occurs."""
     reviews = read_lines(source / "reviews_Digital_Music_5.json.gz", json.loads)
     short = {line for line, _ in sorted(reviews, key=lambda line: (len(line[0]), line[0]))[:N_SONGS]}
     reviews = [line for line in reviews if line[0] in short]
@@ -82,7 +82,7 @@ def cut_digital_music(source: Path, target: Path) -> None:
 
 
 def cut_movielens(source: Path, target: Path) -> None:
-    """MovieLens: all ratings of the first users with few ratings, the movies they rated and some more, and the terms."""
+    """MovieLens: all ratings of the first users with few of them, the movies they rated and some more, the terms."""
     header, *lines = (source / "ratings.csv").read_bytes().splitlines(keepends=True)
     ratings = [(line, row[0], row[1]) for line in lines for row in [next(csv.reader([line.decode()]))]]
     n_ratings = Counter(user for _, user, _ in ratings)
