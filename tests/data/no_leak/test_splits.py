@@ -6,7 +6,11 @@ import math
 from collections import Counter
 
 import pandas as pd
+import polars as pl
+import pytest
 
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.tables.splits import assign_splits
 from tests.data.no_leak.oracle import liked_by_user
 from tests.data.no_leak.sources import only
 
@@ -75,9 +79,22 @@ def test_global_time_cuts_at_quantiles(data):
     assert abs(likes["val"] - 0.1 * likes.sum()) <= 2
 
 
-@only("random")
-def test_dislikes_of_the_random_split_are_drawn_80_10_10(data):
-    splits = data.interactions.loc[data.interactions["rating"] < 4, "split"]
+def assert_80_10_10(splits: pd.Series) -> None:
     for split, share in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
         spread = math.sqrt(len(splits) * share * (1 - share))
         assert abs((splits == split).sum() - share * len(splits)) < 4.5 * spread, split
+
+
+@only("random")
+def test_dislikes_of_the_random_split_are_drawn_80_10_10(data):
+    assert_80_10_10(data.interactions.loc[data.interactions["rating"] < 4, "split"])
+
+
+@pytest.mark.parametrize("data", [pytest.param(("movielens", "random"), id="movielens-random")], indirect=True)
+def test_dislikes_of_a_slice_are_drawn_80_10_10_over_many_seeds(data):
+    """A slice has few dislikes: with 60 seeds they are as many as in the whole set."""
+    rows = pl.from_pandas(data.interactions.drop(columns="split"))
+    drawn = [assign_splits(rows, "random", seed, PrepareReport()).filter(pl.col("rating") < 4) for seed in range(60)]
+    splits = pl.concat(drawn)["split"].to_pandas()
+    assert len(splits) > 10_000
+    assert_80_10_10(splits)
