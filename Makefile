@@ -4,8 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # One thread per test process: torch's own threads would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+# The whole public data sets, in the folders that tests/data/slices/README.md names.
+MLLM_SREC_REAL_DATA ?= ../shared/data
 
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow real-data lint format clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -25,6 +27,9 @@ test: install  ## Run the tests but the slow ones (minutes).
 
 test-slow: install  ## Run the slow tests.
 	$(PYTEST) -m 'slow and not gpu'
+
+real-data: install  ## Run the tests on whole public data sets, which lie in MLLM_SREC_REAL_DATA.
+	MLLM_SREC_REAL_DATA="$(MLLM_SREC_REAL_DATA)" $(PYTEST) -m 'real_data and not gpu'
 
 lint: install  ## Check style and types.
 	$(BIN)/ruff check .

@@ -23,7 +23,9 @@ from mllm_srec.models.backbone import BackboneSettings, LoraSettings, load_backb
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 
+SLICES = Path(__file__).resolve().parent / "data/slices"
 SHARED_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+REAL_DATA = Path(os.environ.get("MLLM_SREC_REAL_DATA") or SHARED_DATA).resolve()
 TEXTS = [
     "Based on the user's historical multimodal interaction sequence, please deduce whether the user might like",
     "the target item next by responding. You are a helpful assistant. user assistant system",
@@ -31,12 +33,27 @@ TEXTS = [
 ] * 20
 
 
+def pytest_configure() -> None:
+    """Refuse a setting that points nowhere: tests would be skipped that somebody wants to run."""
+    if os.environ.get("MLLM_SREC_REAL_DATA") and not REAL_DATA.is_dir():
+        raise pytest.UsageError(f"MLLM_SREC_REAL_DATA={REAL_DATA}: no such folder; give that of the whole data sets")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every user of `shared_data` as `real_data`, and skip tests of that mark where the whole sets are absent."""
+    absent = pytest.mark.skip(reason=f"whole data sets are not at {REAL_DATA}; set MLLM_SREC_REAL_DATA to their folder")
+    for item in items:
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_data")
+        if item.get_closest_marker("real_data") and not REAL_DATA.is_dir():
+            item.add_marker(absent)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real data; tests that need it are skipped where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("the folder with real data (../shared/data) is not here")
-    return SHARED_DATA
+    """Folder of the whole real data sets and the real tokenizer; tests that need it are skipped where it is absent."""
+    return REAL_DATA
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import pandas as pd
 import polars as pl
 import pytest
 from PIL import Image
@@ -21,7 +19,6 @@ from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettin
 from mllm_srec.data.tables.negatives import candidates_hash
 from mllm_srec.types import ConfigError, DataError
 
-GIFT_CARDS = Path(__file__).resolve().parents[2] / "../shared/data/amazon2018_gift_cards"
 CANDIDATES = CandidateSettings(n_negatives=3)
 FILES = {
     "items.parquet", "interactions.parquet", "groups.parquet", "samples.parquet", "candidates.parquet",
@@ -259,40 +256,3 @@ def test_the_demo_shop(tmp_path):
     assert all((data.folder / path).is_file() for path in data.items["image"])
     extra = {path.name for path in data.folder.iterdir()} - FILES - {"users.parquet"}
     assert extra == {"ceilings.parquet"}
-
-
-@pytest.mark.skipif(not GIFT_CARDS.is_dir(), reason="no Amazon 2018 Gift Cards beside the repository")
-@pytest.mark.parametrize("split", ["random", "leave_one_out", "global_time"])
-def test_real_reviews_against_pandas(tmp_path, split):
-    settings = PrepareSettings(
-        source="amazon2018",
-        reviews=str(GIFT_CARDS / "Gift_Cards_5.json.gz"),
-        metadata=str(GIFT_CARDS / "meta_Gift_Cards.json.gz"),
-        split=split,
-    )
-    prepare_dataset(tmp_path / "cards", settings, CandidateSettings())
-    data = PreparedDataset.open(tmp_path / "cards")
-    raw = pd.read_json(GIFT_CARDS / "Gift_Cards_5.json.gz", lines=True)
-    raw = raw.sort_values("unixReviewTime", kind="stable").drop_duplicates(["reviewerID", "asin"])
-    while True:  # one side after the other
-        size = len(raw)
-        for column in ("reviewerID", "asin"):
-            raw = raw[raw.groupby(column)[column].transform("size") >= 5]
-        if len(raw) == size:
-            break
-    expected = set(zip(raw["reviewerID"], raw["asin"], raw["unixReviewTime"] * 1000, raw["overall"], strict=True))
-    assert set(data.interactions.select("user_id", "item_id", "timestamp", "rating").rows()) == expected
-    seen = data.interactions.to_pandas()
-    lists = data.candidates.to_pandas().merge(seen, on=["user_id", "item_id"], how="left", suffixes=("", "_seen"))
-    assert lists.loc[lists["kind"] == "sampled", "rating"].isna().all()
-    positives = lists[lists["kind"] == "liked"]
-    assert (positives["split"] == positives["split_seen"]).all()
-    assert len(positives) == ((seen["rating"] >= 4) & (seen["split"] != "train")).sum()
-    # every history item happened before its context, in a split that the context may see
-    groups = data.groups.to_pandas().explode("history").dropna(subset="history")
-    pairs = groups.merge(seen, left_on=["user_id", "history"], right_on=["user_id", "item_id"], suffixes=("", "_seen"))
-    assert len(pairs) == len(groups) > 1000
-    key = pairs["timestamp"] * 10**6 + pairs["order"]
-    assert (pairs["timestamp_seen"] * 10**6 + pairs["order_seen"] < key).all()
-    allowed = {("train", "train"), ("val", "train"), ("test", "train"), ("test", "val")}
-    assert set(zip(pairs["split"], pairs["split_seen"], strict=True)) <= allowed
