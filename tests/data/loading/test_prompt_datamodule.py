@@ -163,7 +163,7 @@ def test_summaries_are_served_in_place_of_titles(make_datamodule, shop):
 def test_summaries_come_before_the_prompts_are_opened(make_datamodule, shop):
     module = make_datamodule()
     module.setup("fit")
-    with pytest.raises(ConfigError, match=r"use_summaries\('a1'\) came after the prompts were opened"):
+    with pytest.raises(ConfigError, match="summaries='a1': the prompts were opened before"):
         module.use(ServedInputs(summaries=summaries(shop, "a1")))
 
 

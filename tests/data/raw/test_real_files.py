@@ -169,11 +169,12 @@ def test_posters_of_movielens(tmp_path):
         assert (tmp_path / image).read_bytes() == posters[item_id].read_bytes()
 
 
-@both((130, 4, 5), (148, 115, 442))
-def test_pictures_of_gift_cards(root, counts, tmp_path):
-    folder = root / "amazon2018_gift_cards"
+@pytest.mark.real_data
+def test_pictures_of_gift_cards(tmp_path):
+    """Whole set only: product pictures belong to whoever took them."""
+    folder = REAL_DATA / "amazon2018_gift_cards"
     reviews, metadata = folder / "Gift_Cards_5.json.gz", folder / "meta_Gift_Cards.json.gz"
-    n_items, n_pictures, n_files = counts
+    n_items, n_pictures, n_files = 148, 115, 442
     wanted = sorted({line["asin"] for line in records(reviews)})
     report = PrepareReport()
     items = read_items(metadata, report).filter(pl.col("item_id").is_in(wanted))

@@ -28,13 +28,12 @@ N_SONGS = 40
 """Reviews of Digital Music: the shortest lines."""
 N_OTHERS = 5
 """Metadata of items that no review of the slice names, of each kind."""
-N_PICTURES = 4
 
 Line = tuple[bytes, dict[str, Any]]
 
 
 def cut_gift_cards(source: Path, target: Path) -> None:
-    """Amazon 2018: all reviews of the chosen buyers, metadata of what they reviewed and of some more, a few pictures.
+    """Amazon 2018: all reviews of the chosen buyers, metadata of what they reviewed and of some more; no pictures.
 
     Chosen are the buyers with most reviews of the most reviewed cards, everybody who reviewed a card twice, and
     everybody who left a review without text. Their other reviews come along: the k-core has to drop most of those.
@@ -56,11 +55,6 @@ def cut_gift_cards(source: Path, target: Path) -> None:
     write_gzip(
         target / "meta_Gift_Cards.json.gz", [line for line in metadata if line[1]["asin"] in reviewed | {*others}]
     )
-
-    pictures = sorted((source / "images").iterdir(), key=lambda path: (path.stat().st_size, path.name))
-    of_items = [path for path in pictures if path.stem in reviewed][:N_PICTURES]
-    of_none = [path for path in pictures if path.stem not in reviewed][:1]
-    copy([*of_items, *of_none], target / "images")
 
 
 def cut_digital_music(source: Path, target: Path) -> None:
