@@ -203,7 +203,7 @@ def test_broken_files(tmp_path):
     assert "is empty (0 bytes)" in error_of("t.csv", b"")
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path / "gone.csv")
-    with pytest.raises(ConfigError, match=r"needs prepare.reviews"):
+    with pytest.raises(ConfigError, match=r"prepare\.reviews=null: prepare\.source=tables needs"):
         read_tables(PrepareSettings(source="tables"), PrepareReport())
 
 
