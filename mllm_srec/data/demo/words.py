@@ -37,7 +37,7 @@ LEVELS = ("maybe", "probably", "mostly", "surely")
 
 LEVEL_EDGES = (0.6, 0.75, 0.9)
 NOT_LIKED = "not"
-"""Marks, in a comparison, a value that is not named as liked."""
+"""Used in place of a level for a value that is not liked."""
 
 _TITLE_NOISE = (
     "New", "Bestseller", "Limited edition", "Gift idea", "Top quality", "Free shipping", "Top rated", "Only today",
