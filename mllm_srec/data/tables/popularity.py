@@ -35,7 +35,7 @@ def item_popularity(interactions: pl.DataFrame, items: pl.DataFrame) -> np.ndarr
     if unknown.height or n_duplicates:
         example = f", for example {unknown.item(0, 'item_id')!r}" if unknown.height else ""
         raise DataError(
-            f"item_popularity: {unknown.height} liked items are not among the {catalogue.height} items{example}, and "
+            f"items: {unknown.height} liked items are not among the {catalogue.height} items{example}, and "
             f"{n_duplicates} ids occur twice; pass interactions and items of the same prepared data set"
         )
     counted = catalogue.join(likes, on="item_id", how="left", maintain_order="left")
