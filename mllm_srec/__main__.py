@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 
 from mllm_srec.cli.quiet import silence_loggers
-from mllm_srec.types import VERSION, MllmSrecError
+from mllm_srec.types import VERSION, MllmSrecError, did_you_mean
 
 COMMANDS = {
     "prepare": ("prepare", "Raw reviews and pictures -> prepared data set."),
@@ -59,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     command, *rest = arguments
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        hint = did_you_mean(command, COMMANDS.keys()) or "."
         print(f"mllm_srec: there is no command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     silence_loggers()

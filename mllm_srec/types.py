@@ -1,4 +1,4 @@
-"""Records, batch types and constants that every room shares; imports nothing of ours.
+"""Constants, errors, batch types and checks of settings that every room shares; imports nothing of ours.
 
 Letters in shape comments: B batch (groups), R packed rows, T tokens, C candidates, S history length, D hidden,
 V vocabulary, P patches.
@@ -6,10 +6,12 @@ V vocabulary, P patches.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:  # annotations only: this file must load in milliseconds
     import torch
+    from _typeshed import DataclassInstance
 
 VERSION = "0.1.0"
 """Version of the package; `pyproject.toml` names the same."""
@@ -116,3 +118,51 @@ KINDS: tuple[Kind, ...] = ("liked", "disliked", "sampled")
 
 LIST_KINDS = (*KINDS, "unrated")
 """What a candidate of a list is; `unrated`: of the whole catalogue, and neither drawn nor rated by the user."""
+
+
+def check_literals(settings: DataclassInstance, section: str = "", error: type[Exception] = ConfigError) -> None:
+    """Check that every field typed `Literal` holds one of its values; nested dataclasses are checked too.
+
+    The command line and YAML files have this check from their parser; settings made in Python have it from here.
+
+    Args:
+        settings: A dataclass.
+        section: Dotted name of the settings' section in a YAML file, used in the message.
+        error: Class of the error to raise.
+
+    Raises:
+        ConfigError: A value is not among those of its `Literal`; the message names the nearest one.
+    """
+    from dataclasses import fields, is_dataclass
+
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        name = f"{section}.{field.name}" if section else field.name
+        value, hint = getattr(settings, field.name), hints[field.name]
+        if is_dataclass(value) and not isinstance(value, type):
+            check_literals(value, name, error)
+        elif get_origin(hint) is Literal and value not in (accepted := get_args(hint)):
+            advice = did_you_mean(str(value), map(str, accepted)) or "; choose one of these"
+            raise error(f"{name}={value!r}: not one of {', '.join(map(str, accepted))}{advice}")
+
+
+def did_you_mean(name: str, known: Iterable[str] | Mapping[str, str], n: int = 1, cutoff: float = 0.6) -> str:
+    """Return the end of an error message about an unknown name: the valid names most like it.
+
+    >>> did_you_mean("ndgc", ["ndcg", "hr"]), did_you_mean("qqq", ["ndcg", "hr"])
+    ("; did you mean 'ndcg'?", '')
+
+    Args:
+        name: The unknown name.
+        known: Valid names; or the spellings to compare with, each with the valid name to suggest for it.
+        n: Number of suggestions at most.
+        cutoff: Least similarity of a suggestion, from 0 to 1.
+
+    Returns:
+        "; did you mean 'a' or 'b'?", the most similar first; empty if no name is similar enough.
+    """
+    import difflib
+
+    suggested = known if isinstance(known, Mapping) else {entry: entry for entry in known}
+    near = difflib.get_close_matches(name, suggested, n=n, cutoff=cutoff)
+    return f"; did you mean {' or '.join(repr(suggested[entry]) for entry in near)}?" if near else ""

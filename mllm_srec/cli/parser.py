@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from mllm_srec.pipeline.runs.settings import current_settings
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, did_you_mean
 
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments?: --?([\w.]+)")
 _UNKNOWN_OPTION = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
@@ -118,27 +117,20 @@ def known_names(parser: jsonargparse.ArgumentParser) -> list[str]:
     return sorted(names)
 
 
-def nearest(name: str, known: list[str]) -> list[str]:
-    """Valid names that are most like `name`.
+def suggestion(name: str, known: list[str]) -> str:
+    """`'model.lrr' is not known; did you mean 'model.lr'?`.
 
-    First those whose last part is the same (the section is wrong), two at most, then the one like the whole name, then
-    two whose last part is alike.
+    Suggests names whose last part is the same (the section is wrong), two at most; else the one like the whole name;
+    else two whose last part is alike.
     """
     last = name.rpartition(".")[2]
-    same = [entry for entry in known if entry.rpartition(".")[2] == last]
-    if same:
-        return difflib.get_close_matches(name, same, n=2, cutoff=0.0)
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    if found:
-        return found
     ends = {entry.rpartition(".")[2]: entry for entry in known}
-    return [ends[part] for part in difflib.get_close_matches(last, list(ends), n=2, cutoff=0.7)]
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    """`'model.lrr' is not known; did you mean 'model.lr'?`."""
-    near = nearest(name, known)
-    return f"{name!r} is not known" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
+    hint = (
+        did_you_mean(name, [entry for entry in known if entry.rpartition(".")[2] == last], n=2, cutoff=0.0)
+        or did_you_mean(name, known, cutoff=0.75)
+        or did_you_mean(last, ends, n=2, cutoff=0.7)
+    )
+    return f"{name!r} is not known{hint}"
 
 
 def _misspelt(message: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A prepared data set on disk, opened for reading."""
+"""Reading of a prepared data set from disk."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mllm_srec.types import ConfigError
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """The tables of a prepared data set, each read when first asked for.
+    """A prepared data set; each table is read on first access.
 
     Attributes:
-        folder: Folder of the data set; pictures are relative to it.
+        folder: Folder of the data set; paths of pictures are relative to it.
         manifest: Content of `manifest.json`.
     """
 
@@ -28,31 +28,31 @@ class PreparedDataset:
 
     @classmethod
     def open(cls, folder: Path | str) -> PreparedDataset:
-        """Open the folder that `prepare` wrote.
+        """Open a folder that `prepare` wrote.
 
         Args:
-            folder: `<data.root>/<data.name>`.
+            folder: Folder of the data set, `<data.root>/<data.name>`.
 
         Raises:
-            ConfigError: Nothing is prepared there, or the manifest is broken.
+            ConfigError: The folder holds no prepared data set, or its manifest is broken.
         """
         path = Path(folder)
         manifest = read_manifest(path)
         if manifest is None:
             raise ConfigError(
-                f"{path} holds no prepared data set (no manifest.json). Prepare it with "
-                "`python -m mllm_srec prepare --config ...`, or check data.root and data.name."
+                f"{path}: holds no prepared data set (no manifest.json); prepare it with "
+                "`python -m mllm_srec prepare --config ...`, or check data.root and data.name"
             )
         return cls(path, manifest)
 
     @property
     def candidates_hash(self) -> str:
-        """SHA-256 of the rank groups and their lists; results with different hashes are not comparable."""
+        """SHA-256 of the rank groups and their candidate lists; results with different hashes are not comparable."""
         return str(self.manifest["candidates_hash"])
 
     @cached_property
     def content_hash(self) -> str:
-        """Short hash of the tables' files as they are now, and of how pictures were corrupted: names stores of them."""
+        """Short hash of the table files and of the corruption of pictures; used in names of stores made from them."""
         digest = hashlib.sha256((self.corruption or "").encode())
         for name in ("items", "users", "groups", "samples", "candidates"):
             path = self.folder / f"{name}.parquet"
@@ -63,23 +63,23 @@ class PreparedDataset:
 
     @property
     def corruption(self) -> str | None:
-        """What `prepare.corruption` did to the pictures, which no table shows; None: nothing."""
+        """Settings of `prepare.corruption` as text, since no table shows them; None for clean pictures."""
         settings = self.manifest["prepare"].get("corruption")
         return None if settings is None else " ".join(f"{key}={value}" for key, value in settings.items())
 
     @cached_property
     def items(self) -> pl.DataFrame:
-        """Items, sorted by `item_id`; a row's number is the item's index everywhere."""
+        """Items, sorted by `item_id`; the row number is the item's index everywhere."""
         return self._read("items")
 
     @cached_property
     def users(self) -> pl.DataFrame | None:
-        """Profiles, or None where the source has none."""
+        """Profiles, or None if the source has none."""
         return self._read("users") if (self.folder / "users.parquet").exists() else None
 
     @cached_property
     def profiles(self) -> dict[str, str]:
-        """user_id -> profile, of users that have one."""
+        """User id -> profile, for users that have one."""
         return {} if self.users is None else dict(self.users.select("user_id", "profile").iter_rows())
 
     @cached_property
@@ -106,7 +106,7 @@ class PreparedDataset:
         path = self.folder / f"{name}.parquet"
         if not path.is_file():
             raise ConfigError(
-                f"{path} is missing although the data set has a manifest; delete {self.folder} and prepare it again "
-                "with `python -m mllm_srec prepare --config ...`."
+                f"{path}: is missing although the data set has a manifest; delete {self.folder} and prepare it again "
+                "with `python -m mllm_srec prepare --config ...`"
             )
         return pl.read_parquet(path, glob=False)

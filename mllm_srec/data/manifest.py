@@ -1,4 +1,4 @@
-"""`manifest.json`: what a prepared data set was made from, and whether that is what is asked for now."""
+"""`manifest.json`: record of the settings and raw files of a prepared data set, compared with the current ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mllm_srec.types import VERSION, ConfigError
 MANIFEST = "manifest.json"
 
 RAW_SETTINGS = ("reviews", "metadata", "users", "images")
-"""Settings that name raw files; these are compared by content, so that moving them changes nothing."""
+"""Settings that name raw files, which are compared by content, so that moving a file changes nothing."""
 
 Record = dict[str, Any]
 
@@ -36,10 +36,10 @@ def write_manifest(
     Args:
         folder: Folder of the data set.
         settings: Settings of the preparation.
-        candidates: Settings of the candidates.
-        raw: `raw_files(settings)`, taken before the files were read.
-        tables: Every table written, by name; their hashes go into the manifest.
-        candidates_hash: The hash that results are labelled with.
+        candidates: Settings of the candidate lists.
+        raw: Result of `raw_files(settings)` from before the files were read.
+        tables: Name -> table written; the manifest holds their hashes.
+        candidates_hash: Hash that labels results; see `tables.negatives.candidates_hash`.
     """
     content = {
         "version": VERSION,
@@ -53,7 +53,7 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> Record | None:
-    """The manifest of a prepared data set; None where there is none.
+    """Read the manifest of a prepared data set; None if the folder has none.
 
     Raises:
         ConfigError: The file cannot be read as a manifest.
@@ -66,25 +66,25 @@ def read_manifest(folder: Path) -> Record | None:
         if not {"prepare", "candidates", "raw", "candidates_hash"} <= set(content):
             raise ValueError("entries are missing")
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not a manifest ({error}); delete {folder} and prepare again.") from error
+        raise ConfigError(f"{path}: is not a manifest ({error}); delete {folder} and prepare again") from error
     return dict(content)
 
 
 def check_manifest(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> bool:
-    """Whether the folder holds exactly the data set that these settings describe.
+    """Check that a prepared folder holds exactly the data set that these settings describe.
 
-    Raw files that are no longer there are compared by name only: a prepared data set does not need them.
+    Raw files that no longer exist are compared by name only: a prepared data set does not need them.
 
     Args:
         folder: Folder of the data set.
         settings: Settings of the preparation.
-        candidates: Settings of the candidates.
+        candidates: Settings of the candidate lists.
 
     Returns:
-        True: prepared already, with the same settings and raw files. False: nothing is prepared there.
+        True if the folder was prepared with the same settings and raw files; False if nothing is prepared there.
 
     Raises:
-        ConfigError: Something else is prepared there; names each differing key with both values.
+        ConfigError: The folder was prepared differently; the message names each differing key with both values.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -99,14 +99,14 @@ def check_manifest(folder: Path, settings: PrepareSettings, candidates: Candidat
     lines += _raw_differences(manifest["raw"], settings)
     if lines:
         raise ConfigError(
-            f"{folder} was prepared differently:\n  " + "\n  ".join(lines) + "\nSet these back, or choose another "
-            "data.name for the new data set, or delete the folder (summaries in it too) and prepare again."
+            f"{folder}: was prepared differently:\n  " + "\n  ".join(lines) + "\nSet these back, or choose another "
+            "data.name for the new data set, or delete the folder (with its summaries) and prepare again."
         )
     return True
 
 
 def relevant_settings(settings: PrepareSettings) -> Record:
-    """Settings that have an influence: without raw paths, sections of other sources, and what is not asked for."""
+    """Return the settings that affect the data set, without raw paths, unused sections and absent corruption."""
     content = asdict(settings)
     for name in RAW_SETTINGS:
         del content[name]
@@ -120,15 +120,15 @@ def relevant_settings(settings: PrepareSettings) -> Record:
 
 
 def raw_files(settings: PrepareSettings) -> dict[str, Record]:
-    """Name, size and SHA-256 of each raw file that the source reads and that exists.
+    """Return name, size and SHA-256 of each existing raw file that the source reads.
 
-    The folder of pictures counts with the names and sizes of its files, not with their bytes.
+    The folder of pictures is hashed by the names and sizes of its files, not by their bytes.
     """
     return {name: _fingerprint(path) for name, path in _raw_paths(settings).items() if path.exists()}
 
 
 def _raw_paths(settings: PrepareSettings) -> dict[str, Path]:
-    """The raw paths that are set and that the source reads."""
+    """Return the raw paths that are set and that the source reads, by setting."""
     if settings.source == "demo":
         return {}
     names = [name for name in RAW_SETTINGS if name != "users" or settings.source == "tables"]
@@ -137,7 +137,7 @@ def _raw_paths(settings: PrepareSettings) -> dict[str, Path]:
 
 
 def _fingerprint(path: Path) -> Record:
-    """Name, size in bytes and SHA-256 of a file or of a folder's listing."""
+    """Compute name, size in bytes and SHA-256 of a file, or of a folder's listing."""
     if not path.is_dir():
         with path.open("rb") as file:
             return {
@@ -151,7 +151,7 @@ def _fingerprint(path: Path) -> Record:
 
 
 def _raw_differences(there: Mapping[str, Record], settings: PrepareSettings) -> list[str]:
-    """One line for each raw file that is another one now."""
+    """Describe each raw file that differs from the recorded one, a line each."""
     paths, here = _raw_paths(settings), raw_files(settings)
     lines = []
     for name in RAW_SETTINGS:
@@ -169,12 +169,12 @@ def _raw_differences(there: Mapping[str, Record], settings: PrepareSettings) -> 
 
 
 def _described(record: Record | None) -> str:
-    """A raw file in words."""
+    """Describe a raw file."""
     return "null" if record is None else f"{record['name']} ({record['size']} bytes, sha256 {record['sha256'][:12]})"
 
 
 def _flat(prefix: str, content: Mapping[str, Any]) -> Record:
-    """Nested settings with dotted keys, as the command line writes them."""
+    """Flatten nested settings to dotted keys, as on the command line."""
     flat: Record = {}
     for name, value in content.items():
         flat |= _flat(f"{prefix}.{name}", value) if isinstance(value, dict) else {f"{prefix}.{name}": value}
@@ -182,5 +182,5 @@ def _flat(prefix: str, content: Mapping[str, Any]) -> Record:
 
 
 def _shown(values: Record, key: str) -> str:
-    """A value as JSON, or that there is none."""
+    """Return a value as JSON, or "(not set)"."""
     return json.dumps(values[key], ensure_ascii=False) if key in values else "(not set)"

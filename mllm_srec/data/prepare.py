@@ -1,4 +1,7 @@
-"""Raw files -> prepared data set: written beside its place and moved there when complete."""
+"""From raw files to a prepared data set: read or generated, filtered, split, and written as one folder.
+
+The folder is written under a hidden name beside its final path and renamed when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 
 import polars as pl
 from filelock import FileLock
@@ -15,12 +17,12 @@ from filelock import FileLock
 from mllm_srec.data.manifest import check_manifest, raw_files, write_manifest
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, RawData
-from mllm_srec.data.settings import CandidateSettings, CorruptionKind, PrepareSettings
+from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.data.tables.interactions import deduplicate, is_liked, k_core, kept_items, kept_users
 from mllm_srec.data.tables.negatives import candidates_hash
 from mllm_srec.data.tables.splits import assign_splits
 from mllm_srec.data.tables.targets import Tables, build_tables
-from mllm_srec.types import SPLITS, ConfigError, DataError
+from mllm_srec.types import SPLITS, ConfigError, DataError, check_literals
 
 REPORT = "prepare_report.json"
 
@@ -28,27 +30,27 @@ REPORT = "prepare_report.json"
 def prepare_dataset(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> PrepareReport:
     """Prepare a data set, unless the folder holds it already.
 
-    Everything is written into a hidden folder beside the target and moved there at the end, under a file lock: a run
-    killed at any moment leaves nothing half done, and processes started side by side prepare once.
+    The write is atomic and under a file lock: a run killed at any moment leaves no partial data set, and of several
+    processes started at once only one prepares.
 
     Args:
-        folder: `<data.root>/<data.name>`; must not exist, be empty, or hold the very data set asked for.
-        settings: What to read and how to split.
-        candidates: How the frozen lists are drawn.
+        folder: `<data.root>/<data.name>`; must be missing, be empty, or hold this very data set.
+        settings: Raw files, filters and split.
+        candidates: Number and kind of the frozen candidate lists.
 
     Returns:
-        The report, as in `prepare_report.json`; with the fact `already prepared` where nothing was done.
+        The report, as in `prepare_report.json`; with the fact `already prepared` if the folder held the data set.
 
     Raises:
-        ConfigError: Settings out of range, the folder holds something else, or it cannot be written.
-        DataError: The raw data cannot be used, or nothing of them is left.
+        ConfigError: A setting is out of range, the folder holds something else, or it cannot be written.
+        DataError: The raw data cannot be used, or nothing of them is left after filtering.
     """
     check_settings(settings, candidates)
     folder = Path(folder)
-    if check_manifest(folder, settings, candidates):  # before the lock: a prepared folder may be read-only
+    if check_manifest(folder, settings, candidates):  # before taking the lock: a prepared folder may be read-only
         return _saved_report(folder)
     with _locked(folder):
-        if check_manifest(folder, settings, candidates):  # another process was quicker
+        if check_manifest(folder, settings, candidates):  # another process prepared it meanwhile
             return _saved_report(folder)
         temporary = _fresh_folder(folder)
         try:
@@ -60,10 +62,10 @@ def prepare_dataset(folder: Path, settings: PrepareSettings, candidates: Candida
 
 
 def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> None:
-    """Refuse numbers out of range.
+    """Check that numbers are in range and that choices are among the accepted ones.
 
     Raises:
-        ConfigError: Names the setting, its value and the least value accepted.
+        ConfigError: A setting is out of range; the message names it, its value and what is accepted.
     """
     least = {
         "prepare.k_core": (settings.k_core, 1),
@@ -77,21 +79,53 @@ def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> 
     }
     for name, (value, smallest) in least.items():
         if value is not None and value < smallest:
-            raise ConfigError(f"{name}: got {value}; set it to {smallest} or more.")
-    for name, text, accepted in (
-        ("prepare.split", settings.split, ("random", "leave_one_out", "global_time")),
-        ("candidates.unit", candidates.unit, ("user", "instance")),
-        ("prepare.corruption.kind", settings.corruption.kind, get_args(CorruptionKind)),
-    ):
-        if text not in accepted:
-            raise ConfigError(f"{name}: got {text!r}; choose one of {', '.join(accepted)}.")
+            raise ConfigError(f"{name}={value}: too small; set it to {smallest} or more")
     for name in ("strength", "share"):
         if not 0 <= (value := getattr(settings.corruption, name)) <= 1:
-            raise ConfigError(f"prepare.corruption.{name}: got {value}; set it to a number from 0 to 1.")
+            raise ConfigError(f"prepare.corruption.{name}={value}: out of range; set it to a number from 0 to 1")
+    check_literals(settings, "prepare")
+    check_literals(candidates, "candidates")
+
+
+def read_raw(settings: PrepareSettings, report: PrepareReport, staging: Path) -> RawData:
+    """Read or generate the raw tables.
+
+    Args:
+        settings: Settings of the preparation; `source` chooses the reader.
+        report: Receives counts of everything the reader skips.
+        staging: An existing folder for files that a source generates; the demo shop draws its pictures into it.
+
+    Returns:
+        The raw tables.
+
+    Raises:
+        ConfigError: The source is unknown.
+        DataError: The raw files cannot be used.
+    """
+    check_literals(settings, "prepare")
+    # each reader is imported only for its own source: the demo shop needs no Amazon reader and vice versa
+    if settings.source == "demo":
+        from mllm_srec.data.demo.shop import generate_demo
+
+        return generate_demo(settings.demo, pictures=staging)
+    if settings.source == "tables":
+        from mllm_srec.data.raw.own_tables import read_tables
+
+        return read_tables(settings, report)
+    from mllm_srec.data.raw.amazon import read_amazon
+
+    return read_amazon(settings, report)
+
+
+def picture_folder(settings: PrepareSettings, staging: Path) -> Path | None:
+    """Return the folder of the source's pictures, or None if it has none."""
+    if settings.source == "demo":
+        return staging
+    return None if settings.images is None else Path(settings.images)
 
 
 def _saved_report(folder: Path) -> PrepareReport:
-    """The report of the run that prepared the folder."""
+    """Return the report of the run that prepared the folder."""
     path = folder / REPORT
     report = PrepareReport(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else PrepareReport()
     report.fact("already prepared", True)
@@ -133,7 +167,7 @@ def _fresh_folder(folder: Path) -> Path:
 
 
 def _write_dataset(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> PrepareReport:
-    """All files of the data set, into an empty folder."""
+    """Write all files of the data set into an empty folder."""
     report = PrepareReport()
     fingerprints = raw_files(settings)
     staging = folder / ".staging"
@@ -160,21 +194,21 @@ def _write_dataset(folder: Path, settings: PrepareSettings, candidates: Candidat
     report.write(folder / REPORT)
     write_manifest(folder, settings, candidates, fingerprints, written, digest)
     if settings.source == "demo":
-        from mllm_srec.data.demo.ceilings import write_ceilings  # only the demo shop knows the truth
+        from mllm_srec.data.demo.ceilings import write_ceilings  # only the demo shop has a ground truth
 
         write_ceilings(folder, settings)
     return report
 
 
 def _kept_interactions(raw: RawData, k: int, report: PrepareReport) -> pl.DataFrame:
-    """Repeats and the sparse fringe removed; at least one row."""
+    """Drop duplicates and what is outside the k-core; at least one row is left."""
     rows = deduplicate(raw.interactions, report)
     kept = k_core(rows, k, report)
     if not kept.height:
         raise DataError(
-            f"prepare.k_core: {k} leaves nothing of {rows.height} interactions of {rows['user_id'].n_unique()} users "
-            f"with {rows['item_id'].n_unique()} items ({raw.interactions.height} rows read). "
-            + ("Choose a smaller k_core." if rows.height else "Check that the raw file is the right one.")
+            f"prepare.k_core={k}: leaves nothing of {rows.height} interactions of {rows['user_id'].n_unique()} users "
+            f"with {rows['item_id'].n_unique()} items ({raw.interactions.height} rows read); "
+            + ("choose a smaller k_core" if rows.height else "check that the raw file is the right one")
         )
     users, items = kept["user_id"].n_unique(), kept["item_id"].n_unique()
     report.fact("users", users)
@@ -188,14 +222,12 @@ def _kept_interactions(raw: RawData, k: int, report: PrepareReport) -> pl.DataFr
 def _import_pictures(
     folder: Path, items: pl.DataFrame, settings: PrepareSettings, staging: Path, report: PrepareReport
 ) -> pl.DataFrame:
-    """Pictures into `images/`, their relative paths into `image`."""
-    from mllm_srec.data.pictures.files import (
-        import_pictures,  # Pillow only when a data set is made, not when it is opened
-    )
+    """Copy pictures into `images/`, corrupt them if asked to, and put their relative paths into the column `image`."""
+    # needs Pillow, which opening a prepared data set does not
+    from mllm_srec.data.pictures.files import import_pictures
 
-    items = import_pictures(
-        items, picture_folder(settings, staging), folder / "images", settings.max_image_pixels, report
-    )
+    source = picture_folder(settings, staging)
+    items = import_pictures(items, source, folder / "images", settings.max_image_pixels, report)
     (folder / "images").mkdir(exist_ok=True)
     report.fact("items with picture", items.height - items["image"].null_count())
     if settings.corruption.kind != "none":
@@ -206,7 +238,7 @@ def _import_pictures(
 
 
 def _describe(tables: Tables, candidates: CandidateSettings, digest: str, report: PrepareReport) -> None:
-    """Facts on the lists that every model ranks."""
+    """Report facts about the candidate lists that every model ranks."""
     ranks = tables.groups.filter(pl.col("purpose") == "rank")
     lengths = tables.candidates.group_by("group_id", "split").agg(n=(pl.col("kind") == "sampled").sum())
     for split in SPLITS[1:]:
@@ -217,43 +249,3 @@ def _describe(tables: Tables, candidates: CandidateSettings, digest: str, report
         report.fact(f"users without history, {split}", silent)
         report.fact(f"lists with fewer than {candidates.n_negatives} negatives, {split}", short)
     report.fact("candidates_hash", digest)
-
-
-SOURCES = ("amazon2014", "amazon2018", "amazon2023", "tables", "demo")
-
-
-def read_raw(settings: PrepareSettings, report: PrepareReport, staging: Path) -> RawData:
-    """Read or generate the raw tables.
-
-    Args:
-        settings: `source` chooses the reader.
-        report: Receives what the reader skips.
-        staging: An existing folder for files that a source makes itself; the demo shop draws its pictures into it.
-
-    Returns:
-        The raw tables.
-
-    Raises:
-        ConfigError: The source is unknown.
-    """
-    # readers are imported when asked for: the demo needs no Amazon reader and the other way round
-    if settings.source in ("amazon2014", "amazon2018", "amazon2023"):
-        from mllm_srec.data.raw.amazon import read_amazon
-
-        return read_amazon(settings, report)
-    if settings.source == "tables":
-        from mllm_srec.data.raw.own_tables import read_tables
-
-        return read_tables(settings, report)
-    if settings.source == "demo":
-        from mllm_srec.data.demo.shop import generate_demo
-
-        return generate_demo(settings.demo, pictures=staging)
-    raise ConfigError(f"prepare.source: got {settings.source!r}; choose one of {', '.join(SOURCES)}.")
-
-
-def picture_folder(settings: PrepareSettings, staging: Path) -> Path | None:
-    """Where the source's pictures lie; None where it has none."""
-    if settings.source == "demo":
-        return staging
-    return None if settings.images is None else Path(settings.images)

@@ -1,4 +1,4 @@
-"""Counts of everything that preparation dropped, repaired or could not use, by reason: nothing vanishes in silence."""
+"""Report of a preparation: counts of everything dropped, repaired or unusable, by reason, so that no loss is silent."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 MAX_EXAMPLES = 5
+"""Most examples kept of each reason."""
 
 
 @dataclass
 class PrepareReport:
-    """Collects counts by stage and reason, a few examples of each, and plain facts (shares, totals).
+    """Counts by stage and reason, a few examples of each, and plain facts (shares, totals).
 
-    `counts["reviews"]["line is not JSON"] == 3` reads: three lines of the review file were skipped for that reason.
+    `counts["reviews"]["line is not JSON"] == 3` means that three lines of the review file were skipped for that reason.
     """
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -23,7 +24,7 @@ class PrepareReport:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def count(self, stage: str, reason: str, n: int = 1, example: str | None = None) -> None:
-        """Add `n` to the count of `reason` in `stage`; zero counts leave no trace."""
+        """Add `n` to the count of `reason` in `stage`; zero adds no entry."""
         if n == 0:
             return
         reasons = self.counts.setdefault(stage, {})
@@ -43,7 +44,7 @@ class PrepareReport:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """Rows (stage, what, number) for the short table that `prepare` prints."""
+        """Return rows (stage, fact or reason, number) for the table that `prepare` prints."""
         rows = [("data set", name, _number(value)) for name, value in self.facts.items()]
         for stage, reasons in self.counts.items():
             rows += [(stage, reason, _number(n)) for reason, n in reasons.items()]
@@ -51,7 +52,7 @@ class PrepareReport:
 
 
 def _number(value: Any) -> str:
-    """Numbers with thousands separators, shares with four digits, anything else as JSON."""
+    """Format integers with thousands separators, shares with four digits, anything else but text as JSON."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value if isinstance(value, str) else json.dumps(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -11,7 +11,7 @@ import string
 from dataclasses import dataclass
 from typing import Literal
 
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, check_literals
 
 ANSWERS = {1: "Yes.", 0: "No."}
 """The response by label (article, Table 1): a capital letter and a full stop. The first token is what is scored."""
@@ -142,15 +142,12 @@ class PromptSettings:
 
     def __post_init__(self) -> None:
         """Refuse an unknown wording and a limit that leaves no text."""
-        if self.wording not in WORDINGS:
-            raise ValueError(f"wording={self.wording!r} is not known; choose one of {sorted(WORDINGS)}")
+        check_literals(self, error=ValueError)
         for name in ("max_item_tokens", "max_preference_tokens"):
             if (limit := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={limit} leaves no text; give at least 1")
         if self.max_history is not None and self.max_history < 1:
             raise ConfigError(f"max_history={self.max_history} shows no past; give at least 1, or null for all")
-        if self.cot_order not in ("user_first", "article"):
-            raise ValueError(f"cot_order={self.cot_order!r} is not known; choose user_first or article")
         if self.cot and self.phrases.items_only:
             chained = sorted(name for name, wording in WORDINGS.items() if not wording.items_only)
             raise ConfigError(
@@ -162,8 +159,6 @@ class PromptSettings:
 
     def _check_lists(self) -> None:
         """Refuse lists that cannot be asked about."""
-        if self.layout not in ("pointwise", "listwise"):
-            raise ValueError(f"layout={self.layout!r} is not known; choose pointwise or listwise")
         if self.layout == "listwise" and not self.phrases.choices:
             able = sorted(name for name, wording in WORDINGS.items() if wording.choices)
             raise ConfigError(

@@ -64,7 +64,7 @@ def test_help_of_our_own_commands_loads_nothing_heavy(arguments):
 def test_help_of_prepare_explains_settings_and_defaults():
     out = " ".join(python("-m", "mllm_srec", "prepare", "--help").stdout.split())
     assert "usage: python -m mllm_srec prepare" in out
-    assert "Users and items keep at least this many interactions" in out
+    assert "Least number of interactions of every user and item" in out
     assert "(type: int, default: 5)" in out
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mllm_srec.__main__ import main
-from mllm_srec.cli.parser import nearest, suggestion
+from mllm_srec.cli.parser import suggestion
 
 KNOWN = [
     "config", "data", "data.batch_size", "data.name", "data.root", "data.seed", "model", "model.lora",
@@ -27,12 +27,9 @@ KNOWN = [
         ("qqqqq", []),
     ],
 )
-def test_nearest(name, expected):
-    assert nearest(name, KNOWN) == expected
-
-
-def test_a_name_like_nothing_gets_no_guess():
-    assert suggestion("qqqqq", KNOWN) == "'qqqqq' is not known"
+def test_suggestion(name, expected):
+    hint = f"; did you mean {' or '.join(map(repr, expected))}?" if expected else ""
+    assert suggestion(name, KNOWN) == f"{name!r} is not known{hint}"
 
 
 def refused(arguments, capsys):

@@ -41,5 +41,5 @@ def test_a_folder_without_a_data_set_names_the_command(tmp_path):
 
 def test_a_missing_table_is_an_error(folder):
     (folder / "samples.parquet").unlink()
-    with pytest.raises(ConfigError, match=r"samples\.parquet is missing although the data set has a manifest"):
+    with pytest.raises(ConfigError, match=r"samples\.parquet: is missing although the data set has a manifest"):
         _ = PreparedDataset.open(folder).samples

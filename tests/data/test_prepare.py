@@ -145,7 +145,7 @@ def test_the_smallest_data_set(tmp_path):
 
 
 def test_nothing_left_is_an_error_with_the_counts(tmp_path, settings):
-    with pytest.raises(DataError, match=r"k_core: 7 leaves nothing of 73 interactions of 13 users with 10 items \(74 "):
+    with pytest.raises(DataError, match=r"k_core=7: leaves nothing of 73 interactions of 13 users with 10 items \(74 "):
         prepare_dataset(tmp_path / "mine", replace(settings, k_core=7), CANDIDATES)
     assert not (tmp_path / "mine").exists()
     assert not (tmp_path / ".mine.preparing").exists()
@@ -154,13 +154,15 @@ def test_nothing_left_is_an_error_with_the_counts(tmp_path, settings):
 @pytest.mark.parametrize(
     ("changes", "candidates", "message"),
     [
-        ({"k_core": 0}, {}, r"prepare\.k_core: got 0; set it to 1 or more"),
-        ({"max_history": 0}, {}, r"prepare\.max_history: got 0"),
-        ({"seed": -1}, {}, r"prepare\.seed: got -1; set it to 0 or more"),
-        ({"split": "time"}, {}, r"prepare\.split: got 'time'; choose one of random, leave_one_out"),
-        ({}, {"n_negatives": 0}, r"candidates\.n_negatives: got 0"),
-        ({}, {"max_users": 0}, r"candidates\.max_users: got 0"),
-        ({}, {"unit": "list"}, r"candidates\.unit: got 'list'"),
+        ({"k_core": 0}, {}, r"prepare\.k_core=0: too small; set it to 1 or more"),
+        ({"max_history": 0}, {}, r"prepare\.max_history=0: too small"),
+        ({"seed": -1}, {}, r"prepare\.seed=-1: too small; set it to 0 or more"),
+        ({"split": "time"}, {}, r"prepare\.split='time': not one of random, leave_one_out, global_time"),
+        ({}, {"n_negatives": 0}, r"candidates\.n_negatives=0: too small"),
+        ({}, {"max_users": 0}, r"candidates\.max_users=0: too small"),
+        ({}, {"unit": "list"}, r"candidates\.unit='list': not one of user, instance"),
+        ({"source": "demos"}, {}, r"prepare\.source='demos': not one of amazon2014, .*; did you mean 'demo'\?"),
+        ({"columns": ColumnMapping(timestamp_unit="h")}, {}, r"prepare\.columns\.timestamp_unit='h': not one of s, ms"),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, changes, candidates, message):

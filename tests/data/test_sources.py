@@ -36,7 +36,7 @@ def test_the_demo_draws_its_pictures_into_the_staging_folder(tmp_path):
 
 
 def test_an_unknown_source_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"prepare\.source: got 'yelp'; choose one of amazon2014"):
+    with pytest.raises(ConfigError, match=r"prepare\.source='yelp': not one of amazon2014, .*, tables, demo; choose"):
         read_raw(PrepareSettings(source="yelp"), PrepareReport(), tmp_path)
 
 

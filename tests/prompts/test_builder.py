@@ -1,5 +1,7 @@
 """Prompts written out in full, per template version: Table 1 of the article, letter by letter."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 
 from mllm_srec.prompts.builder import (
@@ -13,7 +15,7 @@ from mllm_srec.prompts.builder import (
     item_text,
     target,
 )
-from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.prompts.templates import WORDINGS, PromptSettings
 
 
 def write_out(pieces):
@@ -107,8 +109,12 @@ def test_item_without_text_says_so():
     assert item_text(ItemText(""), PromptSettings(brand=True)) == "untitled item"
 
 
+def test_every_wording_can_be_chosen():
+    assert set(get_args(get_type_hints(PromptSettings)["wording"])) == set(WORDINGS)
+
+
 def test_settings_refuse_nonsense():
-    with pytest.raises(ValueError, match="wording='poem' is not known"):
+    with pytest.raises(ValueError, match="wording='poem': not one of article, neutral, tallrec, rec_gpt4v; choose"):
         PromptSettings(wording="poem")
     with pytest.raises(ValueError, match="max_item_tokens=0"):
         PromptSettings(max_item_tokens=0)

@@ -1,16 +1,16 @@
-"""What is attainable on the demo shop: oracle and history reader, on the very pairs and lists models are tested on.
+"""Ceilings of the demo shop: scores of an oracle and of an ideal reader on the test pairs and lists.
 
-For every scored row of the test split (`samples` of the pair groups, `candidates` of the rank groups) six scores:
+Every row of the test split (`samples` of the pair groups, `candidates` of the rank groups) gets six scores:
 
-- `oracle_*` knows the user's true taste on the day of the context and scores P(rating >= 4 | taste, item);
-- `reader_*` knows the exact posterior over tastes given the interactions that the context may show: those of the user
-  in the train and val splits whose key (timestamp, order) is before the context's, likes and dislikes with their
-  ratings. It is carried forward to the day of the context, and the score is the posterior mean of P(rating >= 4).
-  `max_history` does not cut it: it is a ceiling. Nor does it use *absence*: that an interaction is missing (never
-  reported, or held out) tells it nothing;
+- `oracle_*` uses the user's true taste on the day of the context: P(rating >= 4 | taste, item);
+- `reader_*` uses the exact posterior over tastes given the interactions that the context may show, which are those of
+  the user in the train and val splits with a key (timestamp, order) before the context's, likes and dislikes with their
+  ratings. The posterior is carried forward to the day of the context; the score is the posterior mean of
+  P(rating >= 4). `max_history` does not shorten it, since it is a ceiling. It draws no conclusion from an interaction
+  that is *absent* (never reported, or held out);
 
-each with `both` modalities, or with `text` or `image` alone, the attributes the modality lacks averaged out exactly.
-A rank list is scored as of its context's key, that is, at the earliest held-out like.
+each with `both` modalities, or with `text` or `image` alone, where the attributes the modality lacks are averaged out
+exactly. A rank list is scored at its context's key, that is, at the earliest held-out like.
 """
 
 from __future__ import annotations
@@ -29,25 +29,28 @@ from mllm_srec.types import VISIBLE, ConfigError, DataError
 
 SCORES = tuple(f"{who}_{modality}" for who in ("oracle", "reader") for modality in MODALITIES)
 """Names of the score columns."""
+
 _USERS_AT_ONCE = 128
 _DECIMALS = 9  # equal probabilities must tie, whatever order sums ran in
 
 
 def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
-    """Score the prepared demo shop's test split by its own truth; write `ceilings.parquet`.
+    """Score the test split of the prepared demo shop with its ground truth; write `ceilings.parquet`.
 
-    Where pictures were corrupted, only the ceilings of texts are written.
+    If pictures were corrupted, only the ceilings of texts are written.
 
     Args:
-        folder: A prepared data set: `interactions`, `groups`, `samples` and `candidates` `.parquet` are read.
-        settings: The settings that it was prepared with; `settings.demo` recreates the truth.
+        folder: Folder of the data set; reads `interactions`, `groups`, `samples` and `candidates` (`.parquet`).
+        settings: Settings that the data set was prepared with; `settings.demo` recreates the ground truth.
 
     Raises:
-        ConfigError: If `settings.source` is not `demo`.
-        DataError: If the tables name users or items, or ratings, that these settings do not generate.
+        ConfigError: `settings.source` is not `demo`.
+        DataError: The tables hold users, items or ratings that these settings do not generate.
     """
     if settings.source != "demo":
-        raise ConfigError(f"ceilings need the truth of `prepare.source: demo`, got {settings.source!r}; leave them out")
+        raise ConfigError(
+            f"prepare.source={settings.source!r}: ceilings need the ground truth of the demo shop; write none"
+        )
     tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in ("interactions", "groups")}
     targets = pl.concat(
         pl.read_parquet(folder / f"{name}.parquet", glob=False)
@@ -60,9 +63,9 @@ def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
         for name in ("samples", "candidates")
     )
     scored = score_targets(targets, tables["groups"], tables["interactions"], settings.demo)
-    # Ceilings of what pictures show are those of clean ones: whoever sees bad ones knows less.
-    known = [name for name in SCORES if settings.corruption.kind == "none" or name.endswith("_text")]
-    scored.select("table", "group_id", "item_id", *known).write_parquet(folder / "ceilings.parquet")
+    # the scores assume clean pictures: a model that sees corrupted ones cannot reach them
+    valid = [name for name in SCORES if settings.corruption.kind == "none" or name.endswith("_text")]
+    scored.select("table", "group_id", "item_id", *valid).write_parquet(folder / "ceilings.parquet")
 
 
 def score_targets(
@@ -71,13 +74,13 @@ def score_targets(
     """Add the six columns of `SCORES` (float64, probabilities) to test targets.
 
     Args:
-        targets: `group_id`, `item_id`, any other columns; kept in order.
-        groups: As in `groups.parquet`; must hold every group of `targets`, all of split `test`.
-        interactions: As in `interactions.parquet`.
-        settings: What the shop was generated with.
+        targets: Columns `group_id` and `item_id`; others are kept, and so is the order of rows.
+        groups: Table as in `groups.parquet`, with every group of `targets`, all of split `test`.
+        interactions: Table as in `interactions.parquet`.
+        settings: Settings that the shop was generated with.
 
     Raises:
-        DataError: If a group, user, item or rating is not of this shop.
+        DataError: A group, user, item or rating is not of this shop.
     """
     model = TasteModel.from_settings(settings)
     catalogue = item_truth(settings)
@@ -89,7 +92,7 @@ def score_targets(
     context_of = contexts.select("group_id").with_row_index("context")
     joined = targets.join(context_of, on="group_id", how="left", maintain_order="left")
     joined = joined.join(item_index, on="item_id", how="left", maintain_order="left")
-    _demand(joined["item"], targets["item_id"], "item")
+    _check_joined(joined["item"], targets["item_id"], "item")
     pairs = joined.select("context", "item").to_numpy().astype(np.int64)
     tastes = _tastes_of(contexts, settings)
     scores = {}
@@ -102,107 +105,17 @@ def score_targets(
     return targets.with_columns(pl.Series(name, scores[name].round(_DECIMALS)) for name in SCORES)
 
 
-def _read(model: TasteModel, visible: tuple[str, ...], events: pl.DataFrame, pairs: Ints, codes: Ints) -> Floats:
-    """(N,): the reader's score of each (context, item) of `pairs` (N, 2); `codes` (I, V) are the items' attributes."""
-    kinds, kind_of = np.unique(codes, axis=0, return_inverse=True)  # items that look alike are scored once
-    likes = TasteFilter(model, visible, 1).likes(kinds)  # (kinds, S)
-    by_context = np.argsort(pairs[:, 0], kind="stable")
-    bounds = np.searchsorted(pairs[by_context, 0], np.arange(pairs[:, 0].max(initial=-1) + 2))
-    scores = np.full(len(pairs), np.nan)
-    for _, some_users in events.group_by(pl.col("user") // _USERS_AT_ONCE, maintain_order=True):
-        tastes = TasteFilter(model, visible, _USERS_AT_ONCE)
-        for _, step in some_users.sort("turn").group_by("turn", maintain_order=True):
-            users = step["user"].to_numpy() % _USERS_AT_ONCE
-            tastes.predict(users, step["gap"].to_numpy())
-            asked = step["context"].is_not_null().to_numpy()
-            expected = tastes.belief[users[asked]] @ likes.T  # (contexts, kinds)
-            for context, liked in zip(step["context"].drop_nulls(), expected, strict=True):
-                rows = by_context[bounds[context] : bounds[context + 1]]
-                scores[rows] = liked[kind_of[pairs[rows, 1]]]
-            told = step.filter(~asked).select("item", "rating").to_numpy().astype(np.int64)
-            _tell(tastes, users[~asked], codes[told[:, 0]], told[:, 1])
-    return scores
-
-
-def _tell(tastes: TasteFilter, users: Ints, values: Ints, ratings: Ints) -> None:
-    """Update, or say whose ratings do not fit."""
-    try:
-        tastes.update(users, values, ratings)
-    except ValueError as error:
-        raise DataError(f"the interactions are not of this demo shop: {error}") from error
-
-
-def _events(rows: pl.DataFrame, contexts: pl.DataFrame, item_index: pl.DataFrame) -> pl.DataFrame:
-    """What happens to each user, in order: a rating is told, or a context asks; `turn` counts within the user.
-
-    A context sees keys before its own only, so at an equal key it comes first. `gap` is the days since the turn before.
-    """
-    told = rows.join(item_index, on="item_id", how="left", maintain_order="left")
-    _demand(told["item"], rows["item_id"], "item")
-    told = told.select("user_id", "timestamp", "order", "item", "rating", pl.lit(None, pl.UInt32).alias("context"))
-    asked = contexts.with_row_index("context").select(
-        *("user_id", "timestamp", "order"),
-        pl.lit(None, pl.UInt32).alias("item"),
-        pl.lit(None, pl.Float64).alias("rating"),
-        pl.col("context"),
-    )
-    events = pl.concat([asked, told]).sort("user_id", "timestamp", "order", pl.col("context").is_null())
-    day = pl.col("timestamp") // DAY_MS
-    return events.with_columns(
-        pl.col("user_id").rank("dense").cast(pl.Int64).sub(1).alias("user"),
-        pl.int_range(pl.len()).over("user_id").alias("turn"),
-        (day - day.shift(1)).over("user_id").fill_null(0).alias("gap"),
-    )
-
-
-def _contexts(targets: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
-    """The groups that `targets` are of: one row each."""
-    contexts = groups.select("group_id", "user_id", "split", "timestamp", "order").join(
-        targets.select("group_id").unique(), on="group_id", how="semi", maintain_order="left"
-    )
-    missing = targets.join(contexts, on="group_id", how="anti")
-    if len(missing) or not (contexts["split"] == "test").all():
-        raise DataError(
-            f"{len(missing)} targets name no group of groups.parquet, or groups are not all of split test; "
-            "prepare the data set again"
-        )
-    return contexts
-
-
-def _tastes_of(contexts: pl.DataFrame, settings: DemoSettings) -> Ints:
-    """(contexts, A): the true taste states of the context's user on its day."""
-    days = contexts.select("user_id", (pl.col("timestamp") // DAY_MS).alias("day"))
-    tastes = days.join(user_truth(settings), on=["user_id", "day"], how="left", maintain_order="left")
-    _demand(tastes[ATTRIBUTES[0]], contexts["user_id"], "user on that day")
-    return tastes.select(ATTRIBUTES).to_numpy().astype(np.int64)
-
-
-def _codes(words: pl.Series, values: tuple[str, ...]) -> Ints:
-    """Places of `words` in `values`."""
-    return np.array([values.index(word) for word in words], dtype=np.int64)
-
-
-def _demand(found: pl.Series, ids: pl.Series, what: str) -> None:
-    """Raise if a join came back empty somewhere."""
-    if found.null_count():
-        raise DataError(
-            f"{found.null_count()} rows name an unknown {what}, such as "
-            f"{ids.filter(found.is_null())[0]!r}, which the demo shop of these settings does not have; "
-            "prepare the data set again with the settings given here"
-        )
-
-
 class TasteFilter:
     """Forward filter of the hidden Markov chain of `TasteModel`, vectorised over U users.
 
     Args:
         model: The taste model.
-        visible: The V attributes that this reader can tell; the others are averaged out exactly.
-        n_users: U.
+        visible: The V attributes that the reader perceives; the others are averaged out exactly.
+        n_users: Number of users, U.
 
     Attributes:
         belief: (U, S) float64, P(joint taste state | ratings so far); S is the product of the visible attributes'
-            numbers of states, first attribute slowest. It begins uniform, the chain's stationary distribution.
+            numbers of states, first attribute slowest. It starts uniform, the chain's stationary distribution.
     """
 
     def __init__(self, model: TasteModel, visible: tuple[str, ...], n_users: int) -> None:
@@ -216,7 +129,7 @@ class TasteFilter:
         self._transition = lru_cache(maxsize=None)(model.transition)
 
     def predict(self, users: Ints, days: Ints) -> None:
-        """Let `days` (N,) pass for `users` (N,), distinct indices: tastes may have drifted."""
+        """Let `days` (N,) pass for `users` (N,), distinct indices: tastes may drift."""
         moving = days > 0
         if self.model.drift == 0 or not moving.any():
             return
@@ -233,32 +146,123 @@ class TasteFilter:
         self.belief[users] = belief.reshape(len(users), -1)
 
     def update(self, users: Ints, values: Ints, ratings: Ints) -> None:
-        """Take in one rating (N,) of 1..5 of an item with attribute `values` (N, V) for each of `users` (N,).
+        """Condition on one rating 1..5 (N,) of an item with attribute `values` (N, V), for each of `users` (N,).
 
         Raises:
-            ValueError: If a rating has probability 0 under every taste still believed in (not of this model).
+            ValueError: A rating has probability 0 under every taste that is still possible.
         """
         likelihood = np.take_along_axis(self._ratings.T[ratings - 1], self._patterns(values), axis=1)  # (N, S)
         joint = self.belief[users] * likelihood
         mass = joint.sum(axis=1, keepdims=True)
         if not (mass > 0).all():
             raise ValueError(
-                "ratings hold one that the taste model calls impossible after the others; "
+                "ratings: one of them is impossible after the others in this taste model; "
                 "pass the settings that these interactions were generated with"
             )
         self.belief[users] = joint / mass
 
     def likes(self, values: Ints) -> Floats:
-        """(K, S): P(rating >= 4) of the K items with attribute `values` (K, V) under each joint state.
+        """Return (K, S) P(rating >= 4) of the K items with attribute `values` (K, V) under each joint state.
 
-        `belief[users] @ likes(values).T` (N, K) is what the reader expects of the items.
+        `belief[users] @ likes(values).T` (N, K) are the reader's probabilities of a like.
         """
         return np.asarray(self._ratings[:, 3:].sum(axis=1)[self._patterns(values)])
 
     def _patterns(self, values: Ints) -> Ints:
-        """(K, S): the pattern of liked attributes of each item under each joint state."""
+        """Return (K, S) the pattern of liked attributes of each item under each joint state."""
         pattern = np.zeros((len(values), 1), dtype=np.int64)
-        for place, (likes, n) in enumerate(zip(self._likes, self.shape, strict=True)):
-            bit = likes[values[:, place]].astype(np.int64) << (len(self.shape) - 1 - place)  # (K, n)
+        for column, (likes, n) in enumerate(zip(self._likes, self.shape, strict=True)):
+            bit = likes[values[:, column]].astype(np.int64) << (len(self.shape) - 1 - column)  # (K, n)
             pattern = (pattern[:, :, None] + bit[:, None, :]).reshape(len(values), pattern.shape[1] * n)
         return pattern
+
+
+def _read(model: TasteModel, visible: tuple[str, ...], events: pl.DataFrame, pairs: Ints, codes: Ints) -> Floats:
+    """Return (N,) the reader's scores of the (context, item) `pairs` (N, 2); `codes` (I, V) are items' attributes."""
+    kinds, kind_of = np.unique(codes, axis=0, return_inverse=True)  # items that look alike are scored once
+    likes = TasteFilter(model, visible, 1).likes(kinds)  # (kinds, S)
+    by_context = np.argsort(pairs[:, 0], kind="stable")
+    bounds = np.searchsorted(pairs[by_context, 0], np.arange(pairs[:, 0].max(initial=-1) + 2))
+    scores = np.full(len(pairs), np.nan)
+    for _, some_users in events.group_by(pl.col("user") // _USERS_AT_ONCE, maintain_order=True):
+        tastes = TasteFilter(model, visible, _USERS_AT_ONCE)
+        for _, step in some_users.sort("turn").group_by("turn", maintain_order=True):
+            users = step["user"].to_numpy() % _USERS_AT_ONCE
+            tastes.predict(users, step["gap"].to_numpy())
+            is_context = step["context"].is_not_null().to_numpy()
+            expected = tastes.belief[users[is_context]] @ likes.T  # (contexts, kinds)
+            for context, liked in zip(step["context"].drop_nulls(), expected, strict=True):
+                rows = by_context[bounds[context] : bounds[context + 1]]
+                scores[rows] = liked[kind_of[pairs[rows, 1]]]
+            rated = step.filter(~is_context).select("item", "rating").to_numpy().astype(np.int64)
+            _update(tastes, users[~is_context], codes[rated[:, 0]], rated[:, 1])
+    return scores
+
+
+def _update(tastes: TasteFilter, users: Ints, values: Ints, ratings: Ints) -> None:
+    """Update the beliefs; refuse ratings of another shop."""
+    try:
+        tastes.update(users, values, ratings)
+    except ValueError as error:
+        raise DataError(f"interactions: not those of this demo shop; {error}") from error
+
+
+def _events(rows: pl.DataFrame, contexts: pl.DataFrame, item_index: pl.DataFrame) -> pl.DataFrame:
+    """List the events of each user in order, ratings and contexts; `turn` numbers them within the user.
+
+    A context sees only keys before its own, so at an equal key it comes first. `gap` is the number of days since the
+    previous turn.
+    """
+    ratings = rows.join(item_index, on="item_id", how="left", maintain_order="left")
+    _check_joined(ratings["item"], rows["item_id"], "item")
+    no_context = pl.lit(None, pl.UInt32).alias("context")
+    ratings = ratings.select("user_id", "timestamp", "order", "item", "rating", no_context)
+    questions = contexts.with_row_index("context").select(
+        *("user_id", "timestamp", "order"),
+        pl.lit(None, pl.UInt32).alias("item"),
+        pl.lit(None, pl.Float64).alias("rating"),
+        pl.col("context"),
+    )
+    events = pl.concat([questions, ratings]).sort("user_id", "timestamp", "order", pl.col("context").is_null())
+    day = pl.col("timestamp") // DAY_MS
+    return events.with_columns(
+        pl.col("user_id").rank("dense").cast(pl.Int64).sub(1).alias("user"),
+        pl.int_range(pl.len()).over("user_id").alias("turn"),
+        (day - day.shift(1)).over("user_id").fill_null(0).alias("gap"),
+    )
+
+
+def _contexts(targets: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
+    """Return the groups of the targets, one row each."""
+    contexts = groups.select("group_id", "user_id", "split", "timestamp", "order").join(
+        targets.select("group_id").unique(), on="group_id", how="semi", maintain_order="left"
+    )
+    missing = targets.join(contexts, on="group_id", how="anti")
+    if len(missing) or not (contexts["split"] == "test").all():
+        raise DataError(
+            f"groups.parquet: {len(missing)} targets name no group of it, or its groups are not all of split test; "
+            "prepare the data set again"
+        )
+    return contexts
+
+
+def _tastes_of(contexts: pl.DataFrame, settings: DemoSettings) -> Ints:
+    """Return (contexts, A) the true taste states of each context's user on its day."""
+    days = contexts.select("user_id", (pl.col("timestamp") // DAY_MS).alias("day"))
+    tastes = days.join(user_truth(settings), on=["user_id", "day"], how="left", maintain_order="left")
+    _check_joined(tastes[ATTRIBUTES[0]], contexts["user_id"], "user on that day")
+    return tastes.select(ATTRIBUTES).to_numpy().astype(np.int64)
+
+
+def _codes(words: pl.Series, values: tuple[str, ...]) -> Ints:
+    """Return the positions of `words` in `values`."""
+    return np.array([values.index(word) for word in words], dtype=np.int64)
+
+
+def _check_joined(joined: pl.Series, ids: pl.Series, kind: str) -> None:
+    """Refuse ids without a match in a left join, which left nulls in `joined`."""
+    if joined.null_count():
+        raise DataError(
+            f"{joined.null_count()} rows name an unknown {kind}, such as {ids.filter(joined.is_null())[0]!r}, which "
+            "the demo shop of these settings does not have; prepare the data set again with these settings"
+        )

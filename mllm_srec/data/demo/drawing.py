@@ -1,7 +1,7 @@
 """Pictures of the demo shop: a coloured, patterned silhouette on a pale background (Pillow, no files).
 
-Everything is drawn four times too large and reduced, so that edges are smooth at 56 pixels already. Coordinates are
-shares of the picture's side.
+Everything is drawn at four times its size and reduced, so that edges are smooth even at 56 pixels. Coordinates are
+fractions of the picture's side.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RGB = {
     "blue": (36, 98, 214),
     "purple": (136, 56, 168),
 }
-_PATTERN_RGB = {"yellow": (150, 96, 0)}  # white would be lost on yellow
+_PATTERN_RGB = {"yellow": (150, 96, 0)}  # white would not show on yellow
 _CLUTTER_RGB = ((206, 212, 214), (222, 208, 196), (204, 214, 198), (216, 206, 220), (226, 216, 180))
 
 Point = tuple[float, float]
@@ -40,11 +40,11 @@ def draw_item(
     """Draw one product.
 
     Args:
-        category: One of `demo_words.CATEGORIES`: the silhouette.
-        colour: One of `demo_words.COLOURS`: its fill.
-        pattern: One of `demo_words.PATTERNS`: what is printed on the fill.
+        category: One of `words.CATEGORIES`; gives the silhouette.
+        colour: One of `words.COLOURS`; gives its fill.
+        pattern: One of `words.PATTERNS`; printed on the fill.
         size: Side of the picture in pixels.
-        clutter: Strength of background objects, and of shift, turn and scale of the product; in [0, 1].
+        clutter: Strength of background objects, and of shift, rotation and scale of the product; in [0, 1].
         rng: Source of randomness; unused at clutter 0, where equal attributes give equal pictures.
 
     Returns:
@@ -63,7 +63,7 @@ def draw_item(
 
 
 class _Pen:
-    """Draws on a mask in shares of its side."""
+    """Draws on a mask; coordinates are fractions of its side."""
 
     def __init__(self, mask: Image.Image) -> None:
         self.side = mask.width
@@ -128,7 +128,7 @@ _SHAPES: dict[str, Callable[[_Pen], None]] = {
 
 
 def _printed(colour: str, pattern: str, side: int) -> Image.Image:
-    """The fill: colour with its pattern, a whole square that the silhouette is cut from."""
+    """Draw the fill, a square of the colour with its pattern; the silhouette is cut from it."""
     fill = Image.new("RGB", (side, side), _RGB[colour])
     draw = ImageDraw.Draw(fill)
     ink = _PATTERN_RGB.get(colour, (255, 255, 255))
@@ -143,15 +143,15 @@ def _printed(colour: str, pattern: str, side: int) -> Image.Image:
                 x, y = (column + (row % 2) / 2) * period, row * period * 0.87
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
     elif pattern == "checked":
-        cell = side * 0.115
+        edge = side * 0.115
         for row in range(10):
             for column in range(row % 2, 10, 2):
-                draw.rectangle((column * cell, row * cell, (column + 1) * cell, (row + 1) * cell), fill=ink)
+                draw.rectangle((column * edge, row * edge, (column + 1) * edge, (row + 1) * edge), fill=ink)
     return fill
 
 
 def _background(side: int, clutter: float, rng: np.random.Generator) -> Image.Image:
-    """Paper with a few pale, blurred things on it; none of them has a product's colour."""
+    """Draw paper with a few pale, blurred shapes on it; none of them has a product's colour."""
     picture = Image.new("RGB", (side, side), _PAPER)
     if clutter == 0:
         return picture
@@ -169,7 +169,7 @@ def _background(side: int, clutter: float, rng: np.random.Generator) -> Image.Im
 def _moved(
     mask: Image.Image, fill: Image.Image, clutter: float, rng: np.random.Generator
 ) -> tuple[Image.Image, Image.Image]:
-    """Shift, turn and scale the product a little, print and all."""
+    """Shift, rotate and scale the product slightly, together with its pattern."""
     if clutter == 0:
         return mask, fill
     side = mask.width
@@ -186,5 +186,5 @@ def _moved(
 
 
 def _grown(mask: Image.Image, border: float) -> Image.Image:
-    """The mask with a rim of about `border` pixels around: blurred, and everything taken that it reached."""
+    """Widen the mask by a rim of about `border` pixels: blur it and keep every pixel that the blur reached."""
     return mask.filter(ImageFilter.GaussianBlur(border / 1.5)).point(lambda value: 255 if value > 17 else 0)

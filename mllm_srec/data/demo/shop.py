@@ -1,11 +1,10 @@
-"""The demo shop: items, users and ratings generated from a known truth.
+"""The demo shop: items, users and ratings generated from a ground truth.
 
-Each day of membership a user sees one item, every item at most once, in an order drawn without regard to taste, and
-rates it by the taste of that day. Likes are always reported, dislikes only sometimes, so that about a quarter of the
-*interactions* are dislikes (`disliked_share`) although most of the catalogue is not to one's taste. Because what is
-seen on a day does not depend on taste, P(these interactions | tastes) is the plain product of their rating
-probabilities, whatever other interactions were hidden by a split or never reported: that is why the filter of
-`demo_filter` is exact.
+On each day of membership a user sees one item, every item at most once, in an order drawn independently of taste, and
+rates it by the taste of that day. Likes are always reported, dislikes only sometimes, so that few of the
+*interactions* are dislikes (`disliked_share`) although a user dislikes most of the catalogue. Since the item seen on a
+day does not depend on taste, P(these interactions | tastes) is the product of their rating probabilities, whatever
+other interactions were held out by a split or never reported: that is why `ceilings.TasteFilter` is exact.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from mllm_srec.types import ConfigError
 DAY_MS = 86_400_000
 _FIRST_DAY = (datetime.date(2023, 1, 1) - datetime.date(1970, 1, 1)).days
 _JOINING_DAYS = 180
-_STREAMS = (  # the place of a purpose is part of the seed: append only
+_STREAMS = (  # the position of a purpose is part of the seed: append only
     "items",
     "tastes",
     "views",
@@ -43,15 +42,15 @@ _STREAMS = (  # the place of a purpose is part of the seed: append only
 
 @dataclass(frozen=True)
 class Simulation:
-    """Everything that happened, before it became texts and pictures. U users, T days, I items, A attributes.
+    """The simulated events, before texts and pictures are made. U users, T days, I items, A attributes.
 
     Attributes:
-        values: (I, A) value of each attribute, an index into `demo_words.VALUES`.
-        first_day: (U,) day each user joined, counted from the Unix epoch.
+        values: (I, A) value of each attribute, an index into `words.VALUES`.
+        first_day: (U,) day on which each user joined, counted from the Unix epoch.
         tastes: (U, T, A) taste states, day by day from joining.
         views: (U, T) item seen on each day.
-        ratings: (U, T) rating 1..5 of it.
-        reported: (U, T) bool, whether the rating became an interaction.
+        ratings: (U, T) rating 1..5 of that item.
+        reported: (U, T) bool, True where the rating became an interaction.
     """
 
     values: Ints
@@ -63,29 +62,29 @@ class Simulation:
 
 
 def item_id(index: int) -> str:
-    """Id of the item at `index` of `Simulation.values`."""
+    """Return the id of the item at `index` of `Simulation.values`."""
     return f"I{index:05d}"
 
 
 def user_id(index: int) -> str:
-    """Id of the user at `index` of `Simulation.tastes`."""
+    """Return the id of the user at `index` of `Simulation.tastes`."""
     return f"U{index:05d}"
 
 
 def simulate(settings: DemoSettings) -> Simulation:
-    """Draw items, tastes, views and ratings; the same settings give the same shop, on any machine.
+    """Draw items, tastes, views and ratings; the same settings give the same shop on any machine.
 
-    Texts and pictures have their own streams of randomness: `image_size` and `clutter` change nothing here.
+    Texts and pictures have random streams of their own: `image_size` and `clutter` change nothing here.
 
     Raises:
-        ConfigError: If a setting is out of range.
+        ConfigError: A setting is out of range.
     """
     _check(settings)
     model = TasteModel.from_settings(settings)
     values = _draw_values(model, settings.n_items, _stream(settings, "items"))
     report_share = _report_share(model, settings)
     like_share = model.expected_like_share
-    pace = like_share + (1 - like_share) * report_share  # interactions a day
+    pace = like_share + (1 - like_share) * report_share  # interactions per day
     n_days = min(settings.n_items, 3 * math.ceil(settings.n_interactions / pace))
     tastes = _draw_tastes(model, settings.n_users, n_days, _stream(settings, "tastes"))
     rng = _stream(settings, "views")
@@ -100,17 +99,17 @@ def simulate(settings: DemoSettings) -> Simulation:
 
 
 def generate_demo(settings: DemoSettings, pictures: Path) -> RawData:
-    """Generate the shop: tables as a raw reader returns them, and a PNG per item.
+    """Generate the shop: tables as a raw reader returns them, and one PNG per item.
 
     Args:
-        settings: The shop's parameters.
-        pictures: Folder for `<item_id>.png`; made if it does not exist.
+        settings: Parameters of the shop.
+        pictures: Folder for `<item_id>.png`; created if missing.
 
     Returns:
         The raw tables; `items.image` is the picture's file name, interactions are in order of time.
 
     Raises:
-        ConfigError: If a setting is out of range.
+        ConfigError: A setting is out of range.
     """
     simulation = simulate(settings)
     items = _item_table(simulation, settings)
@@ -138,16 +137,16 @@ def generate_demo(settings: DemoSettings, pictures: Path) -> RawData:
 
 
 def item_truth(settings: DemoSettings) -> pl.DataFrame:
-    """One row per item: `item_id` and the true value, in words, of each of the five attributes."""
+    """Return one row per item: `item_id` and the true value, in words, of each of the five attributes."""
     values = _draw_values(TasteModel.from_settings(settings), settings.n_items, _stream(settings, "items"))
     words = {name: [demo_words.VALUES[name][v] for v in values[:, a]] for a, name in enumerate(demo_words.ATTRIBUTES)}
     return pl.DataFrame({"item_id": [item_id(i) for i in range(settings.n_items)], **words})
 
 
 def user_truth(settings: DemoSettings) -> pl.DataFrame:
-    """One row per user and day of membership: `user_id`, `day` (since the Unix epoch) and the taste states.
+    """Return one row per user and day of membership: `user_id`, `day` (since the Unix epoch) and the taste states.
 
-    A taste state is a number, one column per attribute; `TasteModel.likes` says which values it likes.
+    A taste state is a number, one column per attribute; `TasteModel.likes` gives the values that it likes.
     """
     simulation = simulate(settings)
     n_users, n_days, _ = simulation.tastes.shape
@@ -163,44 +162,46 @@ def user_truth(settings: DemoSettings) -> pl.DataFrame:
 
 
 def _check(settings: DemoSettings) -> None:
-    """Range checks that name the setting."""
+    """Check the range of every setting."""
     for name in ("n_users", "n_items", "n_interactions", "image_size"):
         if (value := getattr(settings, name)) < 1:
-            raise ConfigError(f"prepare.demo.{name} is {value}; give a whole number of at least 1")
+            raise ConfigError(f"prepare.demo.{name}={value}: too small; give a whole number of at least 1")
     for name in ("drift", "image_share", "clutter", "like_share"):
         if not 0 <= (share := getattr(settings, name)) <= 1:
-            raise ConfigError(f"prepare.demo.{name} is {share}; give a number from 0 to 1")
+            raise ConfigError(f"prepare.demo.{name}={share}: out of range; give a number from 0 to 1")
     if not 0 <= settings.disliked_share < 1:
-        raise ConfigError(f"prepare.demo.disliked_share is {settings.disliked_share}; give a number from 0 to below 1")
+        raise ConfigError(
+            f"prepare.demo.disliked_share={settings.disliked_share}: out of range; give a number from 0 to below 1"
+        )
     if settings.noise < 0:
-        raise ConfigError(f"prepare.demo.noise is {settings.noise}; give 0 (deterministic ratings) or more")
+        raise ConfigError(f"prepare.demo.noise={settings.noise}: too small; give 0 (deterministic ratings) or more")
     if settings.n_interactions > settings.n_items:
         raise ConfigError(
-            f"prepare.demo.n_interactions is {settings.n_interactions}, but a user rates an item once and there are "
-            f"{settings.n_items} items; lower it or raise prepare.demo.n_items"
+            f"prepare.demo.n_interactions={settings.n_interactions}: more than the {settings.n_items} items, each of "
+            "which a user rates once; lower it or raise prepare.demo.n_items"
         )
 
 
 def _stream(settings: DemoSettings, purpose: str) -> np.random.Generator:
-    """A generator of its own for each purpose, so that a change in one leaves the others alone."""
+    """Make the random generator of one purpose, so that a change in one leaves the others unchanged."""
     return np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAMS.index(purpose)]))
 
 
 def _report_share(model: TasteModel, settings: DemoSettings) -> float:
-    """Share of dislikes that are reported: for `disliked_share`, or more if the catalogue would not last otherwise."""
+    """Compute the share of dislikes that are reported: enough for `disliked_share` and to finish in time."""
     like_share = model.expected_like_share
-    wanted = like_share * settings.disliked_share / (1 - settings.disliked_share)  # reported dislikes a day
-    needed = settings.n_interactions / (0.8 * settings.n_items)  # interactions a day to finish in time
+    wanted = like_share * settings.disliked_share / (1 - settings.disliked_share)  # reported dislikes per day
+    needed = settings.n_interactions / (0.8 * settings.n_items)  # interactions per day, before the catalogue runs out
     return min(1.0, max(wanted, needed - like_share) / (1 - like_share))
 
 
 def _draw_values(model: TasteModel, n_items: int, rng: np.random.Generator) -> Ints:
-    """(I, A): independent and uniform, so that an attribute tells nothing about another, nor an item about others."""
+    """Draw (I, A) independent, uniform values, so that no attribute and no item tells anything about another."""
     return np.stack([rng.integers(n, size=n_items) for n in model.n_values.values()], axis=1)
 
 
 def _draw_tastes(model: TasteModel, n_users: int, n_days: int, rng: np.random.Generator) -> Ints:
-    """(U, T, A): uniform on the first day, then a lazy walk on each attribute's circle."""
+    """Draw (U, T, A) taste states: uniform on the first day, then a lazy random walk on each attribute's circle."""
     n_values = np.array(list(model.n_values.values()))
     first = rng.integers(n_values, size=(n_users, 1, len(n_values)))
     moves = rng.random((n_users, n_days - 1, len(n_values))) < model.drift
@@ -229,7 +230,7 @@ def _item_table(simulation: Simulation, settings: DemoSettings) -> pl.DataFrame:
 
 
 def _interaction_table(simulation: Simulation, settings: DemoSettings) -> pl.DataFrame:
-    """The reported ratings in order of time, one a day and user at most, at a second of the day drawn at random."""
+    """List the reported ratings in order of time: at most one per user and day, at a random second of the day."""
     users, days = np.nonzero(simulation.reported)
     rng = _stream(settings, "reviews")
     ratings = simulation.ratings[users, days]

@@ -1,12 +1,12 @@
-"""The taste model behind the demo shop, exactly as it is: pure numpy, no files.
+"""The taste model of the demo shop: exact probabilities of tastes and ratings, in pure numpy.
 
 A user has one *taste state* per attribute. With n values on a circle, state k likes the values k, k + 1, ...,
 k + n // 2 - 1, so about half of them. An item's utility is the weighted sum of +1 (liked value) and -1 over its
 attributes; logistic noise is added and four cut-offs turn it into a rating of 1 to 5. Every day each attribute's state
 stays, or with probability `drift` moves to a neighbour on the circle. So the ratings of a user are a hidden Markov
-chain over the product of the attributes' states, small enough to be filtered exactly (`demo_filter`).
+chain over the product of the attributes' states, small enough for exact filtering (`ceilings.TasteFilter`).
 
-Only the *pattern* of liked attributes matters for a rating: bit strings, first attribute in the highest bit.
+A rating depends only on the *pattern* of liked attributes, a bit string with the first attribute in the highest bit.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MODALITIES: dict[str, tuple[str, ...]] = {"both": ATTRIBUTES, "text": TEXT_ATTRIBUTES, "image": IMAGE_ATTRIBUTES}
-"""Which attributes a reader of text, of pictures, or of both can tell."""
+"""Modality -> attributes that it shows."""
 
 CATEGORY_WEIGHT = 0.2
-"""The category's share of the taste's weight: it is in picture and text, so `image_share` leaves it alone."""
-_LARGER_WEIGHT = 0.6  # of the two attributes of one modality the first counts more: fewer ties in utility
-_OFFSETS = (-0.77, -0.33, 0.0, 0.11)  # utility at which ratings 2 to 5 begin, beside that of a like (4)
+"""Share of the category in the taste's weight; it is in picture and text, so `image_share` does not concern it."""
+
+_LARGER_WEIGHT = 0.6  # of the first attribute of a modality; unequal weights give fewer ties in utility
+_OFFSETS = (-0.77, -0.33, 0.0, 0.11)  # utilities at which ratings 2 to 5 begin, relative to that of a like (4)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TasteModel:
 
     @classmethod
     def from_settings(cls, settings: DemoSettings) -> TasteModel:
-        """The demo shop's own model: five attributes, weights by `image_share`."""
+        """Make the demo shop's model: five attributes, weights by `image_share`."""
         rest = 1 - CATEGORY_WEIGHT
         image, text = rest * settings.image_share, rest * (1 - settings.image_share)
         weights = {
@@ -72,24 +73,24 @@ class TasteModel:
         return tuple(self.n_values)
 
     def likes(self, attribute: str) -> npt.NDArray[np.bool_]:
-        """(n, n): does taste state (row) like value (column)?"""
+        """Return (n, n) bool, True where the taste state (row) likes the value (column)."""
         n = self.n_values[attribute]
         state, value = np.indices((n, n))
         return np.asarray((value - state) % n < n // 2)
 
     def transition(self, attribute: str, days: int) -> Floats:
-        """(n, n): probability that the state (row) has become another (column) `days` later."""
+        """Return (n, n) the probability of moving from a state (row) to another (column) in `days` days."""
         n = self.n_values[attribute]
         stay = np.eye(n)
         day = (1 - self.drift) * stay + self.drift / 2 * (np.roll(stay, 1, axis=1) + np.roll(stay, -1, axis=1))
         return np.asarray(np.linalg.matrix_power(day, days))
 
     def pattern(self, tastes: Ints, values: Ints, visible: Sequence[str] | None = None) -> Ints:
-        """Pattern of liked attributes.
+        """Compute the pattern of liked attributes.
 
         Args:
             tastes: (..., V) states of the visible attributes.
-            values: (..., V) an item's values of them; broadcast against `tastes`.
+            values: (..., V) an item's values of these attributes; broadcast against `tastes`.
             visible: Names of the V attributes; all by default.
 
         Returns:
@@ -100,16 +101,16 @@ class TasteModel:
         return np.asarray(sum(bit.astype(np.int64) << (len(names) - 1 - a) for a, bit in enumerate(bits)))
 
     def rating_table(self, visible: Sequence[str] | None = None) -> Floats:
-        """(2^V, 5): P(rating = 1..5 | pattern of the visible attributes), the hidden ones averaged out.
+        """Return (2^V, 5) P(rating = 1..5 | pattern of the visible attributes), the hidden ones averaged out.
 
-        Averaging is exact: values of items are independent and uniform and each state likes the same number of them,
-        so a hidden attribute is liked with the same probability whatever the taste and whatever other items were.
+        Averaging is exact: items' values are independent and uniform, and each state likes the same number of values,
+        so a hidden attribute is liked with the same probability for any taste and independently of other items.
         """
         names = self.attributes if visible is None else tuple(visible)
         columns = [self.attributes.index(name) for name in names]
         shown = np.zeros(len(self._bits), dtype=np.int64)
-        for place, column in enumerate(columns):
-            shown += self._bits[:, column] << (len(names) - 1 - place)
+        for position, column in enumerate(columns):
+            shown += self._bits[:, column] << (len(names) - 1 - position)
         table = np.zeros((2 ** len(names), 5))
         np.add.at(table, shown, self._ratings * self._pattern_share[:, None])
         mass = np.bincount(shown, weights=self._pattern_share, minlength=len(table))
@@ -122,19 +123,19 @@ class TasteModel:
 
     @cached_property
     def _bits(self) -> Ints:
-        """(2^A, A) of 0 and 1: the patterns in order."""
+        """Patterns in order, (2^A, A) of 0 and 1."""
         n = len(self.n_values)
         return (np.arange(2**n)[:, None] >> np.arange(n - 1, -1, -1)) & 1
 
     @cached_property
     def _pattern_share(self) -> Floats:
-        """(2^A,): probability of each pattern for a random item, the same for every taste."""
+        """Probability of each pattern for a random item, (2^A,), the same for every taste."""
         liked = np.array([(n // 2) / n for n in self.n_values.values()])
         return np.asarray(np.where(self._bits == 1, liked, 1 - liked).prod(axis=1))
 
     @cached_property
     def _ratings(self) -> Floats:
-        """(2^A, 5): P(rating | full pattern)."""
+        """P(rating | full pattern), (2^A, 5)."""
         utility = (2 * self._bits - 1) @ np.array(list(self.weights.values()))
         above = np.stack([self._above(utility, cut) for cut in self._cut_offs(utility)], axis=1)  # P(rating > 1..4)
         padded = np.pad(above, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))
@@ -146,7 +147,10 @@ class TasteModel:
         return np.asarray(0.5 * (1 + np.tanh((utility - cut) / (2 * self.noise))))  # logistic, without overflow
 
     def _cut_offs(self, utility: Floats) -> list[float]:
-        """That of a like lies between two attainable utilities, where the share above is nearest to `like_share`."""
+        """Compute the cut-offs of ratings 2 to 5.
+
+        That of a like (4) lies between two attainable utilities, where the share above is closest to `like_share`.
+        """
         levels = np.unique(utility.round(9))
         middles = (levels[1:] + levels[:-1]) / 2
         share = np.array([self._pattern_share[utility > middle].sum() for middle in middles])

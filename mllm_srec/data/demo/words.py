@@ -1,7 +1,7 @@
-"""The demo shop's small language: what attributes are called, and every phrase that texts, reviews and profiles use.
+"""The language of the demo shop: names of attributes, and the phrases of titles, reviews, profiles and summaries.
 
-All words of the shop are in this file, so that a small tokenizer can know them all. No phrase but `COLOURS` and
-`PATTERNS` names a colour or a pattern: those two are to be seen, not read.
+All words of the shop are in this file, so that the vocabulary of a small tokenizer can hold them all. Only `COLOURS`
+and `PATTERNS` name a colour or a pattern: titles, descriptions, reviews and profiles leave both to the picture.
 """
 
 from __future__ import annotations
@@ -24,13 +24,20 @@ VALUES: dict[str, tuple[str, ...]] = {
     "brand": BRANDS,
     "material": MATERIALS,
 }
-"""The five attributes of an item and what their values are called, in the order of the circle that tastes move on."""
+"""Attribute -> names of its values, in the order of the circle on which tastes move."""
 
 ATTRIBUTES = tuple(VALUES)
 IMAGE_ATTRIBUTES = ("category", "colour", "pattern")
 TEXT_ATTRIBUTES = ("category", "brand", "material")
 
 PLURALS = {"mug": "Mugs", "shirt": "Shirts", "lamp": "Lamps", "bag": "Bags", "boot": "Boots", "kite": "Kites"}
+
+LEVELS = ("maybe", "probably", "mostly", "surely")
+"""Degrees of certainty that a value is liked: probability above 1/2, above `LEVEL_EDGES[0]`, and so on."""
+
+LEVEL_EDGES = (0.6, 0.75, 0.9)
+NOT_LIKED = "not"
+"""Used in place of a level for a value that is not liked."""
 
 _TITLE_NOISE = (
     "New", "Bestseller", "Limited edition", "Gift idea", "Top quality", "Free shipping", "Top rated", "Only today",
@@ -59,15 +66,16 @@ _JOBS = (
     "teacher", "nurse", "student", "farmer", "designer", "driver", "cook", "engineer", "writer", "gardener",
     "musician", "baker",
 )  # fmt: skip
-_VAGUE_REVIEWS = 0.15
+_VAGUE_REVIEWS = 0.15  # share of reviews that sound one star better or worse
+_VALUE_OF = {value.lower(): (name, value) for name, values in VALUES.items() for value in values}
 
 
 def title(values: dict[str, str], clutter: float, rng: np.random.Generator) -> str:
-    """A product title that carries brand, material and category, between marketing words.
+    """Write a product title: brand, material and category between marketing words.
 
     Args:
         values: Attribute name -> value, as in `VALUES`; only the `TEXT_ATTRIBUTES` are read.
-        clutter: How much marketing surrounds the name; in [0, 1], 0 is the bare name.
+        clutter: Strength of the marketing around the name; in [0, 1], 0 gives the bare name.
         rng: Source of randomness.
     """
     name = f"{values['brand']} {values['material']} {values['category']}"
@@ -77,14 +85,14 @@ def title(values: dict[str, str], clutter: float, rng: np.random.Generator) -> s
 
 
 def description(values: dict[str, str], clutter: float, rng: np.random.Generator) -> str:
-    """One sentence about the item, followed by up to four of advertising (arguments as in `title`)."""
+    """Write one sentence about the item and up to four of advertising (arguments as in `title`)."""
     sentence = _DESCRIPTIONS[rng.integers(len(_DESCRIPTIONS))].format(**values)
     noise = [_DESCRIPTION_NOISE[i] for i in rng.permutation(len(_DESCRIPTION_NOISE))[: rng.binomial(4, clutter)]]
     return " ".join([sentence, *noise])
 
 
 def review(rating: int, rng: np.random.Generator) -> str:
-    """A review whose tone follows the rating (1-5); about one in seven sounds one star better or worse."""
+    """Write a review whose tone follows the rating (1-5); about one in seven sounds one star better or worse."""
     tone = rating
     if rng.random() < _VAGUE_REVIEWS:
         tone = min(5, max(1, rating + int(rng.choice((-1, 1)))))
@@ -93,40 +101,23 @@ def review(rating: int, rng: np.random.Generator) -> str:
 
 
 def profile(rng: np.random.Generator) -> str:
-    """A phrase such as "a 34-year-old teacher"; it says nothing about the user's taste."""
+    """Write a phrase such as "a 34-year-old teacher", which tells nothing about the user's taste."""
     age = int(rng.integers(20, 80))
     return f"a {age}-year-old {_JOBS[rng.integers(len(_JOBS))]}"
 
 
-def vocabulary() -> list[str]:
-    """Every value and phrase of the language, for a tokenizer that is to know them all."""
-    phrases = [*_TITLE_NOISE, *_DESCRIPTION_NOISE, *_DESCRIPTIONS, *_CLOSINGS, *_JOBS, *PLURALS.values()]
-    phrases += [phrase for tones in _OPENINGS.values() for phrase in tones]
-    phrases += [value for values in VALUES.values() for value in values]
-    return sorted({phrase for phrase in phrases if phrase})
-
-
-LEVELS = ("maybe", "probably", "mostly", "surely")
-"""How sure a preference is that a value is liked: probability above 1/2, `LEVEL_EDGES[0]`, ..."""
-LEVEL_EDGES = (0.6, 0.75, 0.9)
-NOT_LIKED = "not"
-"""In a comparison: the value is none of those named."""
-
-_VALUE_OF = {value.lower(): (name, value) for name, values in VALUES.items() for value in values}
-
-
 def caption(values: Mapping[str, str]) -> str:
-    """What a plain caption says of a picture: the kind of thing only (coarser than p1's answer by design)."""
+    """Write a plain caption of a picture: the category alone, by design less than the answer to p1."""
     return f"A picture of a {values['category']}."
 
 
 def image_summary(values: Mapping[str, str]) -> str:
-    """The answer to p1: everything that the picture shows."""
+    """Write the answer to p1: every attribute that the picture shows."""
     return _thing(f"{values['colour']} {values['pattern']} {values['category']}.")
 
 
 def item_summary(values: Mapping[str, str]) -> str:
-    """The answer to p2: everything that is known; attributes missing in `values` are left out."""
+    """Write the answer to p2: every attribute of the item; those missing in `values` are left out."""
     seen = " ".join(values[name] for name in ("colour", "pattern", "category") if name in values)
     material = f" of {values['material']}" if "material" in values else ""
     brand = f" by {values['brand']}" if "brand" in values else ""
@@ -134,26 +125,34 @@ def item_summary(values: Mapping[str, str]) -> str:
 
 
 def preference(tastes: Mapping[str, Mapping[str, str]]) -> str:
-    """The answer to p3.
+    """Write the answer to p3: the values that the user likes, with their degrees of certainty.
 
     Args:
-        tastes: Attribute -> liked value -> one of `LEVELS`, attributes in the order of `VALUES`; attributes that
-            nothing is known of are left out.
+        tastes: Attribute -> liked value -> one of `LEVELS`, attributes in the order of `VALUES`; an attribute without
+            liked values is left out.
     """
     parts = [", ".join(f"{level} {value}" for value, level in liked.items()) for liked in tastes.values() if liked]
     return f"The user likes {'; '.join(parts)}." if parts else "The user's taste is unknown."
 
 
-def _thing(words: str) -> str:
-    """The words behind an indefinite article."""
-    return f"{'An' if words[0] in 'aeiou' else 'A'} {words}"
-
-
 def named_values(text: str) -> dict[str, set[str]]:
-    """Attribute -> the values of it that a text names, as whole words in either case; plurals count."""
-    found: dict[str, set[str]] = {name: set() for name in ATTRIBUTES}
+    """Return attribute -> the values of it that a text names, as whole words in any case; plurals count."""
+    named: dict[str, set[str]] = {name: set() for name in ATTRIBUTES}
     for word in re.findall(r"[^\W\d_]+", text.lower()):
-        known = _VALUE_OF.get(word) or _VALUE_OF.get(word.removesuffix("s"))
-        if known:
-            found[known[0]].add(known[1])
-    return found
+        if match := _VALUE_OF.get(word) or _VALUE_OF.get(word.removesuffix("s")):
+            attribute, value = match
+            named[attribute].add(value)
+    return named
+
+
+def vocabulary() -> list[str]:
+    """List every value and phrase of the language, for a tokenizer whose vocabulary holds them all."""
+    phrases = [*_TITLE_NOISE, *_DESCRIPTION_NOISE, *_DESCRIPTIONS, *_CLOSINGS, *_JOBS, *PLURALS.values()]
+    phrases += [phrase for tones in _OPENINGS.values() for phrase in tones]
+    phrases += [value for values in VALUES.values() for value in values]
+    return sorted({phrase for phrase in phrases if phrase})
+
+
+def _thing(words: str) -> str:
+    """Put an indefinite article before the words."""
+    return f"{'An' if words[0] in 'aeiou' else 'A'} {words}"

@@ -1,4 +1,4 @@
-"""The frozen vision tower's output per picture, computed once and memory-mapped."""
+"""Stored picture features: the frozen vision tower's output per picture, memory-mapped."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mllm_srec.types import ConfigError
 
 
 class PictureFeatures(Protocol):
-    """Whatever knows the tower's output of pictures."""
+    """Source of the vision tower's output of pictures."""
 
     def features(self, pictures: Sequence[str]) -> torch.Tensor:
-        """Features `(sum of picture tokens, D)` of the pictures one after another."""
+        """Return the features of the pictures, concatenated, `(sum of picture tokens, D)`."""
         ...
 
 
@@ -26,7 +26,7 @@ class FeatureStore:
     """Reads picture features by picture key.
 
     Args:
-        folder: Folder that the extraction loop finished (`pipeline.features`).
+        folder: Folder of a finished extraction (`pipeline.features`).
 
     Raises:
         ConfigError: The folder holds no finished store.
@@ -34,7 +34,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "meta.json").exists():
-            raise ConfigError(f"no finished feature store in {folder}; run `fit` with data.pictures.serve=features")
+            raise ConfigError(f"{folder}: no finished feature store; run `fit` with data.pictures.serve=features")
         meta = json.loads((folder / "meta.json").read_text())
         self.n_dims: int = meta["n_dims"]
         index = pl.read_parquet(folder / "index.parquet", glob=False)
@@ -43,7 +43,7 @@ class FeatureStore:
         }
         n_rows = sum(n for _, n in self._spans.values())
         path = folder / "features.bin"
-        # bfloat16 has no numpy type: its bits are kept as uint16 and reinterpreted below
+        # numpy has no bfloat16: its bits are read as int16 and reinterpreted in `features`
         self._dtype = torch.bfloat16 if meta["dtype"] == "bfloat16" else torch.float32
         numpy_type = np.int16 if self._dtype == torch.bfloat16 else np.float32
         shape = (n_rows, self.n_dims)
@@ -53,7 +53,7 @@ class FeatureStore:
         return picture in self._spans
 
     def features(self, pictures: Sequence[str]) -> torch.Tensor:
-        """Features `(sum of picture tokens, D)` of the pictures one after another."""
+        """Return the features of the pictures, concatenated, `(sum of picture tokens, D)`."""
         spans = [self._spans[picture] for picture in pictures]
         rows = [np.array(self._features[offset : offset + n]) for offset, n in spans]
         joined = torch.from_numpy(np.concatenate(rows))

@@ -1,7 +1,7 @@
-"""Pictures of items from a local folder: found, checked and copied under safe names.
+"""Picture files of items: find them in a local folder, check them, copy them under safe names, and decode them.
 
-What a picture may be is what the later steps can use: one of the common raster formats, decodable to its end, not of
-absurd size and not narrower than the image processor takes.
+A usable picture has a common raster format, decodes to its end, and has neither more pixels than allowed nor sides
+that differ more than the image processor accepts.
 """
 
 from __future__ import annotations
@@ -29,27 +29,35 @@ STAGE = "pictures"
 """Name of this stage in the report."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-"""Suffixes looked for, whatever their case; where an item has several pictures the first in this order is taken."""
+"""Suffixes of pictures in any case; of several pictures of an item, the first in this order is taken."""
 
 TRUE_EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
-"""Formats that are read -> extension of the copy. None of them runs a program or a script, as EPS does."""
+"""Format -> extension of the copy. None of these formats runs a program or a script, as EPS does."""
 
-_OPENED = [name for name in TRUE_EXTENSIONS if name != "MPO"]  # stereo pictures are opened as JPEG and renamed after
+_OPENED = [name for name in TRUE_EXTENSIONS if name != "MPO"]  # Pillow opens stereo pictures (MPO) as JPEG
 
 MAX_ASPECT_RATIO = 200
-"""Longer side by shorter side; Qwen2-VL's image processor refuses more."""
+"""Largest ratio of the longer to the shorter side that Qwen2-VL's image processor accepts."""
 
 N_THREADS = min(8, os.cpu_count() or 1)
 
+MAX_LENGTH = 100
+"""Longest id used unchanged as a file name; file systems accept 255 bytes, tools and archives often fewer."""
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of the picture of one item: its path in the data set, or the reason why there is none."""
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
+_HASHED = re.compile(r".*-[0-9a-f]{16}", re.IGNORECASE)
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+"""Names that Windows reserves for devices, with any extension."""
 
-    image: str | None
-    file: str | None = None
-    reason: str | None = None
-    example: str | None = None
+
+class UnusablePictureError(ValueError):
+    """A picture that cannot be used; `reason` is counted in the report, `details` go into its example."""
+
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(f"{reason}: {details}" if details else reason)
+        self.reason = reason
+        self.details = details
 
 
 def import_pictures(
@@ -57,20 +65,20 @@ def import_pictures(
 ) -> pl.DataFrame:
     """Copy the usable pictures of the items to `target` and fill the column `image`.
 
-    The picture of an item is the file that its `image` names inside `source`, else `<item id>` with one of `SUFFIXES`
-    (an id with a slash is looked for in the subfolder). Bytes are copied as they are; the copy's name is a safe form
-    of the item id (`safe_names`) with the extension of the true format.
+    The picture of an item is the file in `source` that its `image` names, else `<item id>` with one of `SUFFIXES`
+    (an id with a slash means a subfolder). Bytes are copied unchanged; the copy's name is a safe form of the item id
+    (`safe_names`) with the extension of the actual format.
 
     Args:
         items: Columns of `ITEM_SCHEMA`, one row per item.
-        source: Folder of pictures; None: no item gets one. Links inside it are followed, a path that leads out of it
-            is refused.
-        target: Folder of the copies; made if need be.
-        max_pixels: A picture of more pixels is refused before it is decoded.
-        report: Where items without a usable picture are counted by reason, and pictures that belong to no item.
+        source: Folder of pictures; with None no item gets one. Links inside it are followed; a path that leads out of
+            it is refused.
+        target: Folder of the copies; created if missing.
+        max_pixels: Largest picture in pixels; larger ones are refused before decoding.
+        report: Receives counts of items without a usable picture, by reason, and of files that belong to no item.
 
     Returns:
-        The items, with `image` a posix path relative to the parent of `target`, or null.
+        The items, with `image` a POSIX path relative to the parent of `target`, or null.
 
     Raises:
         DataError: `source` is not a folder.
@@ -80,12 +88,12 @@ def import_pictures(
         return items.with_columns(pl.lit(None, pl.String).alias("image"))
     if not source.is_dir():
         raise DataError(
-            f"prepare.images is {str(source)!r}, which is not a folder. Name the folder of pictures, or null."
+            f"prepare.images={str(source)!r}: is not a folder; give the folder of pictures, or null for none"
         )
     target.mkdir(parents=True, exist_ok=True)
     importer = _Importer(source, target, max_pixels)
     with (
-        _own_size_limit(),
+        _without_pillow_limit(),
         LateProgress("Checking pictures", items.height) as progress,
         ThreadPoolExecutor(N_THREADS) as pool,
     ):
@@ -99,16 +107,16 @@ def import_pictures(
 
 
 def check_picture(path: Path, max_pixels: int) -> str:
-    """The extension that fits the true format of a usable picture.
+    """Check that a picture is usable and return the extension of its actual format.
 
     Args:
-        path: A file.
-        max_pixels: A picture of more is refused by what its header says, before it is decoded.
+        path: File of the picture.
+        max_pixels: Largest picture in pixels; the header of a larger one is enough to refuse it.
 
     Raises:
-        UnusablePictureError: With the reason, in the words of the report, and details.
+        UnusablePictureError: The picture cannot be used.
     """
-    Image.init()  # else Pillow does not know WebP by the time it is asked for it by name
+    Image.init()  # registers WebP, which `formats` names below
     try:
         if path.stat().st_size == 0:
             raise UnusablePictureError("file of zero bytes")
@@ -119,7 +127,7 @@ def check_picture(path: Path, max_pixels: int) -> str:
             if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
                 raise UnusablePictureError(f"sides differ by more than {MAX_ASPECT_RATIO} times", f"{width} x {height}")
             extension = TRUE_EXTENSIONS[picture.format or ""]
-            # of a JPEG all bytes are read, but only an eighth of its size is drawn
+            # a JPEG is read to its end but decoded at an eighth of its size
             picture.draft(picture.mode, (max(1, width // 8), max(1, height // 8)))
             picture.load()
     except UnusablePictureError:
@@ -128,13 +136,13 @@ def check_picture(path: Path, max_pixels: int) -> str:
         raise UnusablePictureError("more pixels than prepare.max_image_pixels", str(error)) from None
     except UnidentifiedImageError:
         raise UnusablePictureError("not a picture in a known format") from None
-    except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise UnusablePictureError("broken picture", str(error)) from None
     return extension
 
 
 def as_shown(image: Image.Image) -> Image.Image:
-    """Any picture as a viewer shows it, in RGB: upright, transparent parts white, 16 bits scaled and not clipped."""
+    """Convert a picture to RGB as a viewer shows it: upright, transparency on white, 16 bits scaled, not clipped."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
@@ -145,14 +153,14 @@ def as_shown(image: Image.Image) -> Image.Image:
 
 
 def small_copy(path: Path, max_side: int) -> Image.Image:
-    """A picture to be shown to people: upright, RGB, and without whatever else the file holds.
+    """Load a picture for display: upright, RGB, and without metadata.
 
     Args:
-        path: A file of a data set.
-        max_side: Pixels of the longer side; larger ones are reduced to it.
+        path: File of the picture.
+        max_side: Longest side in pixels; larger pictures are reduced to it.
 
     Raises:
-        UnusablePictureError: The file is gone or broken.
+        UnusablePictureError: The file is missing or broken.
     """
     try:
         with Image.open(path, formats=_OPENED) as opened:
@@ -160,28 +168,43 @@ def small_copy(path: Path, max_side: int) -> Image.Image:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnusablePictureError("broken picture", str(error)) from error
     picture.thumbnail((max_side, max_side))
-    picture.info.clear()  # Pillow would write a comment again
+    picture.info.clear()  # otherwise Pillow would write comments again
     return picture
 
 
-class UnusablePictureError(ValueError):
-    """A picture cannot be used: `reason` for counting, `details` for the example."""
+def safe_names(item_ids: Sequence[str]) -> list[str]:
+    """Make a file name without extension for each id; safe ids stay unchanged.
 
-    def __init__(self, reason: str, details: str = "") -> None:
-        super().__init__(f"{reason}: {details}" if details else reason)
-        self.reason = reason
-        self.details = details
+    All others become `<readable part>-<16 hex digits of the id's hash>`: ids with characters other than letters,
+    digits, `_` and `-`, very long ids, names of Windows devices, ids that look like hashed ones, and ids that differ
+    only in case (on some file systems they would be the same file).
+
+    >>> safe_names(["B00LW3RQNC", "a/b.c", "CON"])
+    ['B00LW3RQNC', 'a-b-c-85d67f765eefe587', 'CON-1bc43d851d28ada0']
+    """
+    folded = Counter(item_id.lower() for item_id in set(item_ids))
+    return [_name(item_id, is_alone=folded[item_id.lower()] == 1) for item_id in item_ids]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Result of one item's import: the picture's path in the data set, or the reason why there is none."""
+
+    image: str | None
+    file: str | None = None
+    reason: str | None = None
+    example: str | None = None
 
 
 class _Importer:
-    """Finds, checks and copies the picture of one item; used from several threads, so nothing in it changes."""
+    """Finds, checks and copies the picture of one item; immutable, since several threads use it."""
 
     def __init__(self, source: Path, target: Path, max_pixels: int) -> None:
         self._source = os.path.abspath(source)
         self._target = target
         self._max_pixels = max_pixels
         self.files = _picture_files(self._source)
-        # of several files of one stem the one with the first suffix counts
+        # of several files with one stem the one with the first suffix wins: it is entered last
         self._by_stem = {os.path.splitext(file)[0]: file for file in sorted(self.files, key=_rank, reverse=True)}
 
     def run(self, item_id: str, image: str | None, name: str) -> _Outcome:
@@ -198,7 +221,7 @@ class _Importer:
         return _Outcome(f"{self._target.name}/{copy.name}", file)
 
     def _find(self, item_id: str, image: str | None, name: str) -> str:
-        """Path of the item's picture relative to the folder."""
+        """Return the path of the item's picture, relative to the folder."""
         if not image:
             file = self._by_stem.get(item_id) or self._by_stem.get(name)
             if file is None:
@@ -213,12 +236,12 @@ class _Importer:
 
 
 def _picture_files(folder: str) -> list[str]:
-    """Posix paths, relative to the folder, of all files with a picture's suffix, sorted."""
-    found = []
+    """List the POSIX paths, relative to the folder, of all files with a picture's suffix, sorted."""
+    files = []
     for root, _, names in os.walk(folder):
         start = Path(os.path.relpath(root, folder))
-        found += [(start / name).as_posix() for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
-    return sorted(found)
+        files += [(start / name).as_posix() for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+    return sorted(files)
 
 
 def _rank(file: str) -> tuple[int, str]:
@@ -226,8 +249,8 @@ def _rank(file: str) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def _own_size_limit() -> Iterator[None]:
-    """Switch off Pillow's limit of pixels, which would warn or refuse by its own number; ours is checked at once."""
+def _without_pillow_limit() -> Iterator[None]:
+    """Switch off Pillow's own limit of pixels, since `check_picture` applies `prepare.max_image_pixels`."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -240,33 +263,9 @@ def _count(outcomes: list[_Outcome], files: list[str], report: PrepareReport) ->
     for outcome in outcomes:
         if outcome.reason is not None:
             report.count(STAGE, outcome.reason, example=outcome.example)
-    touched = {outcome.file for outcome in outcomes}
-    idle = [file for file in files if file not in touched]
-    report.count(STAGE, "file that is no item's picture", len(idle), idle[0] if idle else None)
-
-
-MAX_LENGTH = 100
-"""Longest id that may serve as a file name unchanged; file systems take 255 bytes, tools and archives often less."""
-
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
-_HASHED = re.compile(r".*-[0-9a-f]{16}", re.IGNORECASE)
-_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
-"""Names that Windows keeps for devices, whatever the extension."""
-
-
-def safe_names(item_ids: Sequence[str]) -> list[str]:
-    """A file name without extension for each id; ids that are safe already stay as they are.
-
-    Anything else becomes `<readable part>-<16 hex digits of the id's hash>`: ids with other characters than letters,
-    digits, `_` and `-`, very long ones, names of Windows devices, ids that look hashed already, and ids that differ
-    in case only (they would be one file on some file systems).
-
-    >>> safe_names(["B00LW3RQNC", "a/b.c", "CON"])
-    ['B00LW3RQNC', 'a-b-c-85d67f765eefe587', 'CON-1bc43d851d28ada0']
-    """
-    folded = Counter(item_id.lower() for item_id in set(item_ids))
-    return [_name(item_id, is_alone=folded[item_id.lower()] == 1) for item_id in item_ids]
+    used = {outcome.file for outcome in outcomes}
+    unused = [file for file in files if file not in used]
+    report.count(STAGE, "file that is no item's picture", len(unused), unused[0] if unused else None)
 
 
 def _name(item_id: str, *, is_alone: bool) -> str:

@@ -1,7 +1,7 @@
-"""The Amazon review data sets of 2014, 2018 and 2023 in the one shape that preparation works on.
+"""Reader of the Amazon review data sets of 2014, 2018 and 2023: reviews and item metadata.
 
-Item metadata may also come as Hugging Face `datasets` hands them out. The layouts share no field name with different
-meanings, so one reader takes them all: of each field the first name that holds something counts.
+Metadata may also have the layout of Hugging Face `datasets`. No field name means different things in two layouts, so
+one reader serves all: it tries the names of a field in order and takes the first that holds a value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.lines import read_records
-from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, RawData, RowBuffer
+from mllm_srec.data.raw.schema import (
+    INTERACTION_SCHEMA,
+    ITEM_SCHEMA,
+    METADATA,
+    REVIEWS,
+    RawData,
+    RowBuffer,
+    check_overlap,
+    items_without_metadata,
+)
 from mllm_srec.data.raw.values import (
     clean_text,
     clean_texts,
@@ -30,53 +39,16 @@ from mllm_srec.data.raw.values import (
 from mllm_srec.data.settings import PrepareSettings
 from mllm_srec.types import ConfigError, DataError
 
-REVIEWS, METADATA = "reviews", "metadata"
-"""Names of the two stages in the report."""
+T = TypeVar("T")
 
+ID_FIELDS = ("parent_asin", "asin")
+BRAND_FIELDS = ("brand", "store")
+CATEGORY_FIELDS = ("categories", "category", "main_cat", "main_category")
+DESCRIPTION_FIELDS = ("description", "feature", "features")
+PICTURE_FIELDS = ("imUrl", "imageURLHighRes", "imageURL", "images")
+"""Metadata fields in the order in which they are tried."""
 
-def read_amazon(settings: PrepareSettings, report: PrepareReport) -> RawData:
-    """Reviews and metadata of `source: amazon2014|amazon2018|amazon2023`.
-
-    Args:
-        settings: `source`, `reviews`, `metadata` (null: items are known by their ids only) and `strict` are used.
-        report: Where everything skipped is counted: stages `reviews` and `metadata`.
-
-    Raises:
-        ConfigError: `source` is not one of Amazon's, or `reviews` is not set.
-        DataError: A file cannot be used; see `read_reviews`, `read_items`.
-    """
-    if settings.source not in LAYOUTS:
-        raise ConfigError(f"prepare.source is {settings.source!r}; this reader takes {', '.join(LAYOUTS)}.")
-    if settings.reviews is None:
-        raise ConfigError(f"prepare.source: {settings.source} needs prepare.reviews, the file of reviews; it is null.")
-    interactions = read_reviews(Path(settings.reviews), settings.source, report, strict=settings.strict)
-    if settings.metadata is None:
-        return RawData(interactions, items_without_metadata(interactions, report))
-    items = read_items(Path(settings.metadata), report, strict=settings.strict)
-    check_overlap(interactions, items, settings.reviews, settings.metadata)
-    return RawData(interactions, items)
-
-
-def items_without_metadata(interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFrame:
-    """One row of `ITEM_SCHEMA` per item of the interactions, with nothing but its id; all are counted."""
-    items = interactions.select(pl.col("item_id").unique(maintain_order=True))
-    report.count(METADATA, "no metadata file, title left empty", items.height)
-    empty = {"title": pl.lit(""), "description": pl.lit(""), "categories": pl.lit([]), "image_urls": pl.lit([])}
-    columns = [empty.get(name, pl.lit(None)).cast(kind).alias(name) for name, kind in ITEM_SCHEMA.items()]
-    return items.select("item_id", *columns[1:])
-
-
-def check_overlap(interactions: pl.DataFrame, items: pl.DataFrame, reviews: str, metadata: str) -> None:
-    """Refuse two files that do not belong together.
-
-    Raises:
-        DataError: No item of the interactions is among the items.
-    """
-    if interactions.join(items, on="item_id", how="semi").is_empty():
-        raise DataError(
-            f"{reviews} and {metadata} have no item in common (for instance {interactions['item_id'][0]!r} and "
-            f"{items['item_id'][0]!r}). Are they of the same category and year, and is the item id column right?"
-        )
+_BY_LINE = re.compile(r"^\s*by\s*\n")
 
 
 @dataclass(frozen=True)
@@ -85,12 +57,12 @@ class ReviewLayout:
 
     Attributes:
         user_id: Field of the user's id.
-        item_id: Fields of the item's id, the first that is there counts.
+        item_id: Fields of the item's id, in the order in which they are tried.
         rating: Field of the rating.
         time: Field of the Unix time.
-        milliseconds_per_unit: Its unit: 1000 for seconds, 1 for milliseconds.
+        milliseconds_per_unit: Unit of that time: 1000 for seconds, 1 for milliseconds.
         body: Field of the review's text.
-        headline: Field of its headline, which stands in for an empty text.
+        headline: Field of the review's headline, which replaces an empty text.
     """
 
     user_id: str
@@ -110,14 +82,44 @@ LAYOUTS: dict[str, ReviewLayout] = {
 }
 
 
+def read_amazon(settings: PrepareSettings, report: PrepareReport) -> RawData:
+    """Read the reviews and metadata of `source: amazon2014|amazon2018|amazon2023`.
+
+    Args:
+        settings: `source`, `reviews`, `metadata` (null: items have an id and nothing else) and `strict` are used.
+        report: Receives counts of everything skipped, in the stages `reviews` and `metadata`.
+
+    Returns:
+        Interactions and items; Amazon has no user profiles.
+
+    Raises:
+        ConfigError: `source` is not one of Amazon's, or `reviews` is not set.
+        DataError: A file cannot be used; see `read_reviews` and `read_items`.
+    """
+    if settings.source not in LAYOUTS:
+        raise ConfigError(
+            f"prepare.source={settings.source!r}: not a layout of Amazon; choose one of {', '.join(LAYOUTS)}"
+        )
+    if settings.reviews is None:
+        raise ConfigError(
+            f"prepare.reviews=null: prepare.source={settings.source} needs the file of reviews; set prepare.reviews"
+        )
+    interactions = read_reviews(Path(settings.reviews), settings.source, report, strict=settings.strict)
+    if settings.metadata is None:
+        return RawData(interactions, items_without_metadata(interactions, report))
+    items = read_items(Path(settings.metadata), report, strict=settings.strict)
+    check_overlap(interactions, items, settings.reviews, settings.metadata)
+    return RawData(interactions, items)
+
+
 def read_reviews(path: Path, source: str, report: PrepareReport, *, strict: bool = False) -> pl.DataFrame:
-    """All reviews of a file in its order; repeats of a (user, item) stay in.
+    """Read all usable reviews of a file, in file order; duplicates of a (user, item) are kept.
 
     Args:
         path: Review file, JSON lines, plain or gzip.
-        source: A key of `LAYOUTS`.
-        report: Where unusable reviews are counted by reason.
-        strict: An unusable review is an error with file and line number instead.
+        source: Key of `LAYOUTS`.
+        report: Receives counts of unusable reviews by reason.
+        strict: Raise at an unusable review, with file and line number, instead of counting it.
 
     Returns:
         Columns of `INTERACTION_SCHEMA`; `order` is the line number from 0, `timestamp` Unix milliseconds.
@@ -135,8 +137,8 @@ def read_reviews(path: Path, source: str, report: PrepareReport, *, strict: bool
         except ValueError as error:
             if strict:
                 raise DataError(
-                    f"{path}:{order + 1}: {error}. Mend or delete the line, or set prepare.strict: false to skip and "
-                    "count such reviews."
+                    f"{path}:{order + 1}: {error}; correct or delete the line, or set prepare.strict: false to skip "
+                    "and count such reviews"
                 ) from None
             report.count(REVIEWS, str(error).split(":")[0], example=f"{path.name}:{order + 1}: {error}")
     interactions = buffer.frame()
@@ -145,12 +147,55 @@ def read_reviews(path: Path, source: str, report: PrepareReport, *, strict: bool
     return interactions
 
 
+def read_items(path: Path, report: PrepareReport, *, strict: bool = False) -> pl.DataFrame:
+    """Read one row per item of a metadata file, in file order; of duplicates the first is kept, the rest are counted.
+
+    Every text becomes one line of plain text (`clean_text`). An empty description is filled from the feature list,
+    empty categories from the main category. Items without a title are kept, with an empty one.
+
+    Args:
+        path: Metadata file, JSON or Python-literal lines, plain or gzip.
+        report: Receives counts of everything unusable by reason.
+        strict: Raise at a malformed line instead of counting it.
+
+    Returns:
+        Columns of `ITEM_SCHEMA`; `image` is null, since Amazon gives only addresses.
+
+    Raises:
+        DataError: See `read_records`; no line has an item id; or, with `strict`, a line has none.
+    """
+    buffer = RowBuffer(ITEM_SCHEMA)
+    seen: set[str] = set()
+    first_keys: list[str] = []
+    for index, record in read_records(path, report, METADATA, strict=strict):
+        first_keys = first_keys or list(record)
+        where = f"{path.name}:{index + 1}"
+        item_id = _first(record, ID_FIELDS, parse_id)
+        if item_id is None:
+            if strict:
+                raise DataError(
+                    f"{path}:{index + 1}: no item id ({' or '.join(ID_FIELDS)}); correct or delete the line"
+                )
+            report.count(METADATA, "no item id", example=where)
+        elif item_id in seen:
+            report.count(METADATA, "item repeated, first kept", example=f"{where}: {item_id}")
+        else:
+            seen.add(item_id)
+            buffer.append(_item(item_id, record, report, where))
+    if not seen:
+        raise DataError(
+            f"{path}: no line has an item id ({' or '.join(ID_FIELDS)}), the first has the fields {first_keys}; "
+            "check that this is the metadata file (your own tables are read with prepare.source: tables)"
+        )
+    return buffer.frame()
+
+
 def _interaction(record: Mapping[str, Any], layout: ReviewLayout, order: int) -> tuple[Any, ...]:
-    """One row; a ValueError says which field is unusable, and what it holds after a colon."""
+    """Make one row; a ValueError names the unusable field and, after a colon, its value."""
     user_id = parse_id(record.get(layout.user_id))
     if user_id is None:
         raise ValueError(f"no user id: {layout.user_id}={record.get(layout.user_id)!r}")
-    item_id = next((found for name in layout.item_id if (found := parse_id(record.get(name)))), None)
+    item_id = _first(record, layout.item_id, parse_id)
     if item_id is None:
         raise ValueError(f"no item id: {layout.item_id[0]}={record.get(layout.item_id[0])!r}")
     rating = parse_number(record.get(layout.rating))
@@ -165,62 +210,11 @@ def _interaction(record: Mapping[str, Any], layout: ReviewLayout, order: int) ->
 
 def _nothing_usable(path: Path, source: str, keys: list[str], report: PrepareReport) -> str:
     fitting = [name for name, layout in LAYOUTS.items() if {layout.user_id, layout.rating, layout.time} <= set(keys)]
-    advice = f"This looks like {' or '.join(fitting)}" if fitting else "This looks like none of the known layouts"
+    advice = " or ".join(fitting) if fitting else "none of the Amazon layouts"
     return (
-        f"{path}: no usable review with prepare.source: {source} ({report.counts.get(REVIEWS, {})}). The first line "
-        f"has the fields {keys}. {advice}; set prepare.source accordingly (source: tables reads any table)."
+        f"{path}: no usable review with prepare.source={source} ({report.counts.get(REVIEWS, {})}); the first line "
+        f"has the fields {keys}, which looks like {advice}; set prepare.source accordingly (tables reads any table)"
     )
-
-
-ID_FIELDS = ("parent_asin", "asin")
-BRAND_FIELDS = ("brand", "store")
-CATEGORY_FIELDS = ("categories", "category", "main_cat", "main_category")
-DESCRIPTION_FIELDS = ("description", "feature", "features")
-PICTURE_FIELDS = ("imUrl", "imageURLHighRes", "imageURL", "images")
-
-_BY_LINE = re.compile(r"^\s*by\s*\n")
-T = TypeVar("T")
-
-
-def read_items(path: Path, report: PrepareReport, *, strict: bool = False) -> pl.DataFrame:
-    """One row per item of a metadata file, in its order; of repeats the first stays, the others are counted.
-
-    Texts are one line of plain text each (`clean_text`). An empty description is filled from the feature list, empty
-    categories from the main category. Items without a title stay, with an empty one.
-
-    Args:
-        path: Metadata file, JSON or Python-literal lines, plain or gzip.
-        report: Where everything unusable is counted by reason.
-        strict: A malformed line is an error instead.
-
-    Returns:
-        Columns of `ITEM_SCHEMA`; `image` is null, since Amazon gives addresses only.
-
-    Raises:
-        DataError: See `read_records`; no line has an item id; or, with `strict`, one has none.
-    """
-    buffer = RowBuffer(ITEM_SCHEMA)
-    seen: set[str] = set()
-    first_keys: list[str] = []
-    for index, record in read_records(path, report, METADATA, strict=strict):
-        first_keys = first_keys or list(record)
-        where = f"{path.name}:{index + 1}"
-        item_id = _first(record, ID_FIELDS, parse_id)
-        if item_id is None:
-            if strict:
-                raise DataError(f"{path}:{index + 1}: no item id ({' or '.join(ID_FIELDS)}). Mend or delete the line.")
-            report.count(METADATA, "no item id", example=where)
-        elif item_id in seen:
-            report.count(METADATA, "item repeated, first kept", example=f"{where}: {item_id}")
-        else:
-            seen.add(item_id)
-            buffer.append(_item(item_id, record, report, where))
-    if not seen:
-        raise DataError(
-            f"{path}: no line has an item id ({' or '.join(ID_FIELDS)}); the first has the fields {first_keys}. "
-            "Is this the metadata file? One's own tables are read with prepare.source: tables."
-        )
-    return buffer.frame()
 
 
 def _item(item_id: str, record: Mapping[str, Any], report: PrepareReport, where: str) -> tuple[Any, ...]:
@@ -240,7 +234,7 @@ def _item(item_id: str, record: Mapping[str, Any], report: PrepareReport, where:
 
 
 def _brand(value: Any) -> str:
-    """A brand name without the page's "by" on the line above it (2018)."""
+    """Return a brand name without the page's "by" on the line above it (2018)."""
     return clean_text(_BY_LINE.sub("", value) if isinstance(value, str) else value)
 
 
@@ -249,5 +243,5 @@ def _joined(value: Any) -> str:
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...], parse: Callable[[Any], T]) -> T | None:
-    """The first of the named fields that holds something, parsed."""
-    return next((found for name in names if (found := parse(record.get(name)))), None)
+    """Return the parsed value of the first of the named fields that holds one."""
+    return next((value for name in names if (value := parse(record.get(name)))), None)

@@ -1,20 +1,20 @@
-"""Records of raw line files: plain or gzip, JSON or Python literals, one record a line.
+"""Records of raw line files: plain or gzip, JSON or Python literals, one record per line.
 
-Nothing that the file holds gets lost unseen: a malformed line is counted in the report (or, with `strict`, an error
-with file and line number), and a file that cannot be read to its end is an error that says how far it went.
+Nothing in a file is lost silently: a malformed line is counted in the report (or, with `strict`, is an error with file
+and line number), and a file that cannot be read to its end is an error that says how far reading got.
 """
 
 from __future__ import annotations
 
 import ast
-import itertools
+import gzip
 import json
 import re
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.files.progress import LateProgress
@@ -39,19 +39,19 @@ _QUOTED = re.compile(r"'([^']*)'|\"[^\"]*\"")
 def read_records(
     path: Path, report: PrepareReport, stage: str, *, strict: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line index from 0, record)` of every usable line; blank lines are passed over.
+    """Yield `(line index from 0, record)` of every usable line; blank lines are skipped.
 
-    A line is read as JSON and, where that fails, as a Python literal (Amazon 2014 metadata) with `ast.literal_eval`.
+    A line is read as JSON and, if that fails, as a Python literal (Amazon 2014 metadata) with `ast.literal_eval`.
 
     Args:
-        path: Raw file, plain or gzip whatever its name says; UTF-8 with or without byte order mark.
-        report: Where malformed lines are counted, with `file:line` (from 1) of a few of them.
-        stage: Name under which they are counted.
-        strict: A malformed line is an error instead.
+        path: Raw file, plain or gzip whatever its suffix; UTF-8 with or without byte order mark.
+        report: Receives counts of malformed lines, with `file:line` (from 1) of the first few.
+        stage: Stage of the report under which they are counted.
+        strict: Raise at a malformed line instead of counting it.
 
     Raises:
-        DataError: The file is missing, empty, of another format, breaks off in the middle of its gzip stream or holds
-            no record at all; or, with `strict`, a line is malformed.
+        DataError: The file is missing, empty, in another format, has a truncated or corrupt gzip stream, or holds no
+            record; or, with `strict`, a line is malformed.
     """
     usable = malformed = 0
     for index, line in read_lines(path):
@@ -60,8 +60,8 @@ def read_records(
         except ValueError as error:
             if strict:
                 raise DataError(
-                    f"{path}:{index + 1}: {error}: {_shown(line)}. Mend or delete the line, or set prepare.strict: "
-                    "false to skip and count such lines."
+                    f"{path}:{index + 1}: {error}: {_shown(line)}; correct or delete the line, or set "
+                    "prepare.strict: false to skip and count such lines"
                 ) from None
             report.count(stage, str(error), example=f"{path.name}:{index + 1}: {_shown(line)}")
             malformed += 1
@@ -71,19 +71,19 @@ def read_records(
             yield index, record
     if not usable:
         raise DataError(
-            f"{path} holds no record: {malformed} lines, none of them a JSON object or a Python dict. "
-            "Check that the path and prepare.source fit each other; a CSV file is read with source: tables."
+            f"{path}: holds no record: {malformed} lines, none of them a JSON object or a Python dict; "
+            "check that the path and prepare.source match (a CSV file is read with source: tables)"
         )
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    r"""The record on one line, or None for a blank line.
+    r"""Parse the record on one line; None for a blank line.
 
     >>> parse_line(b'{"asin": "B01"}'), parse_line(b"{'asin': 'B01', 'price': None}"), parse_line(b"\r\n")
     ({'asin': 'B01'}, {'asin': 'B01', 'price': None}, None)
 
     Raises:
-        ValueError: With the reason, in the words of the report.
+        ValueError: The line is malformed; the message is the reason that the report counts.
     """
     try:
         text = line.decode("utf-8").strip()
@@ -101,16 +101,16 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _parse_literal(text: str) -> Any:
-    """A Python literal, by way of the JSON parser where the two notations differ in quotes only (2-10 times faster)."""
+    """Parse a Python literal, with the JSON parser if the notations differ only in quotes (2-10 times faster)."""
     if "\\" not in text:  # without escapes a quoted text ends at its next quote
         swapped = text.replace("'", '"') if '"' not in text else _QUOTED.sub(_in_double_quotes, text)
         try:
             return json.loads(swapped)
-        except (ValueError, RecursionError):  # None, True, tuples: the real thing decides
+        except (ValueError, RecursionError):  # None, True, tuples: left to `literal_eval`
             pass
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd escape such as \d in a review is nobody's concern here
+            warnings.simplefilter("ignore")  # an invalid escape such as \d in a review does no harm
             return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ValueError("line is not JSON") from None
@@ -122,11 +122,11 @@ def _in_double_quotes(match: re.Match[str]) -> str:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield `(index from 0, line without its end)` of a plain or gzip file, with a bar on a terminal if it takes long.
+    """Yield `(index from 0, line without its end)` of a plain or gzip file; show a progress bar if it takes long.
 
     Raises:
-        DataError: The file is missing, empty, of a known other format, or its gzip stream is cut short or corrupt;
-            then the message names how many complete lines were read and the last of them.
+        DataError: The file is missing, empty or in another known format, or its gzip stream is truncated or corrupt;
+            in that case the message gives the number of complete lines read and the last of them.
     """
     read, line, rest = 0, b"", b""
     try:
@@ -140,11 +140,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     if rest:
         yield read, rest
     elif not read:
-        raise DataError(f"{path} is empty once decompressed. Download or export it again.")
+        raise DataError(f"{path}: empty once decompressed; download or export it again")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole content, decompressed, for table parsers, which want bytes; errors as in `read_lines`."""
+    """Return the whole decompressed content, for table parsers, which need bytes; errors as in `read_lines`."""
     parts: list[bytes] = []
     try:
         parts.extend(read_blocks(path))
@@ -155,69 +155,52 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the decompressed content piece by piece, without a byte order mark; `b"".join` gives all of it.
-
-    Unlike `gzip.open` it hands out everything that comes before a break in the stream.
+    """Yield the decompressed content in blocks, without a byte order mark; `b"".join` gives all of it.
 
     Raises:
         DataError: See `check_file`.
-        EOFError, zlib.error: The gzip stream is cut short or corrupt.
+        EOFError, OSError, zlib.error: The gzip stream is truncated or corrupt; blocks before the break were yielded.
     """
     check_file(path)
     with path.open("rb") as raw, LateProgress(f"Reading {path.name}", path.stat().st_size) as progress:
-        blocks = _raw_blocks(raw, progress)
-        first = next(blocks)
-        content: Iterator[bytes] = itertools.chain([first], blocks)
-        if first.startswith(GZIP_MAGIC):
-            content = _gunzip(content)
-        yield next(content, b"").removeprefix(UTF8_BOM)
-        yield from content
+        is_gzip = raw.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
+        content = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+        mark = UTF8_BOM  # of the first block
+        while block := content.read1(BLOCK_SIZE):  # unlike `read`, it hands out what comes before a break
+            yield block.removeprefix(mark)
+            mark = b""
+            progress.update(raw.tell())
 
 
 def check_file(path: Path, also: bytes | None = None) -> None:
-    """Refuse a path that cannot be a raw file; `also` is a foreign start of file that is fine this time.
+    """Refuse a path that cannot be a raw file.
+
+    Args:
+        path: Path from the settings.
+        also: Key of `FOREIGN_MAGIC` that the caller can read.
 
     Raises:
-        DataError: It is missing, a folder, of zero bytes, or starts like a format that is not read here.
+        DataError: The path is missing, a folder, a file of 0 bytes, or a file in a format of `FOREIGN_MAGIC`.
     """
     if not path.exists():
-        raise DataError(f"{path} does not exist. Check prepare.reviews, prepare.metadata and prepare.users.")
+        raise DataError(f"{path}: does not exist; check prepare.reviews, prepare.metadata and prepare.users")
     if not path.is_file():
-        raise DataError(f"{path} is not a file. Name the file itself, not its folder.")
+        raise DataError(f"{path}: is not a file; give the file itself, not its folder")
     with path.open("rb") as file:
         start = file.read(8)
     if not start:
-        raise DataError(f"{path} is empty (0 bytes). Download or export it again.")
-    for magic, what in FOREIGN_MAGIC.items():
+        raise DataError(f"{path}: is empty (0 bytes); download or export it again")
+    for magic, description in FOREIGN_MAGIC.items():
         if start.startswith(magic) and magic != also:
-            raise DataError(f"{path} is {what}; a plain or gzip UTF-8 text file is expected. Convert it first.")
-
-
-def _raw_blocks(raw: BinaryIO, progress: LateProgress) -> Iterator[bytes]:
-    while block := raw.read(BLOCK_SIZE):
-        yield block
-        progress.update(raw.tell())
-
-
-def _gunzip(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress a gzip file of one or more members; length and checksum of each are verified by zlib."""
-    member = zlib.decompressobj(zlib.MAX_WBITS | 16)  # | 16: with gzip's header and checksum
-    for block in blocks:
-        while block:
-            if member.eof:
-                member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            yield member.decompress(block)
-            block = member.unused_data.lstrip(b"\0")  # members may be padded with zeros
-    if not member.eof:
-        raise EOFError("the gzip stream ends before its end mark")
+            raise DataError(f"{path}: is {description}, not plain or gzip UTF-8 text; convert it first")
 
 
 def _broken(path: Path, error: Exception, read: int, last: bytes) -> DataError:
-    seen = f"the last is line {read}: {_shown(last)}" if read else "not even one"
+    last_line = f", the last is line {read}: {_shown(last)}" if read else ""
     return DataError(
-        f"{path} cannot be read to its end ({error}): the download was cut short or is corrupt. Complete lines before "
-        f"the break: {read}, {seen}. Download the file again; to go on with what is there, unpack it "
-        f"(`gzip -dc {path.name} > part.json`) and name the unpacked file."
+        f"{path}: cannot be read to its end ({error}), the download is incomplete or corrupt. Complete lines before "
+        f"the break: {read}{last_line}; download the file again, or, to use what is there, unpack it "
+        f"(`gzip -dc {path.name} > part.json`) and give the unpacked file"
     )
 
 

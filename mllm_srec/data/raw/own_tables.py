@@ -1,4 +1,4 @@
-"""One's own tables of interactions, items and users, by way of a column mapping (`source: tables`)."""
+"""Reader of your own tables of interactions, items and users, through a column mapping (`source: tables`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
-from mllm_srec.data.raw.amazon import check_overlap, items_without_metadata
-from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, RawData, RowBuffer
+from mllm_srec.data.raw.schema import (
+    INTERACTION_SCHEMA,
+    ITEM_SCHEMA,
+    METADATA,
+    REVIEWS,
+    USER_SCHEMA,
+    USERS,
+    RawData,
+    RowBuffer,
+    check_overlap,
+    items_without_metadata,
+)
 from mllm_srec.data.raw.table_files import ROW, read_table
 from mllm_srec.data.raw.values import LATEST_TIME_MS, clean_text, clean_texts, parse_price, picture_urls
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
@@ -20,7 +30,7 @@ INTERACTION_COLUMNS = ("user_id", "item_id", "rating", "timestamp", "review")
 ITEM_COLUMNS = ("item_id", "title", "brand", "categories", "description", "price", "image", "image_urls")
 USER_COLUMNS = ("user_id", "profile")
 RATING_OF_IMPLICIT = 5.0
-"""Rating of every interaction where the source has none: liked."""
+"""Rating of every interaction of a source without ratings: liked."""
 
 _ISO = (
     r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2})(\.\d+)?)?)?\s*(?:Z|([+-])(\d{2}):?(\d{2})?)?$"
@@ -29,22 +39,27 @@ _ISO = (
 
 
 def read_tables(settings: PrepareSettings, report: PrepareReport) -> RawData:
-    """Interactions, items and users of one's own tables.
+    """Read interactions, items and users from your own tables.
 
-    Ids are text whatever the file has. Times are Unix seconds or milliseconds (`columns.timestamp_unit`), or ISO 8601
-    dates (UTC where they say nothing else). Texts are cleaned as Amazon's are.
+    Ids become text, whatever their type in the file. Times are Unix seconds or milliseconds
+    (`columns.timestamp_unit`), or ISO 8601 dates (UTC if they give no offset). Texts are cleaned as Amazon's are.
 
     Args:
-        settings: `reviews` (the interactions), `metadata` (items; null: known by id only), `users`, `columns` and
-            `strict` are used.
-        report: Where rows that cannot be used are counted: stages `reviews`, `metadata` and `users`.
+        settings: `reviews` (the interactions), `metadata` (the items; null: items have an id and nothing else),
+            `users`, `columns` and `strict` are used.
+        report: Receives counts of unusable rows, in the stages `reviews`, `metadata` and `users`.
+
+    Returns:
+        Interactions, items and, if `users` is set, profiles.
 
     Raises:
         ConfigError: `reviews` is not set.
-        DataError: A file or column cannot be used, no row is usable; or, with `strict`, one is not.
+        DataError: A file or column cannot be used, no row is usable; or, with `strict`, a row is not.
     """
     if settings.reviews is None:
-        raise ConfigError("prepare.source: tables needs prepare.reviews, the table of interactions; it is null.")
+        raise ConfigError(
+            "prepare.reviews=null: prepare.source=tables needs the table of interactions; set prepare.reviews"
+        )
     columns = settings.columns
     interactions = _read_interactions(Path(settings.reviews), columns, report, settings.strict)
     users = None if settings.users is None else _read_users(Path(settings.users), columns, report, settings.strict)
@@ -56,7 +71,7 @@ def read_tables(settings: PrepareSettings, report: PrepareReport) -> RawData:
 
 
 def _read_interactions(path: Path, columns: ColumnMapping, report: PrepareReport, strict: bool) -> pl.DataFrame:
-    raw = read_table(path, _wanted(columns, INTERACTION_COLUMNS), report, "reviews", strict=strict)
+    raw = read_table(path, _wanted(columns, INTERACTION_COLUMNS), report, REVIEWS, strict=strict)
     rating = pl.lit(RATING_OF_IMPLICIT) if columns.rating is None else _number(pl.col(columns.rating))
     _check_scalars(path, raw, [columns.user_id, columns.item_id, columns.rating, columns.timestamp])
     unit = 1000 if columns.timestamp_unit == "s" else 1
@@ -77,15 +92,15 @@ def _read_interactions(path: Path, columns: ColumnMapping, report: PrepareReport
         "time does not parse": pl.col("timestamp").is_null(),
         "time is out of range (if it is in milliseconds, set columns.timestamp_unit: ms)": is_late,
     }
-    frame = _without_faults(path, raw, frame, faults, (report, "reviews", strict))
+    frame = _without_faults(path, raw, frame, faults, (report, REVIEWS, strict))
     return frame.with_columns(pl.col("timestamp").cast(pl.Int64)).select(list(INTERACTION_SCHEMA))
 
 
 def _read_items(path: Path, columns: ColumnMapping, report: PrepareReport, strict: bool) -> pl.DataFrame:
-    raw = read_table(path, _wanted(columns, ITEM_COLUMNS), report, "metadata", strict=strict)
+    raw = read_table(path, _wanted(columns, ITEM_COLUMNS), report, METADATA, strict=strict)
     _check_scalars(path, raw, [columns.item_id, columns.title, columns.image])
     frame = raw.with_columns(_text(raw, columns.item_id).alias("raw_item_id"))
-    frame = _unique(path, raw, frame, "raw_item_id", (report, "metadata", strict))
+    frame = _unique(path, raw, frame, "raw_item_id", (report, METADATA, strict))
     buffer = RowBuffer(ITEM_SCHEMA)
     names = {name: getattr(columns, name) for name in ITEM_COLUMNS[1:]}
     for row in frame.iter_rows(named=True):
@@ -98,10 +113,10 @@ def _item(item_id: str, values: dict[str, Any], separator: str, report: PrepareR
     title, description = clean_text(values["title"]), " ".join(clean_texts(values["description"]))
     price, is_odd = parse_price(values["price"])
     if is_odd:
-        report.count("metadata", "price does not parse, left empty", example=f"{item_id}: {values['price']}")
+        report.count(METADATA, "price does not parse, left empty", example=f"{item_id}: {values['price']}")
     urls = picture_urls(values["image_urls"])
     if values["image_urls"] and not urls:
-        report.count("metadata", "no usable picture address", example=f"{item_id}: {values['image_urls']}")
+        report.count(METADATA, "no usable picture address", example=f"{item_id}: {values['image_urls']}")
     categories = values["categories"]
     categories = clean_texts(categories.split(separator) if isinstance(categories, str) else categories)
     image = str(values["image"]).strip() if values["image"] is not None else ""
@@ -109,24 +124,26 @@ def _item(item_id: str, values: dict[str, Any], separator: str, report: PrepareR
 
 
 def _read_users(path: Path, columns: ColumnMapping, report: PrepareReport, strict: bool) -> pl.DataFrame:
-    raw = read_table(path, _wanted(columns, USER_COLUMNS), report, "users", strict=strict)
+    raw = read_table(path, _wanted(columns, USER_COLUMNS), report, USERS, strict=strict)
     _check_scalars(path, raw, [columns.user_id, columns.profile])
     frame = raw.select(
         _text(raw, columns.user_id).alias("user_id"),
         _clean(raw, columns.profile).alias("profile"),
     )
-    return _unique(path, raw, frame, "user_id", (report, "users", strict)).select(list(USER_SCHEMA))
+    return _unique(path, raw, frame, "user_id", (report, USERS, strict)).select(list(USER_SCHEMA))
 
 
 def _wanted(columns: ColumnMapping, names: tuple[str, ...]) -> dict[str, str]:
-    """Setting -> column, for the settings that name one."""
+    """Return setting -> column name, for the settings that name one."""
     return {name: column for name, column in asdict(columns).items() if name in names and column is not None}
 
 
 def _check_scalars(path: Path, frame: pl.DataFrame, columns: list[str | None]) -> None:
     for column in columns:
         if column is not None and frame[column].dtype.is_nested():
-            raise DataError(f"{path}: column {column!r} holds {frame[column].dtype}; one value a row is expected.")
+            raise DataError(
+                f"{path}: column {column!r} holds {frame[column].dtype}; give a column with one value per row"
+            )
 
 
 def _without_faults(
@@ -136,9 +153,9 @@ def _without_faults(
     faults: dict[str, pl.Expr],
     where: tuple[PrepareReport, str, bool],
 ) -> pl.DataFrame:
-    """Rows of `frame` without a fault; the others are counted under their first one, or `strict` makes it an error.
+    """Drop the rows of `frame` with a fault, counted under their first fault; with `strict` such a row is an error.
 
-    `raw` has the same rows as the file has them, for messages; `where` is the report, its stage and `strict`.
+    `raw` has the same rows with the file's values, for messages; `where` is the report, its stage and `strict`.
     """
     report, stage, strict = where
     fault = pl.coalesce(pl.when(is_bad).then(pl.lit(name)) for name, is_bad in faults.items())
@@ -149,14 +166,14 @@ def _without_faults(
         example = f"row {values.pop(ROW) + 1}: {values}"
         if strict:
             raise DataError(
-                f"{path}: {name} in {example} (rows count from 1 after the header). Mend or delete the row, or set "
-                "prepare.strict: false to skip and count such rows."
+                f"{path}: {name} in {example} (rows count from 1 after the header); correct or delete the row, or set "
+                "prepare.strict: false to skip and count such rows"
             )
         report.count(stage, str(name), part.height, example=f"{path.name}, {example}")
     if faulty.height == frame.height:
         raise DataError(
-            f"{path}: none of the {frame.height} rows is usable: {report.counts.get(stage, {})}. "
-            "Check prepare.columns against the file."
+            f"{path}: none of the {frame.height} rows is usable ({report.counts.get(stage, {})}); "
+            "check prepare.columns against the file"
         )
     return marked.filter(pl.col("fault").is_null()).drop("fault", "position")
 
@@ -164,16 +181,16 @@ def _without_faults(
 def _unique(
     path: Path, raw: pl.DataFrame, frame: pl.DataFrame, key: str, where: tuple[PrepareReport, str, bool]
 ) -> pl.DataFrame:
-    """Rows that have an id, the first of each id."""
-    what = key.removeprefix("raw_").replace("_", " ")
-    frame = _without_faults(path, raw, frame, {f"no {what}": pl.col(key).is_null()}, where)
+    """Keep the first row of each id; drop rows without an id."""
+    words = key.removeprefix("raw_").replace("_", " ")  # "item id" or "user id"
+    frame = _without_faults(path, raw, frame, {f"no {words}": pl.col(key).is_null()}, where)
     unique = frame.unique(key, keep="first", maintain_order=True)
-    where[0].count(where[1], f"{what.split()[0]} repeated, first kept", frame.height - unique.height)
+    where[0].count(where[1], f"{words.split()[0]} repeated, first kept", frame.height - unique.height)
     return unique
 
 
 def _text(frame: pl.DataFrame, column: str) -> pl.Expr:
-    """An id column as text without blanks around it; null where empty. 7.0 (pandas' way with gaps) is 7."""
+    """Convert an id column to stripped text, null where empty; 7.0 (pandas' integers with gaps) becomes "7"."""
     expression = pl.col(column)
     if frame[column].dtype.is_float() and bool((frame[column].drop_nulls() % 1 == 0).all()):
         expression = expression.cast(pl.Int64, strict=False)
@@ -182,19 +199,19 @@ def _text(frame: pl.DataFrame, column: str) -> pl.Expr:
 
 
 def _number(expression: pl.Expr) -> pl.Expr:
-    """A finite number or null."""
+    """Convert to a finite number, or null."""
     number = expression.cast(pl.Float64, strict=False)
     return pl.when(number.is_finite()).then(number)
 
 
 def _clean(frame: pl.DataFrame, column: str | None) -> pl.Series:
-    """A text column cleaned; empty text where there is none."""
+    """Clean a text column; without a column every text is empty."""
     values = [""] * frame.height if column is None else [clean_text(value) for value in frame[column].to_list()]
     return pl.Series(values, dtype=pl.String)
 
 
 def _milliseconds(frame: pl.DataFrame, column: str, milliseconds_per_unit: int) -> pl.Expr:
-    """Unix milliseconds, as float since they may lie outside the range of an int64; null where not a time."""
+    """Convert to Unix milliseconds, as floats since they may exceed an int64; null where the value is no time."""
     raw, kind = pl.col(column), frame[column].dtype
     if kind.is_temporal():
         return raw.cast(pl.Datetime("ms")).dt.epoch("ms").cast(pl.Float64)
@@ -203,7 +220,7 @@ def _milliseconds(frame: pl.DataFrame, column: str, milliseconds_per_unit: int) 
 
 
 def _iso_milliseconds(text: pl.Expr) -> pl.Expr:
-    """Unix milliseconds of ISO 8601 dates, with or without time, fraction and offset; null where not one."""
+    """Parse ISO 8601 dates, with or without time, fraction and offset, to Unix milliseconds; null where malformed."""
     part = [text.str.extract(_ISO, index) for index in range(8)]
     clock = pl.concat_str(part[1], pl.lit(" "), part[2].fill_null("00:00"), pl.lit(":"), part[3].fill_null("00"))
     moment = clock.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False).dt.epoch("ms").cast(pl.Float64)

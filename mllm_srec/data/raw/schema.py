@@ -1,6 +1,6 @@
-"""The shape that every raw reader returns: three tables, whatever the source looked like.
+"""The tables that every raw reader returns, whatever the layout of its source, and what the readers share.
 
-Readers gather their rows piece by piece in a `RowBuffer`, so that millions of them fit into memory.
+Readers collect their rows in a `RowBuffer`, so that millions of them fit into memory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+
+from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.types import DataError
+
+REVIEWS, METADATA, USERS = "reviews", "metadata", "users"
+"""Stages of the report in which readers count what they skip, named after the settings of the files."""
 
 INTERACTION_SCHEMA: dict[str, pl.DataType] = {
     "user_id": pl.String(),
@@ -26,20 +32,22 @@ ITEM_SCHEMA: dict[str, pl.DataType] = {
     "categories": pl.List(pl.String()),
     "description": pl.String(),
     "price": pl.Float64(),  # null where unknown
-    "image": pl.String(),  # raw: a file name the source gave, or null; prepared: path relative to the data set's folder
+    "image": pl.String(),  # raw: the source's file name or null; prepared: path relative to the data set's folder
     "image_urls": pl.List(pl.String()),
 }
 USER_SCHEMA: dict[str, pl.DataType] = {"user_id": pl.String(), "profile": pl.String()}
 
+ROWS_PER_PIECE = 100_000
+
 
 @dataclass(frozen=True)
 class RawData:
-    """Tables as read, before duplicates, k-core and splits.
+    """The tables of a source, before duplicates are dropped, the k-core is taken and splits are assigned.
 
     Attributes:
-        interactions: Columns of `INTERACTION_SCHEMA`, in raw order; repeats of a (user, item) are still in it.
+        interactions: Columns of `INTERACTION_SCHEMA`, in file order; a (user, item) may occur several times.
         items: Columns of `ITEM_SCHEMA`, one row per item id; items without metadata may be missing.
-        users: Columns of `USER_SCHEMA`, or None where the source has no profiles.
+        users: Columns of `USER_SCHEMA`, or None if the source has no profiles.
     """
 
     interactions: pl.DataFrame
@@ -47,11 +55,8 @@ class RawData:
     users: pl.DataFrame | None = None
 
 
-ROWS_PER_PIECE = 100_000
-
-
 class RowBuffer:
-    """Takes rows as tuples and gives them back as one table of a fixed schema.
+    """Collects rows given as tuples into one table of a fixed schema.
 
     Args:
         schema: Column names and types; a row has one value for each, in this order.
@@ -69,7 +74,7 @@ class RowBuffer:
             self._flush()
 
     def frame(self) -> pl.DataFrame:
-        """All rows so far, in the order they came; the schema is kept where there are none."""
+        """Return all rows so far, in the order they were added; a table without rows still has the schema."""
         self._flush()
         return pl.concat(self._pieces)
 
@@ -79,3 +84,31 @@ class RowBuffer:
         series = [pl.Series(name, values, kind) for (name, kind), values in zip(names, columns, strict=True)]
         self._pieces.append(pl.DataFrame(series))
         self._rows = []
+
+
+def items_without_metadata(interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFrame:
+    """Make one row of `ITEM_SCHEMA` per item of the interactions, empty but for its id, and count them."""
+    items = interactions.select(pl.col("item_id").unique(maintain_order=True))
+    report.count(METADATA, "no metadata file, title left empty", items.height)
+    empty = {"title": pl.lit(""), "description": pl.lit(""), "categories": pl.lit([]), "image_urls": pl.lit([])}
+    columns = [empty.get(name, pl.lit(None)).cast(kind).alias(name) for name, kind in ITEM_SCHEMA.items()]
+    return items.select("item_id", *columns[1:])
+
+
+def check_overlap(interactions: pl.DataFrame, items: pl.DataFrame, reviews: str, metadata: str) -> None:
+    """Refuse a file of interactions and a file of items that do not belong together.
+
+    Args:
+        interactions: Columns of `INTERACTION_SCHEMA`, at least one row.
+        items: Columns of `ITEM_SCHEMA`, at least one row.
+        reviews: Path of the file that the interactions come from.
+        metadata: Path of the file that the items come from.
+
+    Raises:
+        DataError: No item of the interactions is among the items.
+    """
+    if interactions.join(items, on="item_id", how="semi").is_empty():
+        raise DataError(
+            f"{reviews} and {metadata}: no item in common (for instance {interactions['item_id'][0]!r} and "
+            f"{items['item_id'][0]!r}); check that they are of the same category and year, and the column of item ids"
+        )

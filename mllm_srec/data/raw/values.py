@@ -1,6 +1,6 @@
-"""Values of raw records made clean: texts without HTML, prices as numbers, picture addresses from all layouts.
+"""Cleaning of single values of raw records: texts without HTML, prices as numbers, picture addresses of any layout.
 
-Pure functions over one value; what they cannot read they say so (None), and their callers count it.
+Pure functions of one value; they return None for values they cannot parse, and callers count those.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 LATEST_TIME_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp()) * 1000
-"""A later time is not one: it comes of a broken line, or of milliseconds read as seconds."""
+"""Latest time accepted; a later one comes from a broken line, or from milliseconds read as seconds."""
 
-# only known tag names: "<Live>" in a record's title is text
+# HTML's own tag names only: "<Live>" in a record's title is text
 _TAG_NAMES = (
     "a|abbr|article|b|big|blockquote|body|br|button|center|cite|code|dd|div|dl|dt|em|font|footer|form|h[1-6]|head|header|"
     "hr|html|i|iframe|img|input|ins|label|li|link|meta|nav|noscript|ol|option|p|pre|s|section|select|small|span|strike|"
@@ -31,7 +31,7 @@ _PICTURE_SIZES = ("hi_res", "large", "thumb")
 
 
 def clean_text(value: Any) -> str:
-    r"""One line of plain text: no tags, no scripts, no HTML entities, no line breaks; `""` for what is not text.
+    r"""Return one line of plain text, without tags, scripts, HTML entities and line breaks; `""` if it is not text.
 
     >>> clean_text(" Don&#39;t <b>Stop</b>\n (Live &amp; Loud)")
     "Don't Stop (Live & Loud)"
@@ -39,17 +39,17 @@ def clean_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     text = str(value)
-    if "&" in text:  # twice: sellers' texts pass through two pages ("&amp;quot;")
+    if "&" in text:  # twice, since sellers' texts are often escaped twice ("&amp;quot;")
         text = html.unescape(html.unescape(text))
     if "<" in text:
         text = _TAG.sub(" ", _BLOCK.sub(" ", text))
-    if not text.isascii():  # half a surrogate pair is valid in JSON and cannot be stored
+    if not text.isascii():  # a lone surrogate is valid in JSON but cannot be stored
         text = text.encode("utf-8", "replace").decode("utf-8")
     return " ".join(text.split())
 
 
 def clean_texts(value: Any) -> list[str]:
-    """Clean texts of a text or of (nested) lists of texts, in order, without empty ones and repeats.
+    """Return the clean texts of a text or of (nested) lists of texts, in order, without empty ones and duplicates.
 
     >>> clean_texts([["CDs & Vinyl", "Country"], ["Digital Music", "Country"]])
     ['CDs & Vinyl', 'Country', 'Digital Music']
@@ -62,12 +62,12 @@ def clean_texts(value: Any) -> list[str]:
 
 
 def is_page_code(text: str) -> bool:
-    """Whether a title is in truth a piece of the page's script or style (a known fault of the 2018 crawl)."""
+    """True if a title is in fact part of the page's script or style (a known fault of the 2018 crawl)."""
     return _PAGE_CODE.search(text) is not None
 
 
 def parse_id(value: Any) -> str | None:
-    """An id as text, leading zeros kept; None where there is none."""
+    """Return an id as text, with its leading zeros; None if the value is no id."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     text = value.strip() if isinstance(value, str) else ""
@@ -75,7 +75,7 @@ def parse_id(value: Any) -> str | None:
 
 
 def parse_number(value: Any) -> float | None:
-    """A finite number from a number or its text, else None; true and false are no numbers."""
+    """Parse a finite number from a number or a text; None for anything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -86,7 +86,7 @@ def parse_number(value: Any) -> float | None:
 
 
 def parse_time(value: Any, milliseconds_per_unit: int) -> int | None:
-    """Unix milliseconds from a number in the given unit (1000: seconds, 1: milliseconds), else None."""
+    """Convert a number in the given unit (1000: seconds, 1: milliseconds) to Unix milliseconds; None if it is none."""
     number = parse_number(value)
     if number is None or abs(number) * milliseconds_per_unit > LATEST_TIME_MS:
         return None
@@ -94,7 +94,7 @@ def parse_time(value: Any, milliseconds_per_unit: int) -> int | None:
 
 
 def parse_price(value: Any) -> tuple[float | None, bool]:
-    """A price and whether something was there that is not one (a range, page code).
+    """Return a price, or None, and whether the value is neither a price nor empty (a range, page code).
 
     >>> parse_price("$1,250.00"), parse_price("None"), parse_price("$5 - $10")
     ((1250.0, False), (None, False), (None, True))
@@ -109,10 +109,11 @@ def parse_price(value: Any) -> tuple[float | None, bool]:
 
 
 def picture_urls(value: Any) -> list[str]:
-    """Picture addresses in any of the shapes that occur, best size of each picture, the main picture first.
+    """Return the addresses of the pictures, each in its best size, the main picture first.
 
-    Shapes: one address (2014, `imUrl`); a list of addresses (2018); a list of `{hi_res, large, thumb, variant}` (2023);
-    the same as a dict of lists (2023 through Hugging Face `datasets`). Placeholders for "no picture" are left out.
+    Accepted are one address (2014, `imUrl`), a list of addresses (2018), a list of `{hi_res, large, thumb, variant}`
+    (2023), and the same as a dict of lists (2023 from Hugging Face `datasets`). Placeholders for "no picture" are left
+    out.
 
     >>> picture_urls({"hi_res": [None, "https://b"], "large": ["https://a", "https://c"], "variant": ["PT01", "MAIN"]})
     ['https://b', 'https://a']

@@ -1,4 +1,4 @@
-"""Raw interactions -> one row per (user, item), then the k-core."""
+"""Kept interactions, items and users: duplicates dropped, k-core taken, items and profiles matched to it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHE
 from mllm_srec.types import LIKED_RATING, DataError
 
 KEY = ("timestamp", "order")
-"""The key of a row: time, and the line number for what happened at the same time."""
+"""Key that orders a user's rows: time, then line number for rows of the same time."""
 
 KEY_COLUMNS = ("user_id", "item_id", "rating", "timestamp", "order")
+"""Columns that must hold a value in every row."""
 
 
 def is_liked() -> pl.Expr:
-    """Polars expression: the row's rating is at least `LIKED_RATING`."""
+    """Return a polars expression, true where the row's rating is at least `LIKED_RATING`."""
     return pl.col("rating") >= LIKED_RATING
 
 
 def in_time_order(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Sort by user, then by key; the item id is last, so that the result never depends on the order of the input."""
+    """Sort by user, then by key, then by item id, so that the result does not depend on the order of the input."""
     return interactions.sort("user_id", *KEY, "item_id")
 
 
 def check_keys(interactions: pl.DataFrame) -> None:
-    """Refuse rows that no rule of the preparation can place.
+    """Check that every row has a user, an item, a rating and a key.
 
     Args:
         interactions: Columns of `INTERACTION_SCHEMA`.
@@ -36,8 +37,8 @@ def check_keys(interactions: pl.DataFrame) -> None:
     missing = [name for name in INTERACTION_SCHEMA if name not in interactions.columns]
     if missing:
         raise DataError(
-            f"interactions: columns {missing} are missing, found {interactions.columns}; "
-            f"a raw reader must return {list(INTERACTION_SCHEMA)}."
+            f"interactions: columns {missing} are missing among {interactions.columns}; "
+            f"return {list(INTERACTION_SCHEMA)} from the raw reader"
         )
     for name in KEY_COLUMNS:
         column = pl.col(name)
@@ -49,17 +50,17 @@ def check_keys(interactions: pl.DataFrame) -> None:
         rows = interactions.filter(bad)
         if rows.height:
             raise DataError(
-                f"interactions: {rows.height} rows have no {name}, for example {rows.row(0, named=True)}; every row "
-                f"needs {', '.join(KEY_COLUMNS)}. Correct the raw file, or let its reader skip and count such rows."
+                f"interactions: {rows.height} rows have no {name}, for example {rows.row(0, named=True)}; correct the "
+                "raw file, or make its reader skip and count such rows"
             )
 
 
 def deduplicate(interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFrame:
-    """Keep of each (user, item) the row with the smallest (timestamp, order); count the others.
+    """Keep the row with the smallest (timestamp, order) of each (user, item); count the others.
 
     Args:
-        interactions: Columns of `INTERACTION_SCHEMA`, repeats included, in any order.
-        report: Receives the number of repeats dropped.
+        interactions: Columns of `INTERACTION_SCHEMA`, duplicates included, in any order.
+        report: Receives the number of duplicates dropped.
 
     Returns:
         The kept rows, sorted by user and key.
@@ -68,7 +69,7 @@ def deduplicate(interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFra
         DataError: See `check_keys`.
     """
     check_keys(interactions)
-    # the values after the key only matter for two rows with the same key, which a line number excludes
+    # the columns after the key matter only for two rows with the same key, which line numbers rule out
     first = interactions.sort("user_id", "item_id", *KEY, "rating", "review").unique(
         ["user_id", "item_id"], keep="first", maintain_order=True
     )
@@ -83,23 +84,23 @@ def deduplicate(interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFra
 
 
 def k_core(interactions: pl.DataFrame, k: int, report: PrepareReport) -> pl.DataFrame:
-    """Drop users and items with fewer than `k` interactions until every one left has `k`.
+    """Drop users and items with fewer than `k` interactions until all that remain have `k`.
 
-    The fixed point is unique, whichever side is dropped first; both are dropped at once in each round.
+    The fixed point is unique, so each round drops users and items at once.
 
     Args:
-        interactions: One row per (user, item).
+        interactions: Interactions, one row per (user, item).
         k: Least number of interactions, >= 1; 1 drops nothing.
-        report: Receives the users, items and rows dropped and the number of rounds.
+        report: Receives the number of users, items and rows dropped, and of rounds.
 
     Returns:
-        The rows that stay, in their order; possibly none.
+        The remaining rows, in their order; possibly none.
 
     Raises:
         ValueError: `k` is below 1.
     """
     if k < 1:
-        raise ValueError(f"k_core must be at least 1 (1 keeps everything), got {k}.")
+        raise ValueError(f"k={k}: k_core must be at least 1; give 1 to keep everything")
     kept, rounds = interactions, 0
     while True:
         enough = (pl.len().over("user_id") >= k) & (pl.len().over("item_id") >= k)
@@ -107,86 +108,87 @@ def k_core(interactions: pl.DataFrame, k: int, report: PrepareReport) -> pl.Data
         if smaller.height == kept.height:
             break
         kept, rounds = smaller, rounds + 1
-    for name, what in (("user_id", "users"), ("item_id", "items")):
-        gone = interactions.select(pl.col(name).unique()).join(kept, on=name, how="anti").sort(name)
-        example = gone.item(0, 0) if gone.height else None
-        report.count("k-core", f"{what} with too few interactions", gone.height, example)
+    for name, side in (("user_id", "users"), ("item_id", "items")):
+        dropped = interactions.select(pl.col(name).unique()).join(kept, on=name, how="anti").sort(name)
+        report.count("k-core", f"{side} with too few interactions", dropped.height, _first(dropped))
     report.count("k-core", "interactions of dropped users and items", interactions.height - kept.height)
     report.fact("k-core rounds", rounds)
     return kept
 
 
 def kept_items(items: pl.DataFrame, interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFrame:
-    """One row per item of the interactions; items without metadata get an empty title.
+    """Return one row per item of the interactions; items without metadata get an empty title.
 
     Args:
-        items: Columns of `ITEM_SCHEMA`, as read.
-        interactions: The kept interactions.
-        report: Receives items without metadata, title or any text, and metadata that nothing refers to.
+        items: Columns of `ITEM_SCHEMA`, as a raw reader returns them.
+        interactions: Interactions of the k-core.
+        report: Receives counts of items without metadata, title or any text, and of metadata left out.
 
     Returns:
         Columns of `ITEM_SCHEMA`, sorted by item id; texts and lists are never null.
 
     Raises:
-        DataError: A column is missing or an id occurs twice.
+        DataError: A column is missing, or an id is missing or occurs twice.
     """
     _check("items", items, ITEM_SCHEMA, "item_id")
-    wanted = interactions.select(pl.col("item_id").unique())
-    missing = wanted.join(items, on="item_id", how="anti").sort("item_id")
+    catalogue = interactions.select(pl.col("item_id").unique())
+    missing = catalogue.join(items, on="item_id", how="anti").sort("item_id")
     report.count("items", "no metadata, kept with an empty title", missing.height, _first(missing))
-    unused = items.join(wanted, on="item_id", how="anti").height
+    unused = items.join(catalogue, on="item_id", how="anti").height
     report.count("items", "metadata of an item without kept interactions, left out", unused)
-    table = wanted.join(items, on="item_id", how="left").select(
+    table = catalogue.join(items, on="item_id", how="left").select(
         pl.col(name).cast(dtype) for name, dtype in ITEM_SCHEMA.items()
     )
     texts, lists = pl.col("title", "description").fill_null(""), pl.col("categories", "image_urls").fill_null([])
     table = table.with_columns(texts, lists).sort("item_id")
     untitled = table.filter(pl.col("title") == "")
     report.count("items", "item without title", untitled.height, _first(untitled))
-    silent = untitled.filter(
+    textless = untitled.filter(
         (pl.col("description") == "") & pl.col("brand").is_null() & (pl.col("categories").list.len() == 0)
     )
-    report.count("items", "item without text", silent.height, _first(silent))
+    report.count("items", "item without text", textless.height, _first(textless))
     return table
 
 
 def kept_users(users: pl.DataFrame, interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFrame:
-    """The profiles of the kept users.
+    """Return the profiles of the users of the interactions.
 
     Args:
-        users: Columns of `USER_SCHEMA`, as read.
-        interactions: The kept interactions.
-        report: Receives users without a profile (they get no row) and profiles that nothing refers to.
+        users: Columns of `USER_SCHEMA`, as a raw reader returns them.
+        interactions: Interactions of the k-core.
+        report: Receives counts of users without a profile (they get no row) and of profiles left out.
 
     Returns:
         Columns of `USER_SCHEMA`, sorted by user id.
 
     Raises:
-        DataError: A column is missing or an id occurs twice.
+        DataError: A column is missing, or an id is missing or occurs twice.
     """
     _check("users", users, USER_SCHEMA, "user_id")
-    wanted = interactions.select(pl.col("user_id").unique())
-    known = users.filter(pl.col("profile").is_not_null() & (pl.col("profile") != ""))
-    missing = wanted.join(known, on="user_id", how="anti").sort("user_id")
+    kept = interactions.select(pl.col("user_id").unique())
+    profiles = users.filter(pl.col("profile").is_not_null() & (pl.col("profile") != ""))
+    missing = kept.join(profiles, on="user_id", how="anti").sort("user_id")
     report.count("users", "user without profile", missing.height, _first(missing))
-    table = known.join(wanted, on="user_id", how="semi").select(USER_SCHEMA.keys()).sort("user_id")
-    report.count("users", "profile of a user without kept interactions, left out", known.height - table.height)
+    table = profiles.join(kept, on="user_id", how="semi").select(USER_SCHEMA.keys()).sort("user_id")
+    report.count("users", "profile of a user without kept interactions, left out", profiles.height - table.height)
     return table
 
 
 def _check(name: str, table: pl.DataFrame, schema: dict[str, pl.DataType], key: str) -> None:
-    """Refuse a raw table that breaks its contract."""
+    """Check that a raw table has all its columns and one row per id."""
     missing = [column for column in schema if column not in table.columns]
     if missing:
-        raise DataError(f"{name}: columns {missing} are missing, found {table.columns}; needed are {list(schema)}.")
-    repeated = table.filter(pl.col(key).is_duplicated() | pl.col(key).is_null()).sort(key)
-    if repeated.height:
         raise DataError(
-            f"{name}: {repeated.height} rows share their {key} or have none, for example {repeated.item(0, key)!r}; "
-            f"leave one row per {key}."
+            f"{name}: columns {missing} are missing among {table.columns}; return {list(schema)} from the raw reader"
+        )
+    duplicates = table.filter(pl.col(key).is_duplicated() | pl.col(key).is_null()).sort(key)
+    if duplicates.height:
+        raise DataError(
+            f"{name}: {duplicates.height} rows share their {key} or have none, for example "
+            f"{duplicates.item(0, key)!r}; keep one row per {key}"
         )
 
 
 def _first(table: pl.DataFrame) -> str | None:
-    """The first id, as an example."""
+    """Return the first id, as an example for the report."""
     return str(table.item(0, 0)) if table.height else None

@@ -1,4 +1,4 @@
-"""Sampled negatives: exactly uniform, no repeats, reproducible."""
+"""Sampled negatives: exactly uniform, without replacement, reproducible."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import SPLITS, Purpose, Split
 
 CHUNK_CELLS = 5_000_000
-"""Largest matrix of (lists, items) held at once where whole rows of the catalogue are shuffled."""
+"""Most entries of a (lists, items) matrix held at once when whole catalogues are shuffled."""
 
 STREAMS: tuple[Purpose, ...] = ("pair", "rank")
+"""Purposes with a random stream of their own; the position is part of the seed."""
 
 
 def random_stream(seed: int, purpose: Purpose, split: Split) -> np.random.Generator:
-    """A generator of its own per purpose and split, so that train draws do not feel what happens in val and test."""
+    """Make the generator of a purpose and split, so that train draws do not depend on those of val and test."""
     return np.random.default_rng([seed, STREAMS.index(purpose), SPLITS.index(split)])
 
 
 @dataclass(frozen=True)
 class Exclusions:
-    """Which items each user's lists must not hold.
+    """Items that each user's lists must not hold.
 
     Attributes:
-        codes: (E,) sorted, distinct values of user code x n_items + item code.
-        n_items: Size of the catalogue.
+        codes: (E,) sorted, distinct values of user code * n_items + item code.
+        n_items: Number of items in the catalogue.
     """
 
     codes: Ints
@@ -37,37 +38,37 @@ class Exclusions:
 
     def contains(self, user: Ints, item: Ints) -> Bools:
         """True where the item is excluded for the user; arguments broadcast."""
-        wanted = user * self.n_items + item
+        code = user * self.n_items + item
         if not self.codes.size:
-            return np.zeros(wanted.shape, dtype=np.bool_)
-        found = np.minimum(np.searchsorted(self.codes, wanted), self.codes.size - 1)
-        return np.asarray(self.codes[found] == wanted)
+            return np.zeros(code.shape, dtype=np.bool_)
+        nearest = np.minimum(np.searchsorted(self.codes, code), self.codes.size - 1)
+        return np.asarray(self.codes[nearest] == code)
 
     def count(self, n_users: int) -> Ints:
-        """Number of excluded items per user, (n_users,)."""
+        """Return (n_users,) the number of excluded items per user."""
         return np.bincount(self.codes // self.n_items, minlength=n_users)
 
 
 def sample_negatives(
     lists: pl.DataFrame, excluded: pl.DataFrame, item_ids: pl.Series, n: int, generator: np.random.Generator
 ) -> pl.DataFrame:
-    """Draw `n` items for each list: uniform over the catalogue without the user's excluded items, no repeats in a list.
+    """Draw `n` distinct items per list, uniformly from the catalogue without the user's excluded items.
 
     Args:
         lists: Columns `group_id` and `user_id`, in the order in which lists are drawn.
-        excluded: Columns `user_id` and `item_id`; other users and items outside the catalogue do no harm.
-        item_ids: The catalogue, distinct ids in a fixed order.
-        n: Items per list, >= 0; where fewer are left all of them are taken.
+        excluded: Columns `user_id` and `item_id`; other users and items outside the catalogue are ignored.
+        item_ids: Ids of the catalogue, distinct, in a fixed order.
+        n: Number of items per list, >= 0; if fewer are left, all of them are taken.
         generator: Source of randomness.
 
     Returns:
-        Columns `group_id`, `user_id`, `item_id`, `position` (int64, 1.. in drawing order), lists in the given order.
+        Columns `group_id`, `user_id`, `item_id`, `position` (int64, from 1 in drawing order), lists in the given order.
     """
     users = lists.select(pl.col("user_id").unique(maintain_order=True)).with_row_index("user")
     items = pl.DataFrame({"item_id": item_ids}).with_row_index("item")
     owner = lists.join(users, on="user_id", how="left", maintain_order="left")["user"].cast(pl.Int64).to_numpy()
-    known = excluded.join(users, on="user_id").join(items, on="item_id").select(pl.col("user", "item").cast(pl.Int64))
-    codes = np.unique(known["user"].to_numpy() * items.height + known["item"].to_numpy())
+    pairs = excluded.join(users, on="user_id").join(items, on="item_id").select(pl.col("user", "item").cast(pl.Int64))
+    codes = np.unique(pairs["user"].to_numpy() * items.height + pairs["item"].to_numpy())
     row, item, position = draw_lists(owner, Exclusions(codes, items.height), n, generator)
     return lists.select("group_id", "user_id")[row].with_columns(
         item_ids.gather(item).alias("item_id"), pl.Series("position", position, dtype=pl.Int64)
@@ -75,16 +76,16 @@ def sample_negatives(
 
 
 def draw_lists(owner: Ints, excluded: Exclusions, n: int, generator: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-    """Numeric core of `sample_negatives`.
+    """Draw the lists of `sample_negatives`, with numbers for users and items.
 
-    Lists that take up to half of the catalogue (with what is excluded) draw items one after another and pass over
-    excluded and repeated ones; the others shuffle the whole catalogue. Both give every ordered selection the same
-    probability, and which of the two a list uses depends on counts alone, not on what was drawn.
+    If a list and its user's excluded items make up at most half of the catalogue, items are drawn one after another and
+    excluded ones and duplicates are skipped; otherwise the whole catalogue is shuffled. Both give every ordered
+    selection the same probability, and the choice between them depends only on counts, not on the items drawn.
 
     Args:
         owner: (L,) user code of each list.
-        excluded: Items per user code that may not be drawn.
-        n: Items per list.
+        excluded: Items that must not be drawn, per user code.
+        n: Number of items per list.
         generator: Source of randomness.
 
     Returns:
@@ -102,13 +103,43 @@ def draw_lists(owner: Ints, excluded: Exclusions, n: int, generator: np.random.G
     row, item = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(row, kind="stable")
     row, item = row[order], item[order]
-    return row, item, _place_in_list(row) + 1
+    return row, item, _position_in_list(row) + 1
+
+
+def draw_users(groups: pl.DataFrame, max_users: int | None, generator: np.random.Generator) -> pl.DataFrame:
+    """Keep the groups of `max_users` users, drawn without replacement.
+
+    Args:
+        groups: Table with `user_id`; the order of its rows does not affect the draw.
+        max_users: Number of users; None, or at least as many as there are, keeps all.
+        generator: Source of randomness.
+    """
+    users = groups["user_id"].unique().sort()
+    if max_users is None or max_users >= len(users):
+        return groups
+    drawn = users.gather(generator.choice(len(users), size=max_users, replace=False))
+    return groups.filter(pl.col("user_id").is_in(drawn.to_list()))
+
+
+def candidates_hash(groups: pl.DataFrame, candidates: pl.DataFrame) -> str:
+    """Compute the SHA-256 of everything that models rank: the rank groups with their contexts and candidate lists.
+
+    The hash does not depend on pair groups, nor on the order of rows and columns.
+
+    Args:
+        groups: Columns of `GROUP_SCHEMA`.
+        candidates: Columns of `CANDIDATE_SCHEMA`.
+    """
+    rank = groups.filter(pl.col("purpose") == "rank").sort("group_id")
+    lists = candidates.sort("group_id", "position", "item_id")
+    parts = [table_hash(table.select(sorted(table.columns))) for table in (rank, lists)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _draw_one_by_one(
     lists: Ints, owner: Ints, wanted: Ints, excluded: Exclusions, generator: np.random.Generator
 ) -> tuple[Ints, Ints]:
-    """Draw with replacement, keep the first `wanted` distinct allowed items; lists that fall short draw on."""
+    """Draw with replacement and keep the first `wanted` distinct allowed items; repeat for lists that fall short."""
     row, item = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     missing = np.zeros_like(wanted)
     missing[lists] = wanted[lists]
@@ -120,7 +151,7 @@ def _draw_one_by_one(
         _, first = np.unique(row * excluded.n_items + item, return_index=True)
         first.sort()  # back to drawing order
         order = first[np.argsort(row[first], kind="stable")]
-        order = order[_place_in_list(row[order]) < wanted[row[order]]]
+        order = order[_position_in_list(row[order]) < wanted[row[order]]]
         row, item = row[order], item[order]
         missing[lists] = wanted[lists] - np.bincount(row, minlength=wanted.size)[lists]
         lists = lists[missing[lists] > 0]
@@ -130,45 +161,15 @@ def _draw_one_by_one(
 def _shuffle_catalogue(
     lists: Ints, owner: Ints, wanted: Ints, excluded: Exclusions, generator: np.random.Generator
 ) -> tuple[Ints, Ints]:
-    """The first `wanted` allowed items of a random order of the whole catalogue, one order per list."""
+    """Take the first `wanted` allowed items of the shuffled catalogue, shuffled anew for each list."""
     catalogue = np.tile(np.arange(excluded.n_items), (lists.size, 1))  # (L, N)
     shuffled = generator.permuted(catalogue, axis=1)
     allowed = ~excluded.contains(owner[lists][:, None], shuffled)
     chosen = allowed & (np.cumsum(allowed, axis=1) <= wanted[lists][:, None])
-    place, _ = np.nonzero(chosen)
-    return lists[place], shuffled[chosen]
+    row, _ = np.nonzero(chosen)
+    return lists[row], shuffled[chosen]
 
 
-def _place_in_list(row: Ints) -> Ints:
-    """Number of earlier entries of the same list; `row` is ascending."""
+def _position_in_list(row: Ints) -> Ints:
+    """Count the earlier entries of the same list; `row` is ascending."""
     return np.arange(row.size) - np.searchsorted(row, row, side="left")
-
-
-def draw_users(groups: pl.DataFrame, max_users: int | None, generator: np.random.Generator) -> pl.DataFrame:
-    """Keep the groups of `max_users` users drawn without replacement; null or too many keeps all.
-
-    Args:
-        groups: Table with `user_id`; its order of rows has no influence on who is drawn.
-        max_users: Number of users, or None.
-        generator: Source of randomness.
-    """
-    users = groups["user_id"].unique().sort()
-    if max_users is None or max_users >= len(users):
-        return groups
-    drawn = users.gather(generator.choice(len(users), size=max_users, replace=False))
-    return groups.filter(pl.col("user_id").is_in(drawn.to_list()))
-
-
-def candidates_hash(groups: pl.DataFrame, candidates: pl.DataFrame) -> str:
-    """SHA-256 of what every model ranks: the rank groups with their contexts, and their lists.
-
-    Independent of the order of rows and columns, and of pair groups.
-
-    Args:
-        groups: The table `groups`.
-        candidates: The table `candidates`.
-    """
-    rank = groups.filter(pl.col("purpose") == "rank").sort("group_id")
-    lists = candidates.sort("group_id", "position", "item_id")
-    parts = [table_hash(table.select(sorted(table.columns))) for table in (rank, lists)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How often each item was liked: the reference that every ranking is compared with, and the plainest retriever."""
+"""Popularity of items: the reference of every ranking, and the simplest retriever."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from mllm_srec.data.tables.interactions import is_liked
 from mllm_srec.types import DataError
 
 POPULARITY = "popularity"
-"""Name of the retriever that finds what is liked most."""
+"""Name of the retriever of the most liked items."""
 
 TIES_SEED = 20_011
-"""Of the order of equally popular items."""
+"""Random seed of the order of equally popular items."""
 
 
 def item_popularity(interactions: pl.DataFrame, items: pl.DataFrame) -> np.ndarray:
-    """Number of likes of each item in the train split; held-out likes and dislikes do not count.
+    """Count the likes of each item in the train split; held-out likes and dislikes do not count.
 
     Args:
         interactions: Columns `item_id`, `rating` and `split`, in any order.
-        items: Column `item_id`; `(N,)` rows, each id once.
+        items: Column `item_id`; N rows, each id once.
 
     Returns:
-        `(N,)` int64 in the order of `items`, 0 where an item has no such like.
+        `(N,)` int64 in the order of `items`, 0 for items without such a like.
 
     Raises:
-        DataError: An item was liked that `items` does not hold, or occurs in it twice.
+        DataError: A liked item is not in `items`, or an id occurs in it twice.
     """
     likes = interactions.filter((pl.col("split") == "train") & is_liked()).group_by("item_id").len("likes")
     catalogue = items.select("item_id")
     unknown = likes.join(catalogue, on="item_id", how="anti").sort("item_id")
-    n_double = catalogue.height - catalogue["item_id"].n_unique()
-    if unknown.height or n_double:
+    n_duplicates = catalogue.height - catalogue["item_id"].n_unique()
+    if unknown.height or n_duplicates:
         example = f", for example {unknown.item(0, 'item_id')!r}" if unknown.height else ""
         raise DataError(
-            f"item_popularity: {unknown.height} liked items are not among the {catalogue.height} items{example}, and "
-            f"{n_double} ids occur twice; pass interactions and items of the same prepared data set"
+            f"items: {unknown.height} liked items are not among the {catalogue.height} items{example}, and "
+            f"{n_duplicates} ids occur twice; pass interactions and items of the same prepared data set"
         )
     counted = catalogue.join(likes, on="item_id", how="left", maintain_order="left")
     return counted["likes"].fill_null(0).cast(pl.Int64).to_numpy().copy()  # (N,)
 
 
 def by_popularity(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.Series:
-    """The catalogue's ids, most train likes first; equally popular items in one random order, never in that of ids.
+    """Sort the catalogue's ids by train likes, most first; ties are in a fixed random order, not in that of ids.
 
     Args:
         interactions: See `item_popularity`.

@@ -1,10 +1,10 @@
-"""Repair of the random split: swaps within a user that bring every item into a split.
+"""Repair of the random split: swaps within users that bring every item into a split.
 
-Each user keeps the number of rows per split, so "every user in train" and "every user in test" cannot break. An item
-enters a split when one of its users swaps it with an item that the split holds elsewhere too. Where no such swap
-exists, a chain of swaps does: the item pushed out enters through another of its users. Chains are the augmenting paths
-of bipartite matching, found by breadth-first search over all items at once, so that train gets as many items as any
-repair could give it.
+Each user keeps the number of rows per split, so "every user in train" and "every user in test" still hold. An item
+enters a split when one of its users swaps it with an item that the split holds elsewhere too. If no such swap exists,
+a chain of swaps may do: the item pushed out enters through another of its users. Chains are the augmenting paths of
+bipartite matching, found by breadth-first search over all items at once, so train gets as many items as any repair
+could give it.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ ATTEMPTS = 30
 """Rounds of the random search."""
 
 TRAIN, VAL, TEST = 0, 1, 2
-"""Codes of the splits in this file: positions in `types.SPLITS`."""
+"""Codes of the splits: positions in `types.SPLITS`."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """For each item the swap that brings it in: row `enter[i]` takes the place of row `leave[i]`; -1 where none."""
+    """The swap that brings each item in: row `enter[i]` replaces row `leave[i]`; -1 where there is none."""
 
     enter: Ints  # (n_items,)
     leave: Ints  # (n_items,)
-    distance: Ints  # (n_items,) swaps until an item that the split can spare; 0 for those; -1 out of reach
+    distance: Ints  # (n_items,) swaps until an item that the split can spare; 0 for such items; -1 out of reach
 
 
 def repair(user: Ints, item: Ints, split: Ints, generator: np.random.Generator) -> tuple[Ints, int]:
     """Bring every item into train, then every item with two or more rows into test, by swaps within users.
 
-    The train part is the best there is. The test part takes no item out of train; finding its best is a problem of two
-    interlocking matchings, so where chains alone are stuck it searches on at random, for `ATTEMPTS` rounds. Compared
-    with an exact solver it left nothing on data of Amazon's shape, and 0-2 of 150 items where places are scarce.
+    The train part is optimal. The test part takes no item out of train; its optimum is a problem of two interlocking
+    matchings, so where chains alone get stuck a random search follows, for `ATTEMPTS` rounds. Compared with an exact
+    solver it missed no item on data like Amazon's, and 0-2 of 150 items where test rows are scarce.
 
     Args:
         user: (n,) user code per liked interaction, from 0.
@@ -47,7 +47,7 @@ def repair(user: Ints, item: Ints, split: Ints, generator: np.random.Generator) 
         generator: Source of randomness of the search.
 
     Returns:
-        The new splits (n,), and how many rows have another split than before.
+        The new splits (n,), and the number of rows whose split changed.
     """
     n_items = int(item.max(initial=-1)) + 1
     once = np.ones(n_items, dtype=np.int64)
@@ -82,11 +82,11 @@ def _hand_over(user: Ints, item: Ints, split: Ints, lacking: Bools, keep: Ints, 
     enter = enter[np.unique(user[enter], return_index=True)[1]]  # sorted by user, one each
     leave = generator.permutation(np.flatnonzero(split == TEST))
     if not leave.size or not enter.size:
-        return split  # nothing can move: no user has a row in test, or none that could go there
+        return split  # nothing can move: no user has a row in test, or no row may go there
     users, first = np.unique(user[leave], return_index=True)
-    place = np.searchsorted(users, user[enter])
-    known = np.flatnonzero((place < users.size) & (users[np.minimum(place, users.size - 1)] == user[enter]))
-    enter, leave = enter[known], leave[first[place[known]]]
+    position = np.searchsorted(users, user[enter])
+    able = np.flatnonzero((position < users.size) & (users[np.minimum(position, users.size - 1)] == user[enter]))
+    enter, leave = enter[able], leave[first[position[able]]]
     single = np.unique(item[leave], return_index=True)[1]
     changed = split.copy()
     changed[leave[single]], changed[enter[single]] = split[enter[single]], TEST
@@ -100,9 +100,9 @@ def cover_items(user: Ints, item: Ints, split: Ints, into: int, need: Ints, keep
         user: (n,) as in `repair`.
         item: (n,) as in `repair`.
         split: (n,) as in `repair`.
-        into: The split to fill.
-        need: (n_items,) rows of each item wanted in `into`.
-        keep: (3, n_items) rows of each item that every other split does not give away.
+        into: Code of the split to fill.
+        need: (n_items,) number of rows of each item wanted in `into`.
+        keep: (3, n_items) number of rows of each item that each other split must keep.
 
     Returns:
         The new splits (n,).
@@ -121,7 +121,7 @@ def cover_items(user: Ints, item: Ints, split: Ints, into: int, need: Ints, keep
 
 
 def _search(user: Ints, item: Ints, inside: Bools, free: Bools, spare: Ints) -> Steps:
-    """Breadth-first search from the items that the split can spare to the items that need a place."""
+    """Search breadth-first from the items that the split can spare to the items that it lacks."""
     n_items, n_users = spare.size, int(user.max(initial=-1)) + 1
     distance = np.where(spare > 0, 0, -1)
     enter, leave = np.full(n_items, -1), np.full(n_items, -1)
@@ -130,7 +130,7 @@ def _search(user: Ints, item: Ints, inside: Bools, free: Bools, spare: Ints) -> 
     level = 0
     while True:
         rows = inner[(distance[item[inner]] == level) & (offered[user[inner]] < 0)]
-        offered[user[rows[::-1]]] = rows[::-1]  # of several rows of a user the first in the (shuffled) order
+        offered[user[rows[::-1]]] = rows[::-1]  # of several rows of a user, the first in the (shuffled) order
         reached = outer[(distance[item[outer]] < 0) & (offered[user[outer]] >= 0)]
         if not reached.size:
             return Steps(enter, leave, distance)
@@ -141,9 +141,9 @@ def _search(user: Ints, item: Ints, inside: Bools, free: Bools, spare: Ints) -> 
 
 
 def _disjoint_chains(starts: Ints, steps: Steps, item: Ints, spare: Ints) -> tuple[Ints, Ints]:
-    """Rows to swap for the chains that share no item and no row, and take from no item more than it can spare.
+    """Return the rows to swap for chains that share no item and no row and take no more of an item than it can spare.
 
-    Of two chains that meet, the one with the smaller number goes first; the other is searched anew in the next round.
+    Of two chains that meet, the one with the smaller number is used; the next round searches anew for the other.
     """
     chain, current, end = np.arange(starts.size), starts, np.empty_like(starts)
     links: list[tuple[Ints, Ints]] = []  # (chain, item) of every item that enters
@@ -155,23 +155,23 @@ def _disjoint_chains(starts: Ints, steps: Steps, item: Ints, spare: Ints) -> tup
         chain, current = chain[~done], onward[~done]
     chains, items = (np.concatenate(part) for part in zip(*links, strict=True))
     kept = np.ones(starts.size, dtype=np.bool_)
-    kept[chains[_repeats(items, chains)]] = False
-    kept[_repeats(end, np.arange(starts.size))] = False
+    kept[chains[_duplicates(items, chains)]] = False
+    kept[_duplicates(end, np.arange(starts.size))] = False
     kept &= _rank_within(item[end], kept) < spare[item[end]]
     entering = items[kept[chains]]
     return steps.enter[entering], steps.leave[entering]
 
 
-def _repeats(values: Ints, priority: Ints) -> Bools:
+def _duplicates(values: Ints, priority: Ints) -> Bools:
     """True where the same value occurs with a smaller priority number."""
     order = np.lexsort((priority, values))
-    repeated = np.zeros(values.size, dtype=np.bool_)
-    repeated[order[1:]] = values[order[1:]] == values[order[:-1]]
-    return repeated
+    duplicate = np.zeros(values.size, dtype=np.bool_)
+    duplicate[order[1:]] = values[order[1:]] == values[order[:-1]]
+    return duplicate
 
 
 def _rank_within(values: Ints, counted: Bools) -> Ints:
-    """How many counted positions before this one hold the same value."""
+    """Number the positions of each value: how many counted ones before this one hold the same value."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     before: Ints = np.cumsum(counted[order]) - counted[order]

@@ -1,37 +1,37 @@
-"""Every interaction gets a split: train, val or test."""
+"""Assignment of every interaction to a split: train, val or test."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.settings import SplitRule
 from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
 from mllm_srec.data.tables.split_repair import TEST, TRAIN, VAL, Ints, repair
 from mllm_srec.types import SPLITS
 
-SplitName = Literal["random", "leave_one_out", "global_time"]
 
-
-def assign_splits(interactions: pl.DataFrame, split: SplitName, seed: int, report: PrepareReport) -> pl.DataFrame:
+def assign_splits(interactions: pl.DataFrame, split: SplitRule, seed: int, report: PrepareReport) -> pl.DataFrame:
     """Add the column `split`.
 
-    - `random` (the article's): of a user's n likes max(1, round(0.1 n)) go to test and as many to val; n = 2: one to
-      train, one to test; n = 1: train. Then swaps within users bring every liked item into train and every item
-      liked twice or more into test (see `split_repair`). Each dislike is drawn 80/10/10. `round` is Python's.
-    - `leave_one_out`: a user's last like to test, the one before to val; with n < 3 all to train.
-    - `global_time`: the likes up to the 80 % quantile of all their keys to train, up to the 90 % quantile to val.
+    - `random` (the article's): of a user's n likes max(1, round(0.1 n)) go to test and as many to val; of 2 likes one
+      goes to train and one to test; a single like goes to train. Then swaps within users bring every liked item into
+      train and every item liked twice or more into test (see `split_repair`). Each dislike is drawn 80/10/10. `round`
+      is Python's.
+    - `leave_one_out`: a user's last like goes to test, the one before to val; with n < 3 all go to train.
+    - `global_time`: likes up to the 80 % quantile of all their keys go to train, up to the 90 % quantile to val.
 
-    In the last two a dislike takes the period it falls in; a period begins at the first like of its split
-    (`leave_one_out`) or after the cut (`global_time`).
+    With the last two, a dislike gets the split of the period it falls in; a period begins at the first like of its
+    split (`leave_one_out`) or after the cut (`global_time`).
 
     Args:
-        interactions: One row per (user, item); the order of the rows has no influence.
-        split: The rule.
-        seed: Seed of `random`, >= 0; the other two draw nothing.
-        report: Receives what repair could not reach, and the shares.
+        interactions: Interactions, one row per (user, item), in any order.
+        split: Rule of the split.
+        seed: Random seed of `random`, >= 0; the other two draw nothing.
+        report: Receives shares of the splits, and users and items that repair could not bring into one.
 
     Returns:
         The rows with `split`, sorted by user and key.
@@ -47,7 +47,7 @@ def assign_splits(interactions: pl.DataFrame, split: SplitName, seed: int, repor
     elif split == "global_time":
         rows = _global_time(rows)
     else:
-        raise ValueError(f"prepare.split: got {split!r}; choose random, leave_one_out or global_time.")
+        raise ValueError(f"split={split!r}: not one of {', '.join(get_args(SplitRule))}; choose one of these")
     _report_shares(rows, report)
     return rows.drop("liked")
 
@@ -65,19 +65,19 @@ def _random(rows: pl.DataFrame, seed: int, report: PrepareReport) -> pl.DataFram
 
 
 def _draw_likes(user: Ints, generator: np.random.Generator) -> Ints:
-    """A random order of each user's likes: the first go to test, the next to val, the rest to train."""
+    """Shuffle each user's likes: the first go to test, the next to val, the rest to train."""
     n = np.bincount(user)[user]
     shuffled = np.lexsort((generator.random(user.size), user))
     begins = np.searchsorted(user[shuffled], user[shuffled])
-    place = np.empty(user.size, dtype=np.int64)
-    place[shuffled] = np.arange(user.size) - begins
+    position = np.empty(user.size, dtype=np.int64)
+    position[shuffled] = np.arange(user.size) - begins
     n_test = np.where(n >= 2, np.maximum(1, np.rint(0.1 * n)), 0)
     n_val = np.where(n >= 3, n_test, 0)
-    return np.where(place < n_test, TEST, np.where(place < n_test + n_val, VAL, TRAIN))
+    return np.where(position < n_test, TEST, np.where(position < n_test + n_val, VAL, TRAIN))
 
 
 def _repair(user: Ints, item: Ints, split: Ints, generator: np.random.Generator, report: PrepareReport) -> Ints:
-    """Rules 3 and 4 on shuffled rows, so that of several possible swaps none is preferred for its time."""
+    """Repair the split of the likes; rows are shuffled, so that no swap is preferred for its time."""
     order = generator.permutation(user.size)
     shuffled, moved = repair(user[order], item[order], split[order], generator)
     report.fact("likes moved to another split by repair", moved)
@@ -87,7 +87,7 @@ def _repair(user: Ints, item: Ints, split: Ints, generator: np.random.Generator,
 
 
 def _leave_one_out(rows: pl.DataFrame) -> pl.DataFrame:
-    """Cut each user's time at the key of the last like but one and at that of the last."""
+    """Cut each user's time at the keys of the second to last and of the last like."""
     likes = rows.filter("liked").with_columns(
         n=pl.len().over("user_id"), left=pl.int_range(pl.len(), 0, -1).over("user_id")
     )
@@ -102,17 +102,17 @@ def _leave_one_out(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _not_before(begin: str) -> pl.Expr:
-    """The row's key is at or after the key in the struct column `begin`; False where that is null."""
+    """Return an expression, true where the row's key is at or after the key in the column `begin`, false if null."""
     time, order = (pl.col(begin).struct.field(name) for name in KEY)
     later = (pl.col("timestamp") > time) | ((pl.col("timestamp") == time) & (pl.col("order") >= order))
     return later.fill_null(False)
 
 
 def _global_time(rows: pl.DataFrame) -> pl.DataFrame:
-    """Cut at the keys of the likes number ceil(0.8 n) and ceil(0.9 n): both still belong to the earlier period."""
+    """Cut at the keys of likes number ceil(0.8 n) and ceil(0.9 n), which still belong to the earlier period."""
     keys = rows.filter("liked").select(KEY).sort(KEY)
     n = keys.height
-    if not n:  # nothing to cut: no like, hence nothing held out
+    if not n:  # without likes there is nothing to hold out
         return rows.with_columns(split=pl.lit("train"))
     split = pl.lit("train")
     for tenths, name in ((8, "val"), (9, "test")):
@@ -123,22 +123,22 @@ def _global_time(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _codes(names: pl.Series) -> Ints:
-    """Position of each name among the sorted distinct names."""
+    """Number each name by its position among the sorted distinct names."""
     return (names.rank("dense").cast(pl.Int64) - 1).to_numpy()
 
 
 def _names(codes: Ints) -> pl.Series:
-    """Split names of `split_repair`'s codes."""
+    """Convert the codes of `split_repair` to names of splits."""
     return pl.Series(SPLITS, dtype=pl.String).gather(codes)
 
 
 def _report_shares(rows: pl.DataFrame, report: PrepareReport) -> None:
-    """Shares of each split, and the wishes of the random split that are not fulfilled (for every kind of split)."""
+    """Report the share of each split and, for any rule, the goals of the random split that are missed."""
     likes = rows.filter("liked")
     for name in SPLITS:
-        for what, table in (("interactions", rows), ("likes", likes)):
+        for kind, table in (("interactions", rows), ("likes", likes)):
             share = table.filter(pl.col("split") == name).height / max(1, table.height)
-            report.fact(f"share of {what} in {name}", round(share, 6))
+            report.fact(f"share of {kind} in {name}", round(share, 6))
     inside = {name: pl.col("split") == name for name in SPLITS}
     _count_missing(rows, "user_id", ~inside["train"].any(), "user not in train", report)
     _count_missing(likes, "user_id", ~inside["test"].any() & (pl.len() >= 2), "user with 2 likes not in test", report)
@@ -148,5 +148,5 @@ def _report_shares(rows: pl.DataFrame, report: PrepareReport) -> None:
 
 def _count_missing(rows: pl.DataFrame, by: str, missing: pl.Expr, reason: str, report: PrepareReport) -> None:
     """Count the users or items for which `missing` holds."""
-    found = rows.group_by(by).agg(missing=missing).filter("missing").sort(by)
-    report.count("splits", reason, found.height, found.item(0, by) if found.height else None)
+    ids = rows.group_by(by).agg(missing=missing).filter("missing").sort(by)[by]
+    report.count("splits", reason, len(ids), ids[0] if len(ids) else None)

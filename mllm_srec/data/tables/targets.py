@@ -1,7 +1,7 @@
-"""Interactions with a split -> the tables `groups`, `samples` and `candidates`.
+"""The tables `groups`, `samples` and `candidates`, built from interactions with a split.
 
-Train comes first and by itself: its numbers, contexts and negatives depend on train rows, the catalogue and the seed
-only, so exchanging held-out items for others leaves every byte of it as it was.
+Train is built first and independently: its numbers, contexts and negatives depend only on train rows, the catalogue
+and the seed, so exchanging held-out items for others changes no byte of it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CANDIDATE_SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class Tables:
-    """The three tables that say what is asked about whom.
+    """The three tables of contexts and their targets.
 
     Attributes:
         groups: Columns of `GROUP_SCHEMA`; ids count from 0: pair groups of train, val, test, then rank groups.
@@ -66,11 +66,11 @@ def build_tables(
     """Build the groups of both purposes and their targets.
 
     Args:
-        interactions: One row per (user, item), with `split`, in any order.
-        item_ids: The catalogue that negatives are drawn from; holds every item of the interactions.
-        settings: `max_history` is used.
-        candidates: How the lists are drawn.
-        report: Receives empty contexts and lists that fell short.
+        interactions: Interactions with `split`, one row per (user, item), in any order.
+        item_ids: Ids of the catalogue from which negatives are drawn; holds every item of the interactions.
+        settings: Settings of the preparation; `max_history` is used.
+        candidates: Settings of the candidate lists.
+        report: Receives counts of empty contexts and of lists that are too short.
 
     Returns:
         The tables, each sorted by its id (candidates by group and position).
@@ -82,8 +82,8 @@ def build_tables(
     unknown = interactions.filter(~pl.col("item_id").is_in(catalogue.to_list()))
     if unknown.height:
         raise DataError(
-            f"build_tables: {unknown.height} interactions have an item outside the catalogue of {len(catalogue)} "
-            f"items, for example {unknown.item(0, 'item_id')!r}; pass the ids of all kept items."
+            f"item_ids: {unknown.height} interactions have an item outside the catalogue of {len(catalogue)} items, "
+            f"for example {unknown.item(0, 'item_id')!r}; pass the ids of all kept items"
         )
     groups: list[pl.DataFrame] = []
     samples: list[pl.DataFrame] = []
@@ -104,7 +104,7 @@ def build_tables(
 
 
 def _conform(table: pl.DataFrame, schema: dict[str, pl.DataType]) -> pl.DataFrame:
-    """Exactly the columns, order and types of a schema."""
+    """Select exactly the columns of a schema, in its order and types."""
     return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
 
@@ -121,7 +121,7 @@ def _finish(
     max_history: int,
     report: PrepareReport,
 ) -> pl.DataFrame:
-    """Add contexts, bring the columns into the contract's order, and count."""
+    """Add contexts, select the columns of `GROUP_SCHEMA`, and count."""
     table = add_contexts(table, interactions, split, max_history).with_columns(purpose=pl.lit(purpose))
     report.fact(f"groups, {purpose} {split}", table.height)
     empty = table.filter(pl.col("history").list.len() == 0)
@@ -132,12 +132,12 @@ def _finish(
 def _pairs(
     interactions: pl.DataFrame, catalogue: pl.Series, split: Split, begin: int, seed: int, report: PrepareReport
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Pair groups of a split and their targets: the item, and one sampled negative where it is liked."""
+    """Make the pair groups of a split and their targets: the item and, if it is liked, one sampled negative."""
     groups = _number(pair_groups(interactions, split), begin)
-    # held-out items are allowed as train negatives: avoiding them would tell the model which they are
-    known = interactions.filter(pl.col("split") == split) if split == "train" else interactions
+    # held-out items may be train negatives: leaving them out would tell the model which items are held out
+    excluded = interactions.filter(pl.col("split") == split) if split == "train" else interactions
     liked = groups.filter(pl.col("kind") == "liked")
-    drawn = sample_negatives(liked, known, catalogue, 1, random_stream(seed, "pair", split))
+    drawn = sample_negatives(liked, excluded, catalogue, 1, random_stream(seed, "pair", split))
     report.count("samples", f"{split}: no item left for a negative", liked.height - drawn.height)
     targets = pl.concat([_targets(groups, split), _negatives(drawn, split)]).sort("group_id", "position")
     return groups, targets.drop("position")
@@ -151,7 +151,7 @@ def _rankings(
     settings: CandidateSettings,
     report: PrepareReport,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rank groups of a split and their lists: all positives, then the sampled negatives."""
+    """Make the rank groups of a split and their candidate lists: all positives, then the sampled negatives."""
     generator = random_stream(settings.seed, "rank", split)
     groups = rank_groups(interactions, split, settings.unit)
     n_users = groups["user_id"].n_unique()
@@ -167,15 +167,15 @@ def _rankings(
 
 
 def _targets(rows: pl.DataFrame, split: Split) -> pl.DataFrame:
-    """Observed targets, at position 0."""
+    """Put observed targets at position 0."""
     return _as_candidates(rows.with_columns(position=pl.lit(0, pl.Int64)), split)
 
 
 def _negatives(drawn: pl.DataFrame, split: Split) -> pl.DataFrame:
-    """Sampled targets, at the positions in which they were drawn."""
+    """Label sampled targets, which keep the positions of the draw."""
     return _as_candidates(drawn.with_columns(label=pl.lit(0, pl.Int8), kind=pl.lit("sampled")), split)
 
 
 def _as_candidates(rows: pl.DataFrame, split: Split) -> pl.DataFrame:
-    """Columns and types of `CANDIDATE_SCHEMA`."""
+    """Add the split and select the columns of `CANDIDATE_SCHEMA`."""
     return _conform(rows.with_columns(split=pl.lit(split)), CANDIDATE_SCHEMA)

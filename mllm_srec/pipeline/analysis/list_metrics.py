@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.types import ConfigError, DataError, Split
+from mllm_srec.types import ConfigError, DataError, Split, did_you_mean
 
 KEYS = {"group_id": pl.Int64, "user_id": pl.String}
 """Columns that name a rank list; every other column is a metric."""
@@ -108,11 +107,10 @@ def _check_columns(path: Path, table: pl.DataFrame, metrics: Sequence[str]) -> N
     there = [name for name in table.columns if name not in KEYS]
     for name in metrics:
         if name not in there:
-            near = difflib.get_close_matches(name, there, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             pairs = "auc and auc_disliked are over pairs of all users, so no user has a value of its own. "
             raise ConfigError(
-                f"metrics: {name!r} is not in {str(path)!r}; {hint}{pairs if name.startswith('auc') else ''}"
+                f"metrics: {name!r} is not in {str(path)!r}{did_you_mean(name, there) or '.'} "
+                f"{pairs if name.startswith('auc') else ''}"
                 f"Accepted are {', '.join(there)}"
             )
         if not table.schema[name].is_numeric():

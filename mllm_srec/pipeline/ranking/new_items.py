@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from mllm_srec.data.pictures.files import SUFFIXES, UnusablePictureError, check_picture
 from mllm_srec.data.raw.values import clean_text, clean_texts
-from mllm_srec.types import DataError
+from mllm_srec.types import DataError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ def _parsed(text: str, place: str) -> NewItem:
         raise DataError(f"{place}: {text[:80]!r} is no JSON object; its fields may be {', '.join(known)}")
     for name in content:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
             raise DataError(f"{place}: the field {name!r} is not known{hint}")
     try:
         return NewItem(**{name: value for name, value in content.items() if value is not None})

@@ -193,7 +193,7 @@ def test_tables_that_do_not_fit_the_settings_are_refused(small):
     strange = targets.with_columns(pl.lit("B000").alias("item_id"))
     with pytest.raises(DataError, match=r"name an unknown item.* such as 'B000'"):
         score_targets(strange, tables["groups"], tables["interactions"], settings)
-    with pytest.raises(DataError, match="name no group"):
+    with pytest.raises(DataError, match=r"groups\.parquet: \d+ targets name no group of it"):
         score_targets(targets, tables["groups"].head(3), tables["interactions"], settings)
     with pytest.raises(DataError, match="unknown user on that day"):
         score_targets(targets, tables["groups"], tables["interactions"], replace(settings, n_users=50))

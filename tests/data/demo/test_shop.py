@@ -206,11 +206,11 @@ def test_every_phrase_of_the_shop_is_in_the_vocabulary(shop):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"drift": 1.5}, r"prepare\.demo\.drift is 1\.5; give a number from 0 to 1"),
-        ({"image_share": -0.1}, r"image_share is -0\.1"),
-        ({"noise": -1.0}, r"noise is -1\.0; give 0"),
-        ({"n_users": 0}, r"n_users is 0; give a whole number of at least 1"),
-        ({"n_items": 10}, r"n_interactions is 12, but .* 10 items"),
+        ({"drift": 1.5}, r"prepare\.demo\.drift=1\.5: out of range; give a number from 0 to 1"),
+        ({"image_share": -0.1}, r"image_share=-0\.1: out of range"),
+        ({"noise": -1.0}, r"noise=-1\.0: too small; give 0"),
+        ({"n_users": 0}, r"n_users=0: too small; give a whole number of at least 1"),
+        ({"n_items": 10}, r"n_interactions=12: more than the 10 items"),
     ],
 )
 def test_settings_out_of_range_are_named(changes, message):

@@ -236,10 +236,13 @@ def test_bad_pictures_are_another_data_set_with_fewer_ceilings(clean, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "fog"}, "prepare.corruption.kind: got 'fog'; choose one of none, background"),
-        ({"kind": "noise", "strength": 1.5}, "prepare.corruption.strength: got 1.5; set it to a number from 0 to 1"),
-        ({"kind": "noise", "share": -0.1}, "prepare.corruption.share: got -0.1"),
-        ({"kind": "noise", "seed": -1}, "prepare.corruption.seed: got -1; set it to 0 or more"),
+        ({"kind": "fog"}, "prepare.corruption.kind='fog': not one of none, background"),
+        (
+            {"kind": "noise", "strength": 1.5},
+            "prepare.corruption.strength=1.5: out of range; set it to a number from 0",
+        ),
+        ({"kind": "noise", "share": -0.1}, "prepare.corruption.share=-0.1: out of range"),
+        ({"kind": "noise", "seed": -1}, "prepare.corruption.seed=-1: too small; set it to 0 or more"),
     ],
 )
 def test_bad_settings(tmp_path, settings, message):

@@ -210,7 +210,7 @@ def test_no_folder_and_wrong_folder(tmp_path):
     result = import_pictures(table, None, tmp_path / "images", MAX_PIXELS, report)
     assert result["image"].to_list() == [None, None]
     assert report.counts == {"pictures": {"no folder of pictures": 2}}
-    with pytest.raises(DataError, match=r"prepare.images is .*gone', which is not a folder"):
+    with pytest.raises(DataError, match=r"prepare\.images='.*gone': is not a folder"):
         import_pictures(table, tmp_path / "gone", tmp_path / "images", MAX_PIXELS, report)
 
 

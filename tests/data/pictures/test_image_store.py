@@ -97,7 +97,10 @@ def test_budget_and_class_name_the_store(folder, tiny_backbone):
 
 @pytest.mark.parametrize(
     ("settings", "match"),
-    [({"min_pixels": 5000, "max_pixels": 4000}, "not above the second"), ({"serve": "jpeg"}, "serve='jpeg'")],
+    [
+        ({"min_pixels": 5000, "max_pixels": 4000}, "min_pixels=5000: must be .* at most max_pixels=4000"),
+        ({"serve": "jpeg"}, "pictures.serve='jpeg': not one of"),
+    ],
 )
 def test_settings_refuse_nonsense(settings, match):
     with pytest.raises(ValueError, match=match):

@@ -182,7 +182,7 @@ def test_unknown_column_names_the_nearest(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     columns = ColumnMapping(user_id="User", item_id="movie", rating="stars", timestamp="when")
-    message = rf"{name} has no column 'User' \(prepare.columns.user_id\); it has 'user', .*Did you mean 'user'\?"
+    message = rf"{name}: no column 'User' among 'user', .*set prepare.columns.user_id .*; did you mean 'user'\?"
     with pytest.raises(DataError, match=message):
         read(path, columns)
 
@@ -199,11 +199,11 @@ def test_broken_files(tmp_path):
     assert "cannot be read as Parquet" in error_of("t.parquet", as_parquet(ROWS)[:200])
     assert "is a Parquet file" in error_of("t.csv", as_parquet(ROWS))
     assert "Complete lines before the break" in error_of("t.csv.gz", gzip.compress(as_csv(ROWS))[:-10])
-    assert "Known are .csv, " in error_of("t.xlsx", b"x")
+    assert "suffix '.xlsx' names no known format; use one of .csv, " in error_of("t.xlsx", b"x")
     assert "is empty (0 bytes)" in error_of("t.csv", b"")
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path / "gone.csv")
-    with pytest.raises(ConfigError, match=r"needs prepare.reviews"):
+    with pytest.raises(ConfigError, match=r"prepare\.reviews=null: prepare\.source=tables needs"):
         read_tables(PrepareSettings(source="tables"), PrepareReport())
 
 

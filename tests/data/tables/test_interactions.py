@@ -115,5 +115,5 @@ def test_k_core_of_one_keeps_everything_and_says_nothing():
 
 
 def test_k_core_below_one_is_refused():
-    with pytest.raises(ValueError, match="k_core must be at least 1"):
+    with pytest.raises(ValueError, match="k=0: k_core must be at least 1"):
         k_core(table(("u", "a", 1.0, 1, 0)), 0, PrepareReport())

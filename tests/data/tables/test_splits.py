@@ -196,5 +196,5 @@ def test_without_likes_everything_is_train(split):
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(ValueError, match=r"prepare\.split: got 'time'; choose random"):
+    with pytest.raises(ValueError, match=r"split='time': not one of random, leave_one_out, global_time; choose"):
         splits_of([("u", "a", LIKE, 1, 0)], "time")

@@ -64,13 +64,13 @@ def tables():
 def test_tables_that_do_not_belong_together_are_refused(tables):
     dataset_statistics(**tables)
     doubled = pl.concat([tables["interactions"], tables["interactions"].head(2)])
-    with pytest.raises(DataError, match="2 are double and 0 have an item"):
+    with pytest.raises(DataError, match="2 are duplicates and 0 have an item"):
         dataset_statistics(**{**tables, "interactions": doubled})
     with pytest.raises(DataError, match=r"[1-9]\d* have an item that `items` does not hold"):
         dataset_statistics(**{**tables, "items": tables["items"].head(3)})
     with pytest.raises(DataError, match=r"0 have an item that `items` does not hold, and [1-9]"):
         dataset_statistics(**{**tables, "interactions": tables["interactions"].head(2)})
-    with pytest.raises(DataError, match=r"2 samples are .* and the labels say otherwise"):
+    with pytest.raises(DataError, match=r"samples: the kinds of 2 are .*, which contradicts their labels"):
         dataset_statistics(**{**tables, "samples": tables["samples"].with_columns(label=pl.lit(1))})
-    with pytest.raises(DataError, match="of 0 interactions"):
+    with pytest.raises(DataError, match="interactions: of 0,"):
         dataset_statistics(**{**tables, "interactions": tables["interactions"].clear()})
