@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.loading.catalogue_lists import Ragged, WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists, Ragged
 from mllm_srec.data.loading.examples import GroupExamples, gather
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import VISIBLE, ConfigError, Split
@@ -57,14 +57,14 @@ class RankLists:
         rows = rows.sort("group_id", "label", descending=[False, True], maintain_order=True)
         return gather(self.data.groups, self.data.items, rows)
 
-    def whole(self) -> WholeLists:
+    def catalogue(self) -> CatalogueLists:
         """The same lists as those of `full`, in the same order, not written out."""
         contexts = self.data.groups.select("group_id").with_row_index("context")
         order = self.lists.join(contexts, on="group_id", how="left", maintain_order="left")
         ratings = self.data.interactions.filter(pl.col("split") == self.split)
         disliked = self.lists.join(ratings.select("user_id", "item_id"), on="user_id").select(KEYS)
         disliked = disliked.join(self.excluded, on=KEYS, how="anti").join(self.positives, on=KEYS, how="anti")
-        return WholeLists(
+        return CatalogueLists(
             group_id=order["group_id"].to_numpy(),
             context=order["context"].to_numpy().astype(np.int64),
             n_items=self.data.items.height,

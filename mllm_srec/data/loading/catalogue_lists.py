@@ -15,7 +15,7 @@ CHUNK = 256
 
 
 @dataclass(frozen=True)
-class WholeLists:
+class CatalogueLists:
     """Lists of all items but those that a list leaves out; the counterpart of `GroupExamples`.
 
     Attributes:
@@ -53,18 +53,18 @@ class WholeLists:
         """`(G,)` zeros: no item is missed."""
         return np.zeros(len(self), dtype=np.int64)
 
-    def without(self, group_ids: Collection[int]) -> WholeLists:
+    def without(self, group_ids: Collection[int]) -> CatalogueLists:
         """All but these lists."""
         return self.take(np.flatnonzero(~np.isin(self.group_id, list(group_ids)))) if group_ids else self
 
-    def only(self, group_ids: Collection[int]) -> WholeLists:
+    def only(self, group_ids: Collection[int]) -> CatalogueLists:
         """These lists, in their order here."""
         return self.take(np.flatnonzero(np.isin(self.group_id, list(group_ids))))
 
-    def take(self, chosen: np.ndarray) -> WholeLists:
+    def take(self, chosen: np.ndarray) -> CatalogueLists:
         """The lists at these places `(n,)`, in this order."""
         parts = (part.take(chosen) for part in (self.excluded, self.positives, self.disliked))
-        return WholeLists(self.group_id[chosen], self.context[chosen], self.n_items, *parts)
+        return CatalogueLists(self.group_id[chosen], self.context[chosen], self.n_items, *parts)
 
     def mask(self) -> np.ndarray:
         """Bool `(G, N)`: whether the item is a candidate."""
@@ -101,7 +101,7 @@ class WholeLists:
             n_missed=self.n_missed,
         )
 
-    def chunks(self, size: int = CHUNK) -> Iterator[WholeLists]:
+    def chunks(self, size: int = CHUNK) -> Iterator[CatalogueLists]:
         """All lists, `size` at a time."""
         for begin in range(0, len(self), size):
             yield self.take(np.arange(begin, min(begin + size, len(self))))

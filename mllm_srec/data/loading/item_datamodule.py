@@ -9,7 +9,7 @@ import polars as pl
 from torch.utils.data import DataLoader
 
 from mllm_srec.data.loading.candidate_lists import RankLists
-from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.item_batches import Contexts, ItemGroups, Numbering, TrainExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.data.tables.interactions import is_liked
@@ -30,7 +30,7 @@ class ItemDataModule(RankingDataModule):
         ConfigError: The data set is not prepared, or settings contradict each other.
     """
 
-    validates_whole: ClassVar[bool] = True
+    validates_on_catalogue: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -79,9 +79,9 @@ class ItemDataModule(RankingDataModule):
         examples = TrainExamples.of(self.data.interactions, self.numbering, self.unit, self.max_history)
         return examples.draw(self.max_train_groups, self.seed)
 
-    def whole_lists(self, lists: RankLists) -> WholeLists:
+    def catalogue_lists(self, lists: RankLists) -> CatalogueLists:
         """Lists of the whole catalogue, written out batch by batch."""
-        return lists.whole()
+        return lists.catalogue()
 
     def setup(self, stage: str) -> None:
         """Number users and items in this process, before any loader is made."""

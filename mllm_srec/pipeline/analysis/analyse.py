@@ -112,7 +112,7 @@ def _check_same_targets(
         "pairs": (one.pairs, two.pairs),
         "positives": (one.candidates.filter(positives), two.candidates.filter(positives)),
     }
-    if one.whole and two.whole:
+    if one.complete and two.complete:
         kept["candidates"] = (one.candidates, two.candidates)
     for what, (here, there) in kept.items():
         if not here.select(*TARGETS).equals(there.select(*TARGETS)):
@@ -135,7 +135,7 @@ def _notes(
         "are positives for each negative of its bin, as if negatives had been drawn by the positives' popularity; "
         "popularity/auc is what popularity itself gets as a score",
     ]
-    if not first.whole:
+    if not first.complete:
         lines.append("popularity_matched has no user_auc: of the whole catalogue only the first items were kept")
     missing = table.filter(pl.col("stratum").str.starts_with(LEFT_OUT))
     for row in missing.unique(["analysis", "stratum", "metric", "unit"], maintain_order=True).iter_rows(named=True):

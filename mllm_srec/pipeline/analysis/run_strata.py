@@ -101,7 +101,7 @@ def popularity_matched(seeds: Sequence[ScoredTables], settings: StrataSettings) 
         row = ("popularity_matched", "matched", metric)
         found.append(stratum_row(*row, settings.area(of, positive, user, weights), len(user) - unmatched, "targets"))
         found += left_out("popularity_matched", metric, unmatched, "targets")
-    return found + (_matched_lists(seeds, settings) if all(seed.whole for seed in seeds) else [])
+    return found + (_matched_lists(seeds, settings) if all(seed.complete for seed in seeds) else [])
 
 
 def _matched_lists(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
@@ -167,7 +167,7 @@ def _of_positives(seed: ScoredTables, top_k: int) -> dict[str, Floats]:
     positive = rows["label"].to_numpy() == 1
     place = np.unique(rows["group_id"].to_numpy(), return_inverse=True)[1]
     score = rows["score"].to_numpy()
-    if seed.whole:
+    if seed.complete:
         places = positive_places(score, positive, place)
     else:  # all positives are there, and each knows how many of all candidates are above it
         above, tied, n = (rows[name].to_numpy()[positive] for name in ("n_above", "n_tied", "n_candidates"))

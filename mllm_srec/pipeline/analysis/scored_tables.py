@@ -38,7 +38,7 @@ class ScoredTables:
     pairs: pl.DataFrame
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether all candidates of each list are there."""
         return "rank" not in self.candidates.columns
 

@@ -10,7 +10,7 @@ import torch
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.candidate_lists import KEYS
-from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists
 from mllm_srec.metrics.auc import user_auc
@@ -49,7 +49,7 @@ def lists_table(examples: Lists, rows: pl.DataFrame, data: PreparedDataset) -> p
     Raises:
         MllmSrecError: A row is missing, unknown or double.
     """
-    if "rank" in rows.columns or isinstance(examples, WholeLists):
+    if "rank" in rows.columns or isinstance(examples, CatalogueLists):
         _check_places(examples, rows)
         parts = [_kept_targets(part, rows, data) for part in _parts(examples)]
         return pl.concat(parts).sort("group_id", "rank") if parts else rows.select("group_id", "score")

@@ -143,7 +143,7 @@ def reference_metrics(rows: Mapping[str, Mapping[str, float]], stage: Split) -> 
     }
 
 
-def stage_metrics(values: Mapping[str, Any], stage: str) -> dict[str, Any]:
+def split_metrics(values: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Metrics of a stage as plain numbers; what is not finite (NaN: undefined) becomes None, which JSON can hold."""
     plain: dict[str, Any] = {}
     for name, value in values.items():

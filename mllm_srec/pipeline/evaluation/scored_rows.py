@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.models.ranking_module import Scored
 from mllm_srec.pipeline.evaluation.schema import PLACE, SCORES
@@ -24,7 +24,7 @@ KEPT_TOP = 100
 CHUNK = 1024
 """Lists that are put together at once."""
 
-Lists = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+ListBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """Scores, relevance and mask `(B, C)`, and number of missed positives `(B,)`."""
 
 
@@ -131,7 +131,7 @@ def padding_mask(examples: GroupExamples) -> torch.Tensor:
     return torch.from_numpy(examples.mask())
 
 
-def kept_lists(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> Lists:
+def kept_lists(examples: GroupExamples | CatalogueLists, rows: pl.DataFrame) -> ListBatch:
     """Stored rows as lists that have the same metrics as those that were scored.
 
     Args:
@@ -156,7 +156,7 @@ def kept_lists(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> List
     return torch.from_numpy(scores), torch.from_numpy(relevance), mask, n_missed
 
 
-def kept_chunks(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> Iterator[Lists]:
+def kept_chunks(examples: GroupExamples | CatalogueLists, rows: pl.DataFrame) -> Iterator[ListBatch]:
     """`kept_lists`, so many lists at a time as fit into memory."""
     for begin in range(0, len(examples), CHUNK):
         yield kept_lists(examples.take(np.arange(begin, min(begin + CHUNK, len(examples)))), rows)

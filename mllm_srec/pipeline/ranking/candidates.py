@@ -37,17 +37,17 @@ class CandidateChooser:
         if max_items < 1:
             raise ConfigError(f"max_items={max_items}; give the longest list to be ranked, at least 1")
         self.data, self.max_items, self.retriever = data, max_items, retriever
-        self._retrieve = whole_catalogue(data) if self.whole else load_retriever(retriever, data, max_items)
+        self._retrieve = every_item(data) if self.ranks_catalogue else load_retriever(retriever, data, max_items)
 
     @property
-    def whole(self) -> bool:
+    def ranks_catalogue(self) -> bool:
         """Whether all items are ranked."""
         return self.data.items.height <= self.max_items
 
     @property
     def source(self) -> str:
         """Where the items come from, in words."""
-        if self.whole:
+        if self.ranks_catalogue:
             return f"the whole catalogue of {self.data.items.height:,} items"
         found = "the most popular items" if self.retriever == POPULARITY else f"what {self.retriever} retrieved"
         return f"{found}, at most {self.max_items:,} of {self.data.items.height:,}"
@@ -71,7 +71,7 @@ class CandidateChooser:
         return list(islice((item_id for item_id in found if item_id not in seen), self.max_items))
 
 
-def whole_catalogue(data: PreparedDataset) -> Retriever:
+def every_item(data: PreparedDataset) -> Retriever:
     """Finds every item."""
     item_ids = data.items["item_id"].to_list()
     return lambda user_id: item_ids
