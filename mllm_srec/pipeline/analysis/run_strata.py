@@ -1,6 +1,6 @@
-"""The numbers of a run by length of history, by how known the items are, and by kind of negative.
+"""Results of a run by length of history, by popularity of the items, and by kind of negative.
 
-Every function takes the seeds of one thing: values are averaged over them row by row (areas: seed by seed) before users
+Every function takes the seeds of one variant: values are averaged over them row by row (AUC: seed by seed) before users
 are resampled.
 """
 
@@ -21,16 +21,16 @@ from mllm_srec.pipeline.analysis.strata import Mask, Strata, StrataSettings, Str
 from mllm_srec.types import Kind
 
 KIND_PAIRS: tuple[tuple[Kind, Kind], ...] = (("liked", "sampled"), ("liked", "disliked"), ("disliked", "sampled"))
-"""What is told apart; the last says whether a model finds what is rated at all rather than what is liked."""
+"""Kinds of targets compared by AUC; the last pair shows if a model finds rated items rather than liked ones."""
 
 
 def history_length(seeds: Sequence[ScoredTables], metrics: Sequence[str], settings: StrataSettings) -> list[StratumRow]:
-    """Metrics of rank lists, and the AUC of pairs, by the number of liked items that the context shows.
+    """Split metrics of rank lists and the AUC of pairs by the number of liked items in the context.
 
     Args:
-        seeds: Runs that differ in their seed only.
-        metrics: Columns of `lists`.
-        settings: `history_bins`.
+        seeds: Runs that differ only in their seed.
+        metrics: Columns of `ScoredTables.lists`.
+        settings: Settings with `history_bins`.
     """
     lists, pairs = seeds[0].lists, seeds[0].pairs
     bins, labels = bin_of(lists["n_history"], settings.history_bins), bin_labels(settings.history_bins)
@@ -47,14 +47,14 @@ def history_length(seeds: Sequence[ScoredTables], metrics: Sequence[str], settin
 
 
 def cold_items(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
-    """Each positive by the number of train likes of its item.
+    """Split positives by the number of train likes of their item.
 
-    `recall@K` and `auc_in_list` are of positives of rank lists (see `metrics.positives`); `auc` sets liked targets of
-    the pairs against *all* sampled ones, so that strata differ in their positives only.
+    `recall@K` and `auc_in_list` are those of positives of rank lists (see `metrics.positives`); `auc` compares liked
+    targets of the pairs with *all* sampled ones, so that strata differ only in their positives.
 
     Args:
-        seeds: Runs that differ in their seed only.
-        settings: `like_bins` and `top_k`.
+        seeds: Runs that differ only in their seed.
+        settings: Settings with `like_bins` and `top_k`.
     """
     labels = bin_labels(settings.like_bins)
     found: list[StratumRow] = []
@@ -73,21 +73,21 @@ def cold_items(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[
         rows = ~positive
         rows[np.flatnonzero(positive)[own]] = True
         found = settings.area(scores[:, rows], positive[rows], user[rows])
-        return replace(found, n_users=len(np.unique(user[positive][own])))  # negatives are of all users in any stratum
+        return replace(found, n_users=len(np.unique(user[positive][own])))  # all strata share the negatives
 
     split = Strata("cold_items", "auc", "positives", of_positives, labels, np.ones(len(of_positives), dtype=bool))
     return found + list(split.rows(area))
 
 
 def popularity_matched(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
-    """AUC against negatives as they were drawn, and weighted to the positives' popularity; see `weighted_auc`.
+    """Compute AUC with negatives as drawn, and weighted to the popularity of the positives; see `weighted_auc`.
 
-    `auc` is of pairs. `user_auc` is the mean over rank lists, within which the negatives keep the weights that match
-    those of all lists together; it needs whole lists. Beside each stands what popularity gets as a score.
+    `auc` is that of pairs. `user_auc` is the mean over rank lists, with weights that match the negatives of all lists
+    together; it needs complete lists. `popularity/...` is the same with popularity as the score.
 
     Args:
-        seeds: Runs that differ in their seed only.
-        settings: `popularity_bins`.
+        seeds: Runs that differ only in their seed.
+        settings: Settings with `popularity_bins`.
     """
     asked = (seeds[0].pairs["kind"] != "disliked").to_numpy()
     scores, positive, user = _columns(seeds, asked)
@@ -105,7 +105,7 @@ def popularity_matched(seeds: Sequence[ScoredTables], settings: StrataSettings) 
 
 
 def _matched_lists(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
-    """The list part of `popularity_matched`."""
+    """Compute the rows of `popularity_matched` that come from rank lists."""
     rows = seeds[0].candidates
     groups, place = np.unique(rows["group_id"].to_numpy(), return_inverse=True)
     user = seeds[0].lists["user_id"].to_numpy()  # by group, as `groups` is
@@ -122,19 +122,19 @@ def _matched_lists(seeds: Sequence[ScoredTables], settings: StrataSettings) -> l
         ):
             areas = [SortedRows.of(seed, positive, place, len(groups)).auc(weights) for seed in of]  # (L,) each
             values = np.mean(areas, axis=0)
-            known = ~np.isnan(values)
-            estimate = settings.mean(values[known], user[known])
-            found.append(stratum_row("popularity_matched", stratum, metric, estimate, int(known.sum()), "lists"))
-            found += left_out("popularity_matched", metric, int((~known).sum()), "lists", f", {stratum}")
+            defined = ~np.isnan(values)
+            estimate = settings.mean(values[defined], user[defined])
+            found.append(stratum_row("popularity_matched", stratum, metric, estimate, int(defined.sum()), "lists"))
+            found += left_out("popularity_matched", metric, int((~defined).sum()), "lists", f", {stratum}")
     return found
 
 
 def negative_kinds(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
-    """AUC of every pair of kinds of labelled targets.
+    """Compute the AUC of every pair of `KIND_PAIRS`.
 
     Args:
-        seeds: Runs that differ in their seed only.
-        settings: Of the intervals.
+        seeds: Runs that differ only in their seed.
+        settings: Settings of the intervals.
     """
     kind = seeds[0].pairs["kind"].to_numpy()
     found = []
@@ -147,11 +147,11 @@ def negative_kinds(seeds: Sequence[ScoredTables], settings: StrataSettings) -> l
 
 
 def _mean_of(values: Floats, user: Users, settings: StrataSettings) -> Callable[[Mask], Estimate]:
-    return lambda own: settings.mean(values[own], user[own])
+    return lambda chosen: settings.mean(values[chosen], user[chosen])
 
 
 def _columns(seeds: Sequence[ScoredTables], asked: Mask) -> tuple[Floats, Mask, Users]:
-    """Of the pairs asked about: scores `(seeds, N)`, labels and users `(N,)`."""
+    """Return scores `(seeds, N)`, labels `(N,)` and users `(N,)` of the chosen pairs."""
     pairs = seeds[0].pairs
     scores = np.stack([seed.pairs["score"].to_numpy()[asked] for seed in seeds])
     return scores, pairs["label"].to_numpy()[asked] == 1, pairs["user_id"].to_numpy()[asked]
@@ -162,14 +162,14 @@ def _matching(likes: Ints, positive: Mask, settings: StrataSettings) -> Floats:
 
 
 def _of_positives(seed: ScoredTables, top_k: int) -> dict[str, Floats]:
-    """Values of every positive `(P,)` of the rank lists, by group and item."""
+    """Return metrics of every positive `(P,)` of the rank lists, by group and item."""
     rows = seed.candidates
     positive = rows["label"].to_numpy() == 1
     place = np.unique(rows["group_id"].to_numpy(), return_inverse=True)[1]
     score = rows["score"].to_numpy()
     if seed.complete:
         places = positive_places(score, positive, place)
-    else:  # all positives are there, and each knows how many of all candidates are above it
+    else:  # all positives were kept, each with the number of candidates above it
         above, tied, n = (rows[name].to_numpy()[positive] for name in ("n_above", "n_tied", "n_candidates"))
         n_negatives = n - np.bincount(place[positive], minlength=place.max() + 1)[place[positive]]
         places = places_among(score[positive], place[positive], above, tied, n_negatives)

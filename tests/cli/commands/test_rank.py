@@ -99,7 +99,7 @@ def test_what_cannot_be_done(run, checkpoint, capsys, tmp_path):
     assert "is a folder" in refused([*checkpoint, "--output", str(tmp_path)], capsys)
     config = ["--config", str(run / "config.yaml")]
     assert "needs fine-tuned weights; give a run's checkpoint" in refused([*config, "--user", "u01"], capsys)
-    assert "is no file" in refused([*config, "--user", "u01", "--ckpt_path", "nothing.ckpt"], capsys)
+    assert "nothing.ckpt': no such file" in refused([*config, "--user", "u01", "--ckpt_path", "nothing.ckpt"], capsys)
     plain = [f"--summaries.{stage}.prompt=Other?" for stage in STAGES]
     assert "python -m mllm_srec summarize" in refused([*checkpoint, "--user", "u01", *plain], capsys)
     other = ["--prepare.split", "random"]

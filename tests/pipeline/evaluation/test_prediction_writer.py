@@ -176,9 +176,9 @@ def double(rows):
 
 
 WRONG = {
-    "missing": (lambda rows: rows[2:], "2 have no score; 0 scores are double and 0 belong to no row"),
-    "double": (double, "0 have no score; 1 scores are double and 0 belong to no row"),
-    "double for missing": (lambda rows: double(rows)[1:], "1 have no score; 1 scores are double"),
+    "missing": (lambda rows: rows[2:], "2 have no score; 0 scores are duplicates and 0 belong to no row"),
+    "double": (double, "0 have no score; 1 scores are duplicates and 0 belong to no row"),
+    "double for missing": (lambda rows: double(rows)[1:], "1 have no score; 1 scores are duplicates"),
     "unknown": (
         lambda rows: pl.concat([rows, rows[:1].with_columns(group_id=pl.lit(999_999, pl.Int64))]),
         "1 belong to no row",
@@ -406,7 +406,7 @@ def test_a_run_that_ranked_everything_is_a_retriever(model, make_datamodule, sho
 
 def test_lists_that_do_not_fit_are_refused(make_datamodule, shop):
     data = make_datamodule(evaluator="rerank", n_retrieved=3)
-    with pytest.raises(ConfigError, match="needs the retriever's lists of the test split"):
+    with pytest.raises(ConfigError, match="the retriever's lists of the test split are missing"):
         data.eval_examples("test")
     lists = retrieved_lists("popularity", shop, "test", 3)
     group = lists["group_id"][0]

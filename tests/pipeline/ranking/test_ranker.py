@@ -515,7 +515,7 @@ def test_what_is_no_run(run_of, tmp_path):
         Ranker.open(tmp_path)
     shutil.copytree(run_of("titles"), tmp_path / "run")
     (tmp_path / "run/checkpoints/best.ckpt").unlink()
-    with pytest.raises(ConfigError, match=r"last.ckpt' is no file"):
+    with pytest.raises(ConfigError, match=r"last.ckpt': no such file"):
         Ranker.open(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"model.finetune='lora' needs fine-tuned weights"):
         Ranker(load_run(read_settings(run_of("titles"))), None)
