@@ -217,7 +217,7 @@ def test_a_value_in_one_run_only_is_refused(finished_run, lacking):
     of[lacking]["hr@10"][4] = math.nan
     runs = {name: finished_run(name, v) for name, v in of.items()}
     message = refusal(*runs.values())
-    assert "hr@10 of 1 lists has a value in one of them only, the first is group 104 of user 'u4'" in message
+    assert "hr@10 of 1 lists has a value in only one of them, the first is group 104 of user 'u4'" in message
     assert f"without one in {str(runs[lacking])!r}" in message
 
 
