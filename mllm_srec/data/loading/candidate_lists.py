@@ -149,7 +149,7 @@ class RankLists:
             "items retrieved twice for a list": shown.height - shown.n_unique(KEYS),
         }
         if any(problems.values()):
-            counts = "; ".join(f"{number} {what}" for what, number in problems.items() if number)
+            counts = "; ".join(f"{number} {problem}" for problem, number in problems.items() if number)
             raise ConfigError(
                 f"data.retriever: its lists do not fit the {self.split} split: {counts}; choose a run on this very "
                 "data set that was evaluated with data.evaluator=full, or set data.retriever to popularity"

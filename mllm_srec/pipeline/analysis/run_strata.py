@@ -34,16 +34,16 @@ def history_length(seeds: Sequence[ScoredTables], metrics: Sequence[str], settin
     """
     lists, pairs = seeds[0].lists, seeds[0].pairs
     bins, labels = bin_of(lists["n_history"], settings.history_bins), bin_labels(settings.history_bins)
-    found: list[StratumRow] = []
+    result: list[StratumRow] = []
     for metric in metrics:
         values = np.mean([seed.lists[metric].fill_null(np.nan).to_numpy() for seed in seeds], axis=0)  # (L,)
         split = Strata("history_length", metric, "lists", bins, labels, ~np.isnan(values))
-        found += split.rows(_mean_of(values, lists["user_id"].to_numpy(), settings))
-    asked = (pairs["kind"] != "disliked").to_numpy()
-    scores, positive, user = _columns(seeds, asked)
-    bins = bin_of(pairs["n_history"].to_numpy()[asked], settings.history_bins)
+        result += split.rows(_mean_of(values, lists["user_id"].to_numpy(), settings))
+    chosen = (pairs["kind"] != "disliked").to_numpy()
+    scores, positive, user = _columns(seeds, chosen)
+    bins = bin_of(pairs["n_history"].to_numpy()[chosen], settings.history_bins)
     split = Strata("history_length", "auc", "targets", bins, labels, np.ones(len(bins), dtype=bool))
-    return found + list(split.rows(lambda own: settings.area(scores[:, own], positive[own], user[own])))
+    return result + list(split.rows(lambda mask: settings.area(scores[:, mask], positive[mask], user[mask])))
 
 
 def cold_items(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
@@ -57,26 +57,26 @@ def cold_items(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[
         settings: Settings with `like_bins` and `top_k`.
     """
     labels = bin_labels(settings.like_bins)
-    found: list[StratumRow] = []
+    result: list[StratumRow] = []
     positives = seeds[0].candidates.filter(pl.col("label") == 1)
     bins, user = bin_of(positives["likes"], settings.like_bins), positives["user_id"].to_numpy()
     of_seeds = [_of_positives(seed, settings.top_k) for seed in seeds]
     for metric in of_seeds[0]:
         values = np.mean([of[metric] for of in of_seeds], axis=0)  # (P,)
         split = Strata("cold_items", metric, "positives", bins, labels, ~np.isnan(values))
-        found += split.rows(_mean_of(values, user, settings))
+        result += split.rows(_mean_of(values, user, settings))
     pairs = seeds[0].pairs.filter(pl.col("kind") != "disliked")
     scores, positive, user = _columns(seeds, (seeds[0].pairs["kind"] != "disliked").to_numpy())
     of_positives = bin_of(pairs["likes"].to_numpy()[positive], settings.like_bins)
 
-    def area(own: Mask) -> Estimate:
+    def area(members: Mask) -> Estimate:
         rows = ~positive
-        rows[np.flatnonzero(positive)[own]] = True
-        found = settings.area(scores[:, rows], positive[rows], user[rows])
-        return replace(found, n_users=len(np.unique(user[positive][own])))  # all strata share the negatives
+        rows[np.flatnonzero(positive)[members]] = True
+        estimate = settings.area(scores[:, rows], positive[rows], user[rows])
+        return replace(estimate, n_users=len(np.unique(user[positive][members])))  # all strata share the negatives
 
     split = Strata("cold_items", "auc", "positives", of_positives, labels, np.ones(len(of_positives), dtype=bool))
-    return found + list(split.rows(area))
+    return result + list(split.rows(area))
 
 
 def popularity_matched(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
@@ -89,44 +89,44 @@ def popularity_matched(seeds: Sequence[ScoredTables], settings: StrataSettings) 
         seeds: Runs that differ only in their seed.
         settings: Settings with `popularity_bins`.
     """
-    asked = (seeds[0].pairs["kind"] != "disliked").to_numpy()
-    scores, positive, user = _columns(seeds, asked)
-    likes = seeds[0].pairs["likes"].to_numpy()[asked]
+    chosen = (seeds[0].pairs["kind"] != "disliked").to_numpy()
+    scores, positive, user = _columns(seeds, chosen)
+    likes = seeds[0].pairs["likes"].to_numpy()[chosen]
     weights = _matching(likes, positive, settings)
     unmatched = int((weights[positive] == 0).sum())
-    found: list[StratumRow] = []
-    for metric, of in (("auc", scores), ("popularity/auc", likes[None].astype(np.float64))):
-        row = ("popularity_matched", "as drawn", metric)
-        found.append(stratum_row(*row, settings.area(of, positive, user), len(user), "targets"))
-        row = ("popularity_matched", "matched", metric)
-        found.append(stratum_row(*row, settings.area(of, positive, user, weights), len(user) - unmatched, "targets"))
-        found += left_out("popularity_matched", metric, unmatched, "targets")
-    return found + (_matched_lists(seeds, settings) if all(seed.complete for seed in seeds) else [])
+    result: list[StratumRow] = []
+    for metric, by_seed in (("auc", scores), ("popularity/auc", likes[None].astype(np.float64))):
+        drawn, matched = settings.area(by_seed, positive, user), settings.area(by_seed, positive, user, weights)
+        n_drawn, n_matched = len(user), len(user) - unmatched
+        result.append(stratum_row("popularity_matched", "as drawn", metric, drawn, n_drawn, "targets"))
+        result.append(stratum_row("popularity_matched", "matched", metric, matched, n_matched, "targets"))
+        result += left_out("popularity_matched", metric, unmatched, "targets")
+    return result + (_matched_lists(seeds, settings) if all(seed.complete for seed in seeds) else [])
 
 
 def _matched_lists(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
     """Compute the rows of `popularity_matched` that come from rank lists."""
-    rows = seeds[0].candidates
-    groups, place = np.unique(rows["group_id"].to_numpy(), return_inverse=True)
+    candidates = seeds[0].candidates
+    groups, list_index = np.unique(candidates["group_id"].to_numpy(), return_inverse=True)
     user = seeds[0].lists["user_id"].to_numpy()  # by group, as `groups` is
-    positive, likes = rows["label"].to_numpy() == 1, rows["likes"].to_numpy()
+    positive, likes = candidates["label"].to_numpy() == 1, candidates["likes"].to_numpy()
     scores = {
         "user_auc": [seed.candidates["score"].to_numpy() for seed in seeds],
         "popularity/user_auc": [likes.astype(np.float64)],
     }
-    found = []
-    for metric, of in scores.items():
+    result = []
+    for metric, by_seed in scores.items():
         for stratum, weights in (
             ("as drawn", np.ones(len(positive))),
             ("matched", _matching(likes, positive, settings)),
         ):
-            areas = [SortedRows.of(seed, positive, place, len(groups)).auc(weights) for seed in of]  # (L,) each
-            values = np.mean(areas, axis=0)
+            sorted_rows = (SortedRows.of(seed, positive, list_index, len(groups)) for seed in by_seed)
+            values = np.mean([rows.auc(weights) for rows in sorted_rows], axis=0)  # (L,)
             defined = ~np.isnan(values)
             estimate = settings.mean(values[defined], user[defined])
-            found.append(stratum_row("popularity_matched", stratum, metric, estimate, int(defined.sum()), "lists"))
-            found += left_out("popularity_matched", metric, int((~defined).sum()), "lists", f", {stratum}")
-    return found
+            result.append(stratum_row("popularity_matched", stratum, metric, estimate, int(defined.sum()), "lists"))
+            result += left_out("popularity_matched", metric, int((~defined).sum()), "lists", f", {stratum}")
+    return result
 
 
 def negative_kinds(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
@@ -137,24 +137,26 @@ def negative_kinds(seeds: Sequence[ScoredTables], settings: StrataSettings) -> l
         settings: Settings of the intervals.
     """
     kind = seeds[0].pairs["kind"].to_numpy()
-    found = []
+    result = []
     for better, worse in KIND_PAIRS:
-        asked = (kind == better) | (kind == worse)
-        scores, _, user = _columns(seeds, asked)
-        estimate = settings.area(scores, kind[asked] == better, user)
-        found.append(stratum_row("negative_kinds", f"{better} / {worse}", "auc", estimate, int(asked.sum()), "targets"))
-    return found
+        chosen = (kind == better) | (kind == worse)
+        scores, _, user = _columns(seeds, chosen)
+        estimate = settings.area(scores, kind[chosen] == better, user)
+        result.append(
+            stratum_row("negative_kinds", f"{better} / {worse}", "auc", estimate, int(chosen.sum()), "targets")
+        )
+    return result
 
 
 def _mean_of(values: Floats, user: Users, settings: StrataSettings) -> Callable[[Mask], Estimate]:
-    return lambda chosen: settings.mean(values[chosen], user[chosen])
+    return lambda members: settings.mean(values[members], user[members])
 
 
-def _columns(seeds: Sequence[ScoredTables], asked: Mask) -> tuple[Floats, Mask, Users]:
+def _columns(seeds: Sequence[ScoredTables], chosen: Mask) -> tuple[Floats, Mask, Users]:
     """Return scores `(seeds, N)`, labels `(N,)` and users `(N,)` of the chosen pairs."""
     pairs = seeds[0].pairs
-    scores = np.stack([seed.pairs["score"].to_numpy()[asked] for seed in seeds])
-    return scores, pairs["label"].to_numpy()[asked] == 1, pairs["user_id"].to_numpy()[asked]
+    scores = np.stack([seed.pairs["score"].to_numpy()[chosen] for seed in seeds])
+    return scores, pairs["label"].to_numpy()[chosen] == 1, pairs["user_id"].to_numpy()[chosen]
 
 
 def _matching(likes: Ints, positive: Mask, settings: StrataSettings) -> Floats:
@@ -165,12 +167,12 @@ def _of_positives(seed: ScoredTables, top_k: int) -> dict[str, Floats]:
     """Return metrics of every positive `(P,)` of the rank lists, by group and item."""
     rows = seed.candidates
     positive = rows["label"].to_numpy() == 1
-    place = np.unique(rows["group_id"].to_numpy(), return_inverse=True)[1]
+    list_index = np.unique(rows["group_id"].to_numpy(), return_inverse=True)[1]
     score = rows["score"].to_numpy()
     if seed.complete:
-        places = positive_places(score, positive, place)
+        places = positive_places(score, positive, list_index)
     else:  # all positives were kept, each with the number of candidates above it
         above, tied, n = (rows[name].to_numpy()[positive] for name in ("n_above", "n_tied", "n_candidates"))
-        n_negatives = n - np.bincount(place[positive], minlength=place.max() + 1)[place[positive]]
-        places = places_among(score[positive], place[positive], above, tied, n_negatives)
+        n_negatives = n - np.bincount(list_index[positive], minlength=list_index.max() + 1)[list_index[positive]]
+        places = places_among(score[positive], list_index[positive], above, tied, n_negatives)
     return {f"recall@{top_k}": places.recall(top_k), "auc_in_list": places.auc()}

@@ -112,10 +112,10 @@ def _read(folder: Path, name: str, split: Split) -> pl.DataFrame:
 def _check_auc(folder: Path, pairs: pl.DataFrame, stated: Any) -> None:
     """Refuse pairs whose AUC contradicts the results."""
     rows = pairs.filter(pl.col("kind") != "disliked")
-    found = SortedRows.of(rows["score"].to_numpy(), rows["label"].to_numpy()).auc(np.ones(rows.height))[0]
-    if stated is not None and not math.isclose(float(stated), found, rel_tol=0, abs_tol=_TOLERANCE):
+    auc = SortedRows.of(rows["score"].to_numpy(), rows["label"].to_numpy()).auc(np.ones(rows.height))[0]
+    if stated is not None and not math.isclose(float(stated), auc, rel_tol=0, abs_tol=_TOLERANCE):
         raise DataError(
-            f"{str(folder)!r}: the AUC of its pairs is {found:.6f}, but its metrics.json says {stated:.6f}, so they "
+            f"{str(folder)!r}: the AUC of its pairs is {auc:.6f}, but its metrics.json says {stated:.6f}, so they "
             "are of different measurements; measure the run again"
         )
 

@@ -22,7 +22,7 @@ from mllm_srec.types import Split
 CEILINGS = "ceilings.parquet"
 """File of the demo shop's known scores, in the folder of the data set."""
 
-Scorer = Callable[[GroupExamples], np.ndarray | None]
+ScoreFunction = Callable[[GroupExamples], np.ndarray | None]
 """Groups -> one score per target `(N,)`, or None without scores for them."""
 
 CEILINGS_NOTE = (
@@ -66,13 +66,13 @@ def protocol(
     }
 
 
-def measure(pairs: GroupExamples, lists: Lists, scores: Scorer) -> dict[str, float]:
-    """Measure a scorer by the code that measures models; groups without scores are left out.
+def measure(pairs: GroupExamples, lists: Lists, scores: ScoreFunction) -> dict[str, float]:
+    """Measure scores by the code that measures models; metrics of groups without scores are left out.
 
     Args:
         pairs: Pair groups.
         lists: Candidate lists.
-        scores: Scorer of both.
+        scores: Function that scores both.
     """
     # Every calling process has all rows, so nothing is summed over processes.
     metrics = EvaluationMetrics(sync_on_compute=False)
@@ -119,8 +119,8 @@ def _order(examples: GroupExamples) -> np.ndarray:
     return np.repeat(examples.offsets[:-1], sizes) - np.arange(examples.n_targets, dtype=np.float64)
 
 
-def _ceiling(datamodule: RankingDataModule, table: pl.DataFrame, column: str) -> Scorer:
-    """Make a scorer of a column of the demo shop's known scores; it gives None if one of the targets is not there."""
+def _ceiling(datamodule: RankingDataModule, table: pl.DataFrame, column: str) -> ScoreFunction:
+    """Make the function that looks up a column of the demo shop's known scores; None if a target is not there."""
     items = datamodule.data.items["item_id"]
 
     def scores(examples: GroupExamples) -> np.ndarray | None:

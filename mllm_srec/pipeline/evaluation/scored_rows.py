@@ -53,13 +53,13 @@ def batch_rows(scored: Scored, batch: CandidateBatch) -> pl.DataFrame:
 
 
 def top_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """Keep the first `KEPT_TOP` rows and the positives of every list, with the columns of `places`.
+    """Keep the first `KEPT_TOP` rows and the positives of every list, with the columns of `PLACE`.
 
     Args:
         rows: Complete lists, from `batch_rows`.
     """
-    placed = [_placed(part) for part in rows.partition_by("group_id", maintain_order=True)]
-    return pl.concat(placed) if placed else rows.with_columns(pl.lit(None, PLACE[name]).alias(name) for name in PLACE)
+    kept = [_top_of(part) for part in rows.partition_by("group_id", maintain_order=True)]
+    return pl.concat(kept) if kept else rows.with_columns(pl.lit(None, PLACE[name]).alias(name) for name in PLACE)
 
 
 def top_of_batch(scored: Scored, batch: CandidateBatch) -> pl.DataFrame:
@@ -74,7 +74,7 @@ def top_of_batch(scored: Scored, batch: CandidateBatch) -> pl.DataFrame:
     parts: list[dict[str, np.ndarray]] = []
     for row, group_id in enumerate(batch["group_id"].tolist()):
         candidates = np.flatnonzero(mask[row])  # (C',)
-        columns = places(scores[row, candidates], group_id)
+        columns = rank_candidates(scores[row, candidates], group_id)
         kept = np.flatnonzero((columns["rank"] <= KEPT_TOP) | (relevance[row, candidates] == 1))
         kept = kept[np.argsort(columns["rank"][kept])]
         chosen = candidates[kept]
@@ -94,7 +94,7 @@ def top_of_batch(scored: Scored, batch: CandidateBatch) -> pl.DataFrame:
     return pl.DataFrame({name: joined.get(name, [None] * length) for name in schema}, schema=schema)
 
 
-def places(scores: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def rank_candidates(scores: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Rank the candidates of one list.
 
     Args:
@@ -115,9 +115,9 @@ def places(scores: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     return {"rank": rank, "n_above": len(scores) - up_to, "n_tied": up_to - below}
 
 
-def _placed(part: pl.DataFrame) -> pl.DataFrame:
+def _top_of(part: pl.DataFrame) -> pl.DataFrame:
     """Keep the top rows and the positives of one complete list."""
-    columns = places(part["score"].to_numpy(), int(part["group_id"][0]))
+    columns = rank_candidates(part["score"].to_numpy(), int(part["group_id"][0]))
     kept = part.with_columns(**columns, n_candidates=pl.lit(part.height, pl.Int64))
     return kept.filter((pl.col("rank") <= KEPT_TOP) | (pl.col("relevance") == 1)).sort("rank")
 

@@ -81,12 +81,12 @@ class Scorer:
             batch = self._collate([PromptGroup(0, prefix_ids, part)])
             for kept, values in zip((scores, differences), self._run(batch), strict=True):
                 kept.append(values[0].cpu())  # (n,)
-        found = torch.cat(scores)  # (N,)
-        if not found.isfinite().all():
+        joined = torch.cat(scores)  # (N,)
+        if not joined.isfinite().all():
             raise MllmSrecError(
                 "the model's scores are infinite or NaN; check its weights, or set trainer.precision to 32-true"
             )
-        return found.numpy(), torch.cat(differences).sigmoid().numpy()
+        return joined.numpy(), torch.cat(differences).sigmoid().numpy()
 
     @torch.inference_mode()
     def _run(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,13 +154,13 @@ class TowerFeatures:
     @torch.inference_mode()
     def _compute(self, pictures: Sequence[str]) -> dict[str, torch.Tensor]:
         device = self.backbone.lm_head.device
-        found: dict[str, torch.Tensor] = {}
+        computed: dict[str, torch.Tensor] = {}
         for begin in range(0, len(pictures), PICTURES_PER_PASS):
             keys = pictures[begin : begin + PICTURES_PER_PASS]
             pixel_values, grids = self.images.pixel_values(keys)
             rows = self.backbone.image_features(pixel_values.to(device), grids.to(device))  # list of (tokens, D)
-            found |= {key: row.cpu() for key, row in zip(keys, rows, strict=True)}
-        return found
+            computed |= {key: row.cpu() for key, row in zip(keys, rows, strict=True)}
+        return computed
 
     def _keep(self, picture: str, rows: torch.Tensor) -> None:
         """Keep a picture as the most recently used, and drop the least recently used beyond `max_bytes`."""
