@@ -87,7 +87,7 @@ class ItemBatch(CandidateBatch):
     user: torch.Tensor  # (B,) int64, 1..U
     history: torch.Tensor  # (B, S) int64 items liked before the context's key, oldest first, padded on the left
     timestamp: torch.Tensor  # (B,) int64 milliseconds, the context's key
-    whole: NotRequired[bool]  # candidates are the whole catalogue in its order: C is N, and column j is item row j
+    catalogue: NotRequired[bool]  # True: candidates are the catalogue in its order, C is N, column j is item row j
 
 
 class TrainBatch(TypedDict):

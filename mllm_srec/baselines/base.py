@@ -179,7 +179,7 @@ class DotProductRecommender(ItemRecommender):
     def score_candidates(self, batch: CandidateBatch) -> Tensor:
         """Float32 score of every candidate `(B, C)` of an `ItemBatch`."""
         items = cast(ItemBatch, batch)
-        if items.get("whole"):
+        if items.get("catalogue"):
             return self.score_all(items)
         numbers = items["item_index"] + 1  # (B, C), 0 where masked
         vectors, bias = self.item_vectors()[numbers], self.item_bias()  # (B, C, D)

@@ -143,7 +143,7 @@ class GPTRec(ItemRecommender):
     def score_candidates(self, batch: CandidateBatch) -> Tensor:
         """Float32 score of every candidate `(B, C)` of an `ItemBatch`; see the class."""
         items = cast(ItemBatch, batch)
-        if items.get("whole"):
+        if items.get("catalogue"):
             return self.score_all(items)
         numbers = items["item_index"].clamp(min=0) + 1  # (B, C); masked ones score as item number 1
         if self.ranking == "top_k":

@@ -72,7 +72,7 @@ class ItemKNN(ItemRecommender):
     def score_candidates(self, batch: CandidateBatch) -> Tensor:
         """Float32 score of every candidate `(B, C)` of an `ItemBatch`."""
         items = cast(ItemBatch, batch)
-        return self.score_all(items) if items.get("whole") else self._sums(items).gather(1, items["item_index"] + 1)
+        return self.score_all(items) if items.get("catalogue") else self._sums(items).gather(1, items["item_index"] + 1)
 
     def _sums(self, batch: ItemBatch) -> Tensor:
         """Sums of similarities `(B, N + 1)`; padding's own similarities are 0."""

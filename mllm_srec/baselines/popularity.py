@@ -43,7 +43,7 @@ class ClosedForm(ItemRecommender):
     def score_candidates(self, batch: CandidateBatch) -> Tensor:
         """Float32 score of every candidate `(B, C)` of an `ItemBatch`."""
         items = cast(ItemBatch, batch)
-        return self.score_all(items) if items.get("whole") else self.item_scores(items, items["item_index"] + 1)
+        return self.score_all(items) if items.get("catalogue") else self.item_scores(items, items["item_index"] + 1)
 
 
 class Random(ClosedForm):

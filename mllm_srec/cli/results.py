@@ -19,7 +19,7 @@ from mllm_srec.pipeline.evaluation.references import (
     protocol,
     reference_metrics,
     references,
-    stage_metrics,
+    split_metrics,
 )
 from mllm_srec.pipeline.model_kinds import Experiment
 from mllm_srec.pipeline.runs.folder import RunFolder
@@ -90,7 +90,7 @@ class ResultWriter:
             split: `val` or `test`.
             results: Metrics as the model logged them.
         """
-        metrics = stage_metrics(results, split)
+        metrics = split_metrics(results, split)
         accuracy, facts = self.experiment.summary_accuracy(), self.experiment.facts()
         metrics |= {f"{split}/summaries/{name}": value for name, value in accuracy.items()}
         metrics |= self.experiment.tokens(split)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 
 from mllm_srec.metrics.evaluation import EvaluationMetrics
-from mllm_srec.types import CandidateBatch, DataError
-
-Stage = Literal["val", "test"]
+from mllm_srec.types import CandidateBatch, DataError, Split
 
 PAIRS = 0
 """Place of the loader of labelled pairs; the next one serves candidate lists."""
@@ -40,7 +38,7 @@ class RankingModule(pl.LightningModule):
 
     def __init__(self, probabilities: bool = False) -> None:
         super().__init__()
-        self.stage_metrics = torch.nn.ModuleDict({stage: EvaluationMetrics(probabilities) for stage in ("val", "test")})
+        self.stage_metrics = torch.nn.ModuleDict({split: EvaluationMetrics(probabilities) for split in ("val", "test")})
         self.seed = 0
         self.results: dict[str, float] = {}  # Lightning would round to float32
 
@@ -66,11 +64,11 @@ class RankingModule(pl.LightningModule):
         sequence = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
-    def metrics_of(self, stage: Stage) -> EvaluationMetrics:
-        """The metrics of a stage, to which a continued evaluation adds what was scored before."""
-        metrics = self.stage_metrics[stage]
+    def metrics_of(self, split: Split) -> EvaluationMetrics:
+        """Return the metrics of `val` or `test`, to which a continued evaluation adds what was scored before."""
+        metrics = self.stage_metrics[split]
         if not isinstance(metrics, EvaluationMetrics):
-            raise TypeError(f"stage_metrics[{stage!r}] is {type(metrics).__name__}, not EvaluationMetrics")
+            raise TypeError(f"stage_metrics[{split!r}] is {type(metrics).__name__}, not EvaluationMetrics")
         return metrics
 
     def validation_step(self, batch: CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Scored | None:
@@ -102,11 +100,11 @@ class RankingModule(pl.LightningModule):
             )
         return found
 
-    def _evaluate(self, stage: Stage, batch: CandidateBatch, dataloader_idx: int) -> Scored | None:
-        """Scores of a batch, entered in the stage's metrics; no collective operation, since batches are uneven."""
+    def _evaluate(self, split: Split, batch: CandidateBatch, dataloader_idx: int) -> Scored | None:
+        """Scores of a batch, entered in the split's metrics; no collective operation, since batches are uneven."""
         if not len(batch["group_id"]):  # of a process that got no group
             return None
-        pairs, metrics = dataloader_idx == PAIRS, self.metrics_of(stage)
+        pairs, metrics = dataloader_idx == PAIRS, self.metrics_of(split)
         found = self._checked(batch, with_mass=pairs)
         mask, relevance = batch["candidate_mask"], batch["relevance"]
         if pairs:
@@ -125,12 +123,12 @@ class RankingModule(pl.LightningModule):
         """Log `test/auc`, `test/hr@5` and the like."""
         self._log_metrics("test")
 
-    def _log_metrics(self, stage: Stage) -> None:
-        metrics = self.metrics_of(stage)
+    def _log_metrics(self, split: Split) -> None:
+        metrics = self.metrics_of(split)
         shown = {"auc", "ndcg@10"}
         trying = self._trainer is not None and self.trainer.sanity_checking  # a few batches of what is not trained yet
         for name, value in metrics.compute().items():  # equal on all processes already: each can watch them
             if not trying:
-                self.results[f"{stage}/{name}"] = float(value)
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name in shown)
+                self.results[f"{split}/{name}"] = float(value)
+            self.log(f"{split}/{name}", value.float(), prog_bar=name in shown)
         metrics.reset()

@@ -51,7 +51,7 @@ def item_batch(histories, candidates=None, users=None, n_items=None, length=12, 
         "history": left_padded(histories, length),
         "timestamp": torch.full((n,), timestamp),
     }
-    return {**batch, "whole": True} if whole else batch
+    return {**batch, "catalogue": True} if whole else batch
 
 
 def train_batches(model, train, batch_size, seed):

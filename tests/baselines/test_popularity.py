@@ -83,7 +83,7 @@ def test_recent_popularity_counts_strictly_before_the_context_and_within_the_win
     ]  # fmt: skip
     assert np.sum(by_hand[4]) > 20
     assert model.score_all(batch).tolist() == by_hand
-    del batch["whole"]
+    del batch["catalogue"]
     assert model.score_candidates(batch).tolist() == by_hand
 
 

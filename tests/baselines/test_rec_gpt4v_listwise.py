@@ -291,7 +291,7 @@ def test_settings_that_cannot_be_asked_are_refused(run_settings_of_lists, shop_r
     ]:
         with pytest.raises(ConfigError, match=match):
             PromptSettings(**{**SETTINGS, **changes})
-    with pytest.raises(ConfigError, match=r"layout='listwise' gives scores within a list"):
+    with pytest.raises(ConfigError, match=r"layout='listwise': gives scores within a list"):
         Ranker(load_run(run_settings_of_lists), None)
 
 

@@ -139,8 +139,8 @@ WRONG_TOGETHER = [
     (["fit", "--trainer.limit_val_batches", "3"], "set data.max_eval_groups"),
     (["validate", "--trainer.limit_val_batches", "0"], "set data.max_test_groups"),
     (["fit", "--data.pictures.serve=features", "--model.finetune=full"], "set data.pictures.serve to pixels"),
-    (["fit", "--name", "a/b"], "name='a/b' is no folder name"),
-    (["test", "--ckpt_path", "absent.ckpt"], "ckpt_path='absent.ckpt' is no file"),
+    (["fit", "--name", "a/b"], "name='a/b': is not a folder name"),
+    (["test", "--ckpt_path", "absent.ckpt"], "ckpt_path='absent.ckpt': no such file"),
 ]
 
 

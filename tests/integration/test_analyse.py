@@ -117,7 +117,7 @@ def test_numbers_of_seeds_and_of_one_run(desk, capsys):
     assert popular["value"] == pytest.approx(stated["test/reference/popularity/auc"], abs=1e-5)
     out = capsys.readouterr().out
     assert "test, lists: liked items in the context" in out
-    assert "fewer than 30 users, intervals are too narrow: history_length all, " in out
+    assert "fewer than 30 users, so that intervals are too narrow: history_length all, " in out
     assert "written: out.csv" in out
 
 
@@ -164,7 +164,7 @@ def test_what_must_not_be_mixed_is_refused(desk, capsys):
     assert "did you mean 'ndcg@10'" in refusal(capsys, RUNS[1], "--metrics", "ndcg@1")
     assert "history_bins: got [1]" in refusal(capsys, RUNS[1], "--history_bins", "1")
     assert "holds no val results" in refusal(capsys, RUNS[1], "--split", "val")
-    assert "is no finished run" in refusal(capsys, "nowhere")
+    assert "is not a finished run" in refusal(capsys, "nowhere")
     Path("mine.csv").write_text("a,b\n")
     assert "is no result of `analyse`" in refusal(capsys, RUNS[1], "--output", "mine.csv")
     assert "is no folder; make it first" in refusal(capsys, RUNS[1], "--output", "there/out.csv")
@@ -174,7 +174,7 @@ def test_another_data_set_is_refused(desk, capsys):
     manifest = Path("data/shop/manifest.json")
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "candidates_hash": "f00"}))
-    assert "the data set was prepared anew since" in refusal(capsys, RUNS[1])
+    assert "was prepared again since" in refusal(capsys, RUNS[1])
     manifest.unlink()
     assert "holds no prepared data set" in refusal(capsys, RUNS[1])
     shutil.move("data", "moved")
@@ -186,9 +186,9 @@ def test_another_data_set_is_refused(desk, capsys):
     ("change", "message"),
     [
         (lambda t: t.assign(score=-t["score"]), "the AUC of its pairs is"),
-        (lambda t: pd.concat([t, t.head(1)]), "1 targets are double"),
+        (lambda t: pd.concat([t, t.head(1)]), "1 targets are duplicates"),
         (lambda t: t.assign(group_id=t["group_id"].astype("int32")), "column group_id is Int32, not Int64"),
-        (lambda t: t.assign(item_id="x" + t["item_id"]), "scored rows are unknown to the data set by their item_id"),
+        (lambda t: t.assign(item_id="x" + t["item_id"]), "scored rows are not in the data set by their item_id"),
     ],
 )
 def test_damaged_pairs_are_refused(desk, capsys, change, message):
@@ -201,9 +201,9 @@ def test_lists_that_do_not_fit_are_refused(desk, capsys):
     path = Path("runs/shop/popularity/predictions/test.parquet")
     table = pd.read_parquet(path)
     table[table["group_id"] != table["group_id"].iloc[0]].to_parquet(path, index=False)
-    assert "1 rows of test.parquet and test_users.parquet do not fit together" in refusal(capsys, RUNS[1])
+    assert "1 rows of test.parquet and test_users.parquet do not match" in refusal(capsys, RUNS[1])
     path.unlink()
-    assert "test.parquet' is missing, the scored rows" in refusal(capsys, RUNS[1])
+    assert "test.parquet': the scored rows are missing" in refusal(capsys, RUNS[1])
 
 
 def test_it_loads_no_model_library(desk):

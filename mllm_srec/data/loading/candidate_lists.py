@@ -1,7 +1,7 @@
-"""Lists of candidates beyond the sampled ones: the whole catalogue, and what a retriever found in it.
+"""Candidate lists beyond the sampled ones: the whole catalogue, and the items of a retriever.
 
-Both leave out what the context's user has interacted with in a split that it may see, liked or not,
-and hold a user's other interactions of the split itself as ordinary candidates.
+Both leave out every item that the user interacted with in a split visible to the context, liked or not. The user's
+other interactions in the evaluated split are ordinary candidates.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.loading.catalogue_lists import Ragged, WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists, Ragged
 from mllm_srec.data.loading.examples import GroupExamples, gather
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import VISIBLE, ConfigError, Split
 
 MAX_FULL_PAIRS = 20_000_000
-"""Most pairs of a list and an item that are written out; beyond it, no model that reads prompts comes to an end."""
+"""Most pairs of a list and an item that are written out; a model that reads prompts could not score more."""
 
 KEYS = ["group_id", "item_id"]
+"""Columns that identify a candidate of a list."""
 
 
 @dataclass(frozen=True)
 class RankLists:
-    """Some candidate lists of a split.
+    """Candidate lists of some groups of a split.
 
     Args:
         data: The prepared data set.
         split: `val` or `test`.
-        group_ids: `(G,)` of the lists, all of that split.
+        group_ids: `(G,)` ids of the rank groups, all of that split.
     """
 
     data: PreparedDataset
@@ -39,15 +40,15 @@ class RankLists:
     group_ids: np.ndarray
 
     def full(self) -> GroupExamples:
-        """All items that may be recommended: positives first, then the others by their place in the catalogue.
+        """Write out all items that may be recommended: positives first, then the others in catalogue order.
 
         Raises:
-            ConfigError: Too many pairs to write them out.
+            ConfigError: There are too many pairs to write out.
         """
         n_pairs = len(self.group_ids) * self.data.items.height
         if n_pairs > MAX_FULL_PAIRS:
             raise ConfigError(
-                f"data.evaluator='full' would score {n_pairs:,} pairs of a list and an item, more than the "
+                f"data.evaluator='full': {n_pairs:,} pairs of a list and an item are more than the "
                 f"{MAX_FULL_PAIRS:,} that are written out; set data.max_test_groups to "
                 f"{MAX_FULL_PAIRS // self.data.items.height} or fewer, or data.evaluator to rerank"
             )
@@ -57,14 +58,14 @@ class RankLists:
         rows = rows.sort("group_id", "label", descending=[False, True], maintain_order=True)
         return gather(self.data.groups, self.data.items, rows)
 
-    def whole(self) -> WholeLists:
-        """The same lists as those of `full`, in the same order, not written out."""
+    def catalogue(self) -> CatalogueLists:
+        """Return the lists of `full` in the same order, without writing them out."""
         contexts = self.data.groups.select("group_id").with_row_index("context")
         order = self.lists.join(contexts, on="group_id", how="left", maintain_order="left")
         ratings = self.data.interactions.filter(pl.col("split") == self.split)
         disliked = self.lists.join(ratings.select("user_id", "item_id"), on="user_id").select(KEYS)
         disliked = disliked.join(self.excluded, on=KEYS, how="anti").join(self.positives, on=KEYS, how="anti")
-        return WholeLists(
+        return CatalogueLists(
             group_id=order["group_id"].to_numpy(),
             context=order["context"].to_numpy().astype(np.int64),
             n_items=self.data.items.height,
@@ -74,7 +75,7 @@ class RankLists:
         )
 
     def _ragged(self, rows: pl.DataFrame) -> Ragged:
-        """Item rows by list, sorted within each."""
+        """Group item rows by list, sorted within each list."""
         lists = self.lists.select("group_id").with_row_index("list")
         items = self.data.items.select("item_id").with_row_index("item_index")
         numbered = rows.join(lists, on="group_id").join(items, on="item_id").sort("list", "item_index")
@@ -83,14 +84,14 @@ class RankLists:
         )
 
     def rerank(self, retrieved: pl.DataFrame, n: int) -> GroupExamples:
-        """The first `n` items of a retriever, in its order; positives that it missed are counted.
+        """Return the first `n` items of a retriever in its order; positives that it missed are counted.
 
         Args:
-            retrieved: `group_id`, `item_id` and `rank` from 1, for these lists and perhaps others.
+            retrieved: Table of `group_id`, `item_id` and `rank` (from 1) for these lists; others are ignored.
             n: N of `rerank@N`.
 
         Raises:
-            ConfigError: A list has no retrieved items, or one that may not be recommended.
+            ConfigError: A list has no retrieved items, or an item that may not be recommended.
         """
         shown = retrieved.filter(pl.col("rank") <= n).join(self.lists, on="group_id", how="semi")
         shown = shown.sort("group_id", "rank")
@@ -100,22 +101,22 @@ class RankLists:
 
     @cached_property
     def lists(self) -> pl.DataFrame:
-        """`group_id` and `user_id`, sorted by `group_id`."""
+        """The lists: `group_id` and `user_id`, sorted by `group_id`."""
         rows = self.data.groups.filter(pl.col("group_id").is_in(self.group_ids.tolist()))
         return rows.select("group_id", "user_id").sort("group_id")
 
     @cached_property
     def positives(self) -> pl.DataFrame:
-        """`group_id` and `item_id` of every relevant item."""
+        """The relevant items: `group_id` and `item_id`."""
         rows = self.data.candidates.filter((pl.col("split") == self.split) & (pl.col("label") == 1))
         return rows.select(KEYS).join(self.lists, on="group_id", how="semi")
 
     @cached_property
     def excluded(self) -> pl.DataFrame:
-        """`group_id` and `item_id` of what may not be in each list.
+        """The items that each list must not contain: `group_id` and `item_id`.
 
-        That is the user's interactions of the visible splits, and where a list has one positive only
-        (`candidates.unit: instance`), their other held-out likes.
+        These are the user's interactions of the visible splits and, with one positive per list
+        (`candidates.unit: instance`), the user's other held-out likes.
         """
         visible = self.data.interactions.filter(pl.col("split").is_in(VISIBLE[self.split]))
         seen = self.lists.join(visible.select("user_id", "item_id"), on="user_id").select(KEYS)
@@ -125,37 +126,38 @@ class RankLists:
         return pl.concat([seen, others]).unique()
 
     def _labelled(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows with `label` and `kind`: positives of the list, items disliked in the split, all others."""
+        """Add `label` and `kind`: positives of the list, items disliked in the split, and unrated ones."""
         ratings = self.data.interactions.filter(pl.col("split") == self.split)
         rated = ratings.select("user_id", "item_id", rated=pl.lit(True))
         positives = self.positives.with_columns(positive=pl.lit(True))
-        found = (
+        labelled = (
             rows.join(self.lists, on="group_id", how="left", maintain_order="left")
             .join(rated, on=["user_id", "item_id"], how="left", maintain_order="left")
             .join(positives, on=KEYS, how="left", maintain_order="left")
         )
         liked, disliked = pl.col("positive").fill_null(False), pl.col("rated").fill_null(False)
         kind = pl.when(liked).then(pl.lit("liked")).when(disliked).then(pl.lit("disliked")).otherwise(pl.lit("unrated"))
-        return found.select(*KEYS, label=liked.cast(pl.Int8), kind=kind)
+        return labelled.select(*KEYS, label=liked.cast(pl.Int8), kind=kind)
 
     def _check(self, shown: pl.DataFrame) -> None:
+        """Refuse retrieved items that do not fit these lists."""
         catalogue = self.data.items.select("item_id")
         problems = {
             "lists without any retrieved item": self.lists.join(shown, on="group_id", how="anti").height,
-            "retrieved items that the user knew already": shown.join(self.excluded, on=KEYS, how="semi").height,
+            "retrieved items that the user knew": shown.join(self.excluded, on=KEYS, how="semi").height,
             "retrieved items that are not in the catalogue": shown.join(catalogue, on="item_id", how="anti").height,
             "items retrieved twice for a list": shown.height - shown.n_unique(KEYS),
         }
-        if found := {what: number for what, number in problems.items() if number}:
-            told = "; ".join(f"{number} {what}" for what, number in found.items())
+        if any(problems.values()):
+            counts = "; ".join(f"{number} {problem}" for problem, number in problems.items() if number)
             raise ConfigError(
-                f"the retriever's lists do not fit the {self.split} split: {told}. Take them from a run on this very "
+                f"data.retriever: its lists do not fit the {self.split} split: {counts}; choose a run on this very "
                 "data set that was evaluated with data.evaluator=full, or set data.retriever to popularity"
             )
 
 
 def lists_hash(examples: GroupExamples) -> str:
-    """SHA-256 of the lists themselves: groups, candidates, labels and what was missed, in their order."""
+    """Return the SHA-256 of the lists: groups, candidates, labels and missed counts, in their order."""
     sizes = np.diff(examples.offsets)
     return table_hash(
         pl.DataFrame(

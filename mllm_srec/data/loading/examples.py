@@ -1,4 +1,4 @@
-"""Which targets are asked about in which group: the rows of training, of AUC and of the candidate lists."""
+"""Groups and their targets as flat arrays: training rows, labelled pairs and candidate lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class GroupExamples:
     Attributes:
         group_id: `(G,)` int64.
         context: `(G,)` row of the group in the groups table.
-        offsets: `(G + 1,)`.
+        offsets: `(G + 1,)` int64, bounds of each group in the arrays of targets.
         item_index: `(N,)` row of the item in the items table.
         relevance: `(N,)` 1 liked, 0 not.
         kind: `(N,)` index into `types.LIST_KINDS`.
@@ -45,40 +45,40 @@ class GroupExamples:
 
     @property
     def sizes(self) -> np.ndarray:
-        """Targets of each group `(G,)`."""
+        """Number of targets of each group `(G,)`."""
         return np.diff(self.offsets)
 
     @property
     def n_positives(self) -> np.ndarray:
-        """Relevant targets of each group `(G,)`."""
+        """Number of relevant targets of each group `(G,)`."""
         return np.diff(np.concatenate([[0], self.relevance.cumsum()])[self.offsets])
 
     def padded(self, values: np.ndarray, fill: float = 0) -> np.ndarray:
-        """One value per target `(N,)` as `(G, C)`, padded with `fill`; keeps the kind of number."""
+        """Lay out one value per target `(N,)` as `(G, C)`, padded with `fill`, of the same dtype."""
         filled = np.full((len(self), int(self.sizes.max(initial=1))), fill, dtype=values.dtype)
         filled[self.mask()] = values
         return filled
 
     def mask(self) -> np.ndarray:
-        """Bool `(G, C)`: True where there is a target, False at padding."""
+        """Return bool `(G, C)`: True for a target, False for padding."""
         return np.asarray(np.arange(int(self.sizes.max(initial=1))) < self.sizes[:, None])
 
     def draw(self, limit: int | None, seed: int) -> GroupExamples:
-        """At most `limit` groups, drawn with the seed; their order stays. None takes all."""
+        """Draw at most `limit` groups with the seed, in their present order; None takes all."""
         if limit is None or limit >= len(self):
             return self
         return self.take(np.sort(np.random.default_rng(seed).choice(len(self), limit, replace=False)))
 
     def without(self, group_ids: Collection[int]) -> GroupExamples:
-        """All but these groups."""
+        """Leave out these groups."""
         return self.take(np.flatnonzero(~np.isin(self.group_id, list(group_ids)))) if group_ids else self
 
     def only(self, group_ids: Collection[int]) -> GroupExamples:
-        """These groups, in their order here."""
+        """Keep only these groups, in their present order."""
         return self.take(np.flatnonzero(np.isin(self.group_id, list(group_ids))))
 
     def take(self, chosen: np.ndarray) -> GroupExamples:
-        """The groups at these places `(n,)`, whole, in this order."""
+        """Select the groups at these indices `(n,)`, with all their targets, in this order."""
         rows = np.concatenate(
             [np.zeros(0, np.int64), *(np.arange(self.offsets[i], self.offsets[i + 1]) for i in chosen)]
         )
@@ -99,13 +99,13 @@ def select_train_rows(
     balance: Literal["all", "cap"],
     seed: int,
 ) -> pl.DataFrame:
-    """The training rows among the stored samples.
+    """Choose the training rows among the stored samples.
 
     Args:
         samples: Rows of `samples.parquet` of the train split.
-        negatives: Sampled negatives, disliked items, or both.
-        balance: `all` keeps every chosen negative; `cap` draws as many negatives as there are positives at most, so
-            that the ratio is no worse than 1:1.
+        negatives: Kinds of negatives: sampled, disliked (`explicit`), or both.
+        balance: `all` keeps every negative of these kinds; `cap` draws at most as many negatives as there are
+            positives.
         seed: Seed of that draw.
     """
     chosen: dict[str, list[str]] = {"sampled": ["liked", "sampled"], "explicit": ["liked", "disliked"]}
@@ -123,14 +123,14 @@ def select_train_rows(
 
 
 def pair_examples(groups: pl.DataFrame, items: pl.DataFrame, samples: pl.DataFrame) -> GroupExamples:
-    """Pair groups with the given rows of `samples.parquet`; groups that lost all their rows are left out."""
+    """Gather pair groups from the given rows of `samples.parquet`; groups without a row are left out."""
     return gather(groups, items, samples.sort("sample_id"))
 
 
 def rank_examples(
     groups: pl.DataFrame, items: pl.DataFrame, candidates: pl.DataFrame, split: Split, n_negatives: int | None
 ) -> GroupExamples:
-    """Candidate lists of a split: all positives and the first `n_negatives` by position (`sampled@m`).
+    """Gather the candidate lists of a split: all positives and the first `n_negatives` by position (`sampled@m`).
 
     Args:
         groups: `groups.parquet`.
@@ -148,13 +148,13 @@ def rank_examples(
 def gather(
     groups: pl.DataFrame, items: pl.DataFrame, rows: pl.DataFrame, missed: pl.DataFrame | None = None
 ) -> GroupExamples:
-    """Tables -> flat arrays, groups in the order of their first row.
+    """Turn tables into flat arrays, with groups in the order of their first row.
 
     Args:
         groups: `groups.parquet`.
         items: `items.parquet`.
-        rows: Targets: `group_id`, `item_id`, `label`, `kind`.
-        missed: Relevant items that are not among them, one row each with its `group_id`; None: there are none.
+        rows: Targets with `group_id`, `item_id`, `label` and `kind`.
+        missed: Relevant items that are not among the targets, one row each with its `group_id`; None: no such items.
     """
     contexts = groups.select("group_id").with_row_index("context")
     index = items.select("item_id").with_row_index("item_index")

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.loading.catalogue_lists import Ragged, WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists, Ragged
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.tables.interactions import in_time_order, is_liked
 from mllm_srec.types import ItemBatch, TrainBatch
@@ -50,7 +50,7 @@ class ItemGroups(Dataset[int]):
         max_history: S, latest items of a history.
     """
 
-    examples: GroupExamples | WholeLists
+    examples: GroupExamples | CatalogueLists
     contexts: Contexts
     max_history: int
 
@@ -70,7 +70,7 @@ class ItemGroups(Dataset[int]):
     def collate(self, indices: Sequence[int]) -> ItemBatch:
         """The batch of these groups; histories are padded to the longest."""
         part = self.examples.take(np.asarray(indices, dtype=np.int64))
-        targets = whole_targets(part) if isinstance(part, WholeLists) else padded_targets(part)
+        targets = catalogue_targets(part) if isinstance(part, CatalogueLists) else padded_targets(part)
         history = self.contexts.history.take(part.context)
         length = int(min(history.sizes.max(initial=1), self.max_history))
         context = {
@@ -81,8 +81,8 @@ class ItemGroups(Dataset[int]):
             "history": history.left_padded(max(1, length)),
         }
         batch: dict[str, object] = {name: torch.from_numpy(values) for name, values in (targets | context).items()}
-        if isinstance(part, WholeLists):
-            batch["whole"] = True
+        if isinstance(part, CatalogueLists):
+            batch["catalogue"] = True
         return cast(ItemBatch, batch)
 
 
@@ -94,7 +94,7 @@ def padded_targets(examples: GroupExamples) -> dict[str, np.ndarray]:
     }
 
 
-def whole_targets(lists: WholeLists) -> dict[str, np.ndarray]:
+def catalogue_targets(lists: CatalogueLists) -> dict[str, np.ndarray]:
     """As `padded_targets`, of lists of the whole catalogue `(B, N)`: column j is row j of the items table."""
     mask = lists.mask()  # (B, N)
     index = np.where(mask, np.arange(lists.n_items), -1)  # (B, N)

@@ -1,4 +1,4 @@
-"""LightningDataModule of models that know users and items by number: the same pairs and lists as for prompts."""
+"""LightningDataModule for models that know users and items by number; pairs and lists are those of the prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from torch.utils.data import DataLoader
 
 from mllm_srec.data.loading.candidate_lists import RankLists
-from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.item_batches import Contexts, ItemGroups, Numbering, TrainExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.data.tables.interactions import is_liked
@@ -22,15 +22,17 @@ class ItemDataModule(RankingDataModule):
     Args:
         root: Folder of all data sets.
         name: Folder of this data set below `root`.
-        unit: What a training example is: a user's sequence of likes, or one like with those before it.
-        max_history: S, latest items of a history.
+        unit: Unit of training: `sequences` of all likes of a user, or `targets`, one like with those before it.
+        max_history: S, number of latest items of a history.
+        batch_size: Training examples per device and step.
+        eval_batch_size: Groups per device and step in evaluation.
         **shared: Settings of `RankingDataModule`.
 
     Raises:
         ConfigError: The data set is not prepared, or settings contradict each other.
     """
 
-    validates_whole: ClassVar[bool] = True
+    validates_on_catalogue: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -47,17 +49,17 @@ class ItemDataModule(RankingDataModule):
 
     @cached_property
     def numbering(self) -> Numbering:
-        """Users and items by number."""
+        """Numbers of the users and items of the data set."""
         return Numbering(self.data)
 
     @cached_property
     def contexts(self) -> Contexts:
-        """All contexts by number."""
+        """Contexts of all groups, with users and items as numbers."""
         return Contexts.of(self.data.groups, self.numbering)
 
     @property
     def inputs_label(self) -> str:
-        """`items/50`: the latest 50 likes by number."""
+        """Short name of the model's inputs: `items/50` for the latest 50 likes by number."""
         return f"items/{self.max_history}"
 
     @property
@@ -67,7 +69,7 @@ class ItemDataModule(RankingDataModule):
 
     @property
     def left_out(self) -> str:
-        """Users of a single like, where examples are sequences."""
+        """Sentence on users with a single like, who make no sequence; empty if there are none."""
         if self.unit != "sequences":
             return ""
         likes = self.data.interactions.filter((pl.col("split") == "train") & is_liked())
@@ -75,30 +77,30 @@ class ItemDataModule(RankingDataModule):
         return f"{n_single:,} users with a single like have no next item to learn from" if n_single else ""
 
     def train_examples(self) -> TrainExamples:
-        """Examples of the train split after `max_train_groups`."""
+        """Return the examples of the train split, at most `max_train_groups`."""
         examples = TrainExamples.of(self.data.interactions, self.numbering, self.unit, self.max_history)
         return examples.draw(self.max_train_groups, self.seed)
 
-    def whole_lists(self, lists: RankLists) -> WholeLists:
-        """Lists of the whole catalogue, written out batch by batch."""
-        return lists.whole()
+    def catalogue_lists(self, lists: RankLists) -> CatalogueLists:
+        """Return lists of the whole catalogue, which are written out batch by batch."""
+        return lists.catalogue()
 
     def setup(self, stage: str) -> None:
-        """Number users and items in this process, before any loader is made."""
+        """Number users and items before any loader is made."""
         _ = self.contexts
 
     def train_dataloader(self) -> DataLoader[int]:
-        """Shuffled examples; a resumed run starts behind the last trained batch.
+        """Return the loader of shuffled examples; a resumed run continues after the last trained batch.
 
         Raises:
-            ConfigError: Nothing is liked in the train split.
+            ConfigError: The train split has no liked item.
         """
         examples = self.train_examples()
         if not len(examples):
-            raise ConfigError(f"nothing is liked in the train split of {self.folder}: there is nothing to train on")
+            raise ConfigError(f"{self.folder}: the train split has no liked item; check prepare.liked_from")
         return self.batches(examples, examples.collate, train=True)
 
     def eval_loader(self, examples: Lists) -> DataLoader[int]:
-        """Groups of the examples."""
+        """Return the loader of these groups in evaluation."""
         groups = ItemGroups(examples, self.contexts, self.max_history)
         return self.batches(groups, groups.collate, train=False)

@@ -1,4 +1,7 @@
-"""From stored prompts to packed batches with pictures."""
+"""Data sets and collators of prompts: stored tokens of groups become packed batches with pictures.
+
+`PromptDataset` serves one prompt per target; `ListDataset` serves listwise prompts, each with many candidates.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,14 @@ from mllm_srec.types import PackedBatch
 
 @dataclass
 class PromptStores:
-    """What a batch is put together from."""
+    """Stores from which batches are built.
+
+    Attributes:
+        prompts: Token ids of contexts, targets and choices.
+        images: Pictures; None if prompts show none.
+        features: Features of the pictures, served instead of pixels; None: pixels.
+        encoder: Tokenizer and special tokens.
+    """
 
     prompts: PromptStore
     images: ImageStore | None
@@ -37,8 +47,11 @@ class PromptDataset(Dataset[PromptGroup]):
 
     Args:
         examples: Groups and their targets.
-        stores: Prompts and pictures.
-        train: With answers behind the targets.
+        stores: Stores of the prompts.
+        train: True to append the answer to each target.
+
+    Attributes:
+        lengths: Number of tokens of each group `(G,)`.
     """
 
     def __init__(self, examples: GroupExamples, stores: PromptStores, train: bool) -> None:
@@ -56,7 +69,7 @@ class PromptDataset(Dataset[PromptGroup]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> PromptGroup:
-        """Group `index`, ready to be packed."""
+        """Return group `index`, ready to be packed."""
         rows, prompts = self.examples, self.stores.prompts
         context = int(rows.context[index])
         middle = prompts.middle(context)
@@ -71,13 +84,18 @@ class PromptDataset(Dataset[PromptGroup]):
 
 @dataclass
 class PromptCollator:
-    """Groups -> packed batch with pictures; each distinct picture is served once a batch."""
+    """Packs groups into a batch with pictures; each distinct picture is served once per batch.
+
+    Attributes:
+        stores: Stores of the prompts.
+        packing: Layout of the rows.
+    """
 
     stores: PromptStores
     packing: PackingSettings = field(default_factory=PackingSettings)
 
     def __call__(self, groups: Sequence[PromptGroup]) -> PackedBatch:
-        """Pack `groups` and look up their pictures; no groups give the batch of none."""
+        """Pack `groups` and look up their pictures; no groups give an empty batch."""
         if not groups:
             return no_groups()
         encoder = self.stores.encoder
@@ -99,16 +117,19 @@ class PromptCollator:
 
 
 class ListDataset(Dataset[ListGroup]):
-    """Candidate lists with tokenised list prompts.
+    """Groups with tokenised listwise prompts.
 
     Args:
         examples: Groups and their candidates.
-        stores: Prompts.
-        settings: Size of a list, and number of shuffles.
+        stores: Stores of the prompts.
+        settings: Settings with `list_size` and `list_shuffles`.
         seed: Seed of the shuffles.
 
     Raises:
-        ConfigError: The tokenizer splits a letter.
+        ConfigError: The tokenizer splits one of the letters that name candidates.
+
+    Attributes:
+        lengths: Number of tokens of each group `(G,)`.
     """
 
     def __init__(self, examples: GroupExamples, stores: PromptStores, settings: PromptSettings, seed: int) -> None:
@@ -116,7 +137,7 @@ class ListDataset(Dataset[ListGroup]):
         self.label_ids = stores.encoder.label_ids(settings.list_size)
         self.end = stores.encoder.encode(choices_end(settings))
         contexts = stores.prompts.context_lengths().to_numpy().astype(np.int64)
-        lines = stores.prompts.choice_lengths().to_numpy().astype(np.int64) + 1  # with their letter
+        lines = stores.prompts.choice_lengths().to_numpy().astype(np.int64) + 1  # and the candidate's letter
         summed = np.concatenate([[0], lines[examples.item_index].cumsum()])[examples.offsets]  # (G + 1,)
         ends = -(-examples.sizes // settings.list_size) * len(self.end)  # (G,)
         self.lengths = contexts[examples.context] + settings.list_shuffles * (np.diff(summed) + ends)  # (G,)
@@ -126,30 +147,35 @@ class ListDataset(Dataset[ListGroup]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> ListGroup:
-        """Group `index`, ready to be packed."""
+        """Return group `index`, ready to be packed."""
         rows, prompts, settings = self.examples, self.stores.prompts, self.settings
         chosen = slice(rows.offsets[index], rows.offsets[index + 1])
         items, group_id = rows.item_index[chosen], int(rows.group_id[index])
         lines = [prompts.choice(int(item)) for item in items]
         shown = draw_lists(items, group_id, settings.list_size, settings.list_shuffles, self.seed)
-        asked = [PromptTarget(list_tokens(lines, self.label_ids, self.end, prompt)) for prompt in shown]
-        of_items = zip(items.tolist(), rows.relevance[chosen].tolist(), rows.kind[chosen].tolist(), strict=True)
-        candidates = [PromptTarget((), item_index=item, relevance=label, kind=kind) for item, label, kind in of_items]
+        questions = [PromptTarget(list_tokens(lines, self.label_ids, self.end, prompt)) for prompt in shown]
+        fields = zip(items.tolist(), rows.relevance[chosen].tolist(), rows.kind[chosen].tolist(), strict=True)
+        candidates = [PromptTarget((), item_index=item, relevance=label, kind=kind) for item, label, kind in fields]
         prefix, n_missed = prompts.prefix(int(rows.context[index])), int(rows.n_missed[index])
         return ListGroup(
-            PromptGroup(group_id, prefix, asked), shown, PromptGroup(group_id, prefix, candidates, n_missed)
+            PromptGroup(group_id, prefix, questions), shown, PromptGroup(group_id, prefix, candidates, n_missed)
         )
 
 
 @dataclass
 class ListCollator:
-    """Groups -> packed batch of list prompts."""
+    """Packs groups into a batch of listwise prompts.
+
+    Attributes:
+        dataset: Data set that the groups come from.
+        packing: Layout of the rows.
+    """
 
     dataset: ListDataset
     packing: PackingSettings = field(default_factory=PackingSettings)
 
     def __call__(self, groups: Sequence[ListGroup]) -> PackedBatch:
-        """Pack `groups`; no groups give the batch of none."""
+        """Pack `groups`; no groups give an empty batch."""
         if not groups:
             return no_groups()
         return pack_lists(groups, self.dataset.label_ids, self.dataset.stores.encoder.pad_token_id, self.packing)

@@ -195,7 +195,7 @@ class PromptDataModule(RankingDataModule):
         settings = repr((self.prompt, self.max_length, pictures, summaries))  # features give what pixels do
         return f"{self.prompt.version}/{text_hash(settings)[:8]}"
 
-    def whole_lists(self, lists: RankLists) -> GroupExamples:
+    def catalogue_lists(self, lists: RankLists) -> GroupExamples:
         """Lists of the whole catalogue, written out."""
         return lists.full()
 

@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.candidate_lists import RankLists
-from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.examples import GroupExamples, pair_examples, rank_examples
 from mllm_srec.data.loading.sampler import GroupBatchSampler, Position
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.types import ConfigError, Split
 
 Evaluator = Literal["sampled", "rerank", "full"]
-Lists = GroupExamples | WholeLists
+Lists = GroupExamples | CatalogueLists
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RankingDataModule(lightning.LightningDataModule):
         inputs: What `use` was given.
     """
 
-    validates_whole: ClassVar[bool] = False
+    validates_on_catalogue: ClassVar[bool] = False
     """True if `fit` may validate on the whole catalogue, since scoring it is cheap; else on sampled lists."""
 
     def __init__(
@@ -137,9 +137,9 @@ class RankingDataModule(lightning.LightningDataModule):
         """Sentence on the rows of the train split that are no examples, printed before training; empty if all are."""
         return ""
 
-    def whole_lists(self, lists: RankLists) -> Lists:
+    def catalogue_lists(self, lists: RankLists) -> Lists:
         """Candidate lists of the whole catalogue, in the form that this module serves."""
-        raise NotImplementedError(f"{type(self).__name__} has no whole_lists(lists)")
+        raise NotImplementedError(f"{type(self).__name__} has no catalogue_lists(lists)")
 
     def eval_loader(self, examples: Lists) -> DataLoader[Any]:
         """Loader of groups in evaluation."""
@@ -170,7 +170,7 @@ class RankingDataModule(lightning.LightningDataModule):
 
     def evaluator_of(self, fitting: bool) -> Evaluator:
         """Return `evaluator`, or while fitting `sampled` if that would take too long or need another run."""
-        cheap = self.evaluator == "full" and self.validates_whole
+        cheap = self.evaluator == "full" and self.validates_on_catalogue
         return "sampled" if fitting and not cheap else self.evaluator
 
     def eval_examples(self, split: Split) -> tuple[GroupExamples, Lists]:
@@ -204,7 +204,7 @@ class RankingDataModule(lightning.LightningDataModule):
             return pairs, lists
         chosen = RankLists(self.data, split, lists.group_id)  # the same lists, whatever is ranked in them
         if evaluator == "full":
-            return pairs, self.whole_lists(chosen)
+            return pairs, self.catalogue_lists(chosen)
         retrieved = self.inputs.retrieved or {}
         if split not in retrieved:
             raise ConfigError(

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 Position = Callable[[], tuple[int, int]]
-"""Returns (epoch, batches of it already trained): where a run stands, or where a checkpoint left it."""
+"""Returns (epoch, batches of it already trained) of the running or restored training."""
 
 POOL_BATCHES = 32
 """Groups are shuffled, then sorted by length within pools of this many batches: little padding, still random."""
@@ -18,18 +18,22 @@ class GroupBatchSampler(Sampler[list[int]]):
     """Yields lists of group indices; the order is a pure function of (seed, epoch).
 
     Args:
-        lengths: Tokens of each group's row `(G,)`.
+        lengths: Number of tokens of each group `(G,)`.
         batch_size: Groups per batch and process.
-        shuffle: New random order each epoch; else longest first, so that memory runs out at once or never.
+        shuffle: True for a new random order each epoch; False for longest first, so that memory runs out at once or
+            never.
         seed: Seed of the order.
-        rank: This process.
+        rank: Index of this process.
         world_size: Number of processes.
-        position: Where to start; asked anew at each pass over the sampler.
-        max_tokens: In evaluation, tokens of a batch; a longer group is a batch of its own. None: no limit.
+        position: Function that gives the start of a pass; it is called at the beginning of each.
+        max_tokens: Most tokens of a batch in evaluation; a longer group is a batch by itself. None: no limit.
 
-    When shuffling (training), every process gets the same number of batches: batches are dealt again where the number
-    does not divide. When not (evaluation), every group appears exactly once in all, and a process without any gets one
-    batch of no group, so that it takes part in the loop that the others are in.
+    In training (shuffled), every process gets the same number of batches; if the number does not divide, the first
+    batches are repeated. In evaluation, every group appears exactly once over all processes, and a process without
+    groups gets one empty batch, so that it takes part in the same loop as the others.
+
+    Raises:
+        ValueError: `batch_size` is below 1.
     """
 
     def __init__(
@@ -44,22 +48,22 @@ class GroupBatchSampler(Sampler[list[int]]):
         max_tokens: int | None = None,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; give at least 1")
+            raise ValueError(f"batch_size={batch_size}: must be at least 1; give the number of groups of a batch")
         self.lengths, self.batch_size, self.shuffle, self.seed = lengths, batch_size, shuffle, seed
         self.rank, self.world_size, self.position = rank, world_size, position
         self.max_tokens = max_tokens
 
     def __len__(self) -> int:
-        """Batches of this process in a whole epoch, whatever was already trained of it."""
+        """Number of batches of this process in a full epoch, including those already trained."""
         if self.shuffle:
             n_batches = -(-len(self.lengths) // self.batch_size)
             return -(-n_batches // self.world_size)
         return len(self._by_length())
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches of this process from the current position on."""
+        """Yield the batches of this process, beginning at the current position."""
         epoch, start = self.position()
-        if start >= len(self):  # a checkpoint of an epoch's end: what is still to come is the next epoch
+        if start >= len(self):  # a checkpoint from the end of an epoch: continue with the next one
             epoch, start = epoch + 1, 0
         yield from (self._shuffled(epoch) if self.shuffle else self._by_length())[start:]
 
@@ -83,7 +87,7 @@ class GroupBatchSampler(Sampler[list[int]]):
             by_length = np.asarray(pool)[np.argsort(self.lengths[pool], kind="stable")]
             batches += _chunks(by_length, self.batch_size)
         order = random.permutation(len(batches))
-        order = np.resize(order, -(-len(order) // self.world_size) * self.world_size)  # repeats from the beginning
+        order = np.resize(order, -(-len(order) // self.world_size) * self.world_size)  # pads with the first batches
         return [batches[index] for index in order[self.rank :: self.world_size]]
 
 

@@ -1,4 +1,7 @@
-"""Finished runs against the first of them, user by user, and only if they were measured alike."""
+"""Comparison of finished runs with the first one, user by user: the table, its notes, and the JSON file of both.
+
+Runs are compared only if they were measured alike; see `pipeline.runs.protocol`.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ import polars as pl
 from mllm_srec.files.atomic import check_output_file, write_output_file
 from mllm_srec.metrics.comparison import Compared, Values, compare_with_first
 from mllm_srec.metrics.significance import PairedDifference
-from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, by_user, check_same_lists, read_lists, read_results
+from mllm_srec.pipeline.analysis.list_metrics import by_user, check_same_lists, check_split, read_lists, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.runs.protocol import SAME_IN_A_GROUP, common_protocol
 from mllm_srec.types import ConfigError, Split
 
 CONFIDENCE = 0.95
-"""Of the intervals."""
+"""Confidence level of the intervals."""
+
+FEW = 30
+"""With fewer users that differ than this, interval and p-value are too optimistic."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +36,16 @@ class Comparison:
     """A table of runs against the first of them.
 
     Attributes:
-        groups: What was compared; the first is the base.
+        groups: Compared runs; the first group is the base.
         split: `test` or `val`.
-        protocol: What all runs were measured with, as far as they say it.
-        rows: Metric by metric, the base first.
-        n_users: Users that were ranked for.
-        n_lists: Their lists.
-        left_out: Metric -> users without a value in any run.
-        unstated: Parts of the protocol that some runs do not state -> the first of these.
-        equal: Runs of one group that have the same value for every list, which seeds of a trained model never have.
-        n_resamples: Resamples of the bootstrap.
+        protocol: Parts of the protocol that all runs state and agree in.
+        rows: Rows of the table, metric by metric, the base first.
+        n_users: Number of users with rank lists.
+        n_lists: Number of rank lists.
+        left_out: Metric -> number of users without a value in any run.
+        unstated: Part of the protocol that some runs do not state -> the first such run.
+        equal: Pairs of runs of one group with the same value for every list; seeds of a trained model never agree so.
+        n_resamples: Number of resamples of the bootstrap.
         seed: Seed of the bootstrap.
     """
 
@@ -57,12 +63,12 @@ class Comparison:
 
     @property
     def n_differences(self) -> int:
-        """Size of the family that Holm's correction is for."""
+        """Number of differences in the table, the family of Holm's correction."""
         return sum(row.difference is not None for row in self.rows)
 
     @property
     def lowest_holm_p(self) -> float:
-        """What no corrected p-value of the smallest difference can fall below with so many resamples."""
+        """Lower bound of the smallest corrected p-value with this number of resamples."""
         return min(1.0, self.n_differences * 2 / (self.n_resamples + 1))
 
 
@@ -73,22 +79,24 @@ def compare_runs(
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare finished runs with the first, from the values of every user that their measurement left.
+    """Compare finished runs with the first one, using the stored values of every user.
 
-    A user with several lists counts once, with the mean of them; seeds of a group are averaged within a user.
+    A user with several lists counts once, with their mean; seeds of a group are averaged within a user.
 
     Args:
-        groups: From `run_groups`.
-        metrics: Columns of the runs' files, such as `ndcg@10`; with the groups, the family of Holm's correction.
+        groups: Groups of `run_groups`; the first is the base.
+        metrics: Columns of the runs' files, such as `ndcg@10`; all of them count in Holm's correction.
         split: `test` or `val`.
-        n_resamples: Resamples of the bootstrap over users.
-        seed: Its seed.
+        n_resamples: Number of resamples of the bootstrap over users.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ConfigError: Runs are not finished, were not measured alike, or a metric is unknown, double or without values.
+        ConfigError: A run is not finished, runs were measured differently, or a metric is unknown, given twice or
+            without values.
         DataError: A file is damaged.
     """
-    _check_request(metrics, split)
+    check_split(split)
+    _check_metrics(metrics)
     folders = [folder for group in groups for folder in group.folders]
     results = {folder: read_results(folder, split) for folder in folders}
     protocol, unstated = common_protocol(results)
@@ -102,7 +110,7 @@ def compare_runs(
     left_out = {metric: first[metric].null_count() for metric in metrics}
     for metric in metrics:
         if left_out[metric] == first.height:
-            raise ConfigError(f"metrics: no user has a value of {metric!r} in these runs; leave it out")
+            raise ConfigError(f"metrics={metric!r}: no user has a value of it in these runs; leave it out")
     return Comparison(
         groups=tuple(groups),
         split=split,
@@ -123,19 +131,20 @@ def compare_runs(
     )
 
 
-def _check_request(metrics: Sequence[str], split: Split) -> None:
-    if split not in COMMANDS:
-        raise ConfigError(f"split: got {split!r}; accepted are {', '.join(COMMANDS)}, which have rank lists")
-    double = [name for name, n in Counter(metrics).items() if n > 1]
-    if double or not metrics:
-        got = f"{double[0]!r} more than once" if double else "none"
-        raise ConfigError(f"metrics: got {got}; name each metric once, as all of them count in Holm's correction")
+def _check_metrics(metrics: Sequence[str]) -> None:
+    if not metrics:
+        raise ConfigError("metrics=[]: is empty; name at least one metric, such as ndcg@10")
+    for name, n in Counter(metrics).items():
+        if n > 1:
+            raise ConfigError(
+                f"metrics={name!r}: is given {n} times; name it once, as all metrics count in Holm's correction"
+            )
 
 
 def _values(
     groups: Sequence[RunGroup], users: Mapping[Path, pl.DataFrame], metrics: Sequence[str]
 ) -> dict[str, dict[str, Values]]:
-    """Group -> metric -> values `(seeds, users)` of the users that have one."""
+    """Return group -> metric -> values `(seeds, users)` of the users that have one."""
     return {
         group.name: {
             metric: np.stack([users[folder][metric].drop_nulls().to_numpy() for folder in group.folders])
@@ -145,18 +154,14 @@ def _values(
     }
 
 
-FEW = 30
-"""Below about so many users that differ, interval and p are too optimistic."""
-
-
 def notes(comparison: Comparison) -> list[str]:
-    """How the table is to be read, and what in it is to be doubted, one line each."""
+    """Explain how to read the table and which of its numbers to doubt, one line each."""
     n, n_others, n_metrics = comparison.n_differences, len(comparison.groups) - 1, len(comparison.left_out)
     return [
         f"gain: run minus {comparison.groups[0].name!r}, mean over {comparison.n_users} users; {CONFIDENCE:.0%} "
         f"interval and p: paired bootstrap over users, {comparison.n_resamples} resamples, seed {comparison.seed}",
         f"Holm p: corrected over the {n} differences shown ({_counted(n_others, 'run')} x "
-        f"{_counted(n_metrics, 'metric')}); a finding at the level .05 if at most .05",
+        f"{_counted(n_metrics, 'metric')}); a finding at level .05 if at most .05",
         *_about_seeds(comparison),
         *_about_users(comparison),
         *(f"{key} is not stated by {str(run)!r}, so it was not compared" for key, run in comparison.unstated.items()),
@@ -172,8 +177,8 @@ def _about_seeds(comparison: Comparison) -> list[str]:
         n_runs = len(group.folders)
         if n_runs > 2 and len(equal) == n_runs * (n_runs - 1) // 2:
             lines.append(
-                f"all {n_runs} runs of {group.name!r} have the same value for every list: right where nothing is "
-                "trained or drawn, else they are not different seeds"
+                f"all {n_runs} runs of {group.name!r} have the same value for every list: right if nothing is trained "
+                "or drawn; otherwise they are not different seeds"
             )
             continue
         lines += [
@@ -181,7 +186,7 @@ def _about_seeds(comparison: Comparison) -> list[str]:
             for one, other in equal
         ]
     if single:
-        lines.append(f"one seed only: {', '.join(single)}; luck of the seed is in the gain and not in p")
+        lines.append(f"one seed only: {', '.join(single)}; variance between seeds affects the gain but is not in p")
     return lines
 
 
@@ -193,8 +198,8 @@ def _about_users(comparison: Comparison) -> list[str]:
     ]
     if comparison.n_lists > comparison.n_users:
         lines.append(
-            f"{comparison.n_lists} lists of {comparison.n_users} users: a user counts once, with the mean of them, "
-            "where metrics.json counts lists"
+            f"{comparison.n_lists} lists of {comparison.n_users} users: here a user counts once, with the mean of "
+            "their lists; metrics.json averages over lists"
         )
     return lines
 
@@ -204,10 +209,10 @@ def _about_power(comparison: Comparison) -> list[str]:
     named = [f"{row.run!r} {row.metric} ({n})" for row, n in few if 0 < n < FEW]
     lines = []
     if named:
-        lines.append(f"fewer than {FEW} users differ at all, interval and p are too optimistic: {', '.join(named)}")
+        lines.append(f"fewer than {FEW} users differ, so that interval and p are too optimistic: {', '.join(named)}")
     if comparison.lowest_holm_p > 1 - CONFIDENCE:
         lines.append(
-            f"with {comparison.n_resamples} resamples the smallest Holm p starts at {comparison.lowest_holm_p:.2g}; "
+            f"with {comparison.n_resamples} resamples no Holm p can be below {comparison.lowest_holm_p:.2g}; "
             "raise n_resamples"
         )
     return lines
@@ -218,7 +223,7 @@ def _counted(n: int, noun: str) -> str:
 
 
 def as_record(comparison: Comparison) -> dict[str, Any]:
-    """All of it as plain values, for JSON."""
+    """Return the comparison and its notes as plain values for JSON."""
     return {
         "comparison": {
             "base": comparison.groups[0].name,
@@ -233,22 +238,22 @@ def as_record(comparison: Comparison) -> dict[str, Any]:
         },
         "protocol": dict(comparison.protocol),
         "runs": {group.name: [str(folder) for folder in group.folders] for group in comparison.groups},
-        "rows": [_flat(row) for row in comparison.rows],
+        "rows": [_flat_row(row) for row in comparison.rows],
         "notes": notes(comparison),
     }
 
 
-def _flat(row: Compared) -> dict[str, Any]:
-    """A row and its difference in one mapping; what the base has not is None."""
+def _flat_row(row: Compared) -> dict[str, Any]:
+    """Merge a row and its difference into one mapping; the base has None for the latter."""
     difference = asdict(row.difference) if row.difference else {field.name: None for field in fields(PairedDifference)}
     return asdict(row) | difference | {"n_users": row.n_users}
 
 
 def check_output(path: Path) -> None:
-    """Look whether the result may be written; see `check_output_file`."""
+    """Check that the result may be written to `path`; see `check_output_file`."""
     check_output_file(path, "compare", lambda text: isinstance(json.loads(text)["comparison"], dict))
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write it as JSON; see `write_output_file`."""
+    """Write the comparison as JSON; see `write_output_file`."""
     write_output_file(json.dumps(as_record(comparison), indent=2, allow_nan=False) + "\n", path)

@@ -1,4 +1,4 @@
-"""What the test of a finished run left behind: its tables, checked against its results and joined with the data set."""
+"""Stored predictions of a finished run, checked against its results and joined with the data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mllm_srec.pipeline.evaluation.schema import PLACE, TARGETS
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError, DataError, Split
 
-_LOGGED = 1e-5  # what float32, in which results are logged, may take from an area
+_TOLERANCE = 1e-5  # results are logged in float32, which rounds an AUC by less than this
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class ScoredTables:
     """Scored rows of one run, with `n_history` (liked items of the context) and `likes` (train likes of the item).
 
     Attributes:
-        lists: `group_id`, `user_id`, the metrics asked for (null: undefined) and `n_history`, by group.
+        lists: Rank lists by group: `group_id`, `user_id`, the chosen metrics (null: undefined) and `n_history`.
         candidates: Rows of the rank lists by group and item: `TARGETS`, `score` (minus infinity: missed by the
-            retriever), `likes`, and the columns of `PLACE` where only a part of each list was kept.
+            retriever), `likes`, and the columns of `PLACE` if only a part of each list was kept.
         pairs: Labelled targets by group and item: `TARGETS`, `score`, `likes` and `n_history`.
     """
 
@@ -38,33 +38,36 @@ class ScoredTables:
     pairs: pl.DataFrame
 
     @property
-    def whole(self) -> bool:
-        """Whether all candidates of each list are there."""
+    def complete(self) -> bool:
+        """True if `candidates` holds all candidates of each list."""
         return "rank" not in self.candidates.columns
 
 
 def read_scored(
     folder: Path, split: Split, metrics: Sequence[str], results: Mapping[str, Any], data: PreparedDataset
 ) -> ScoredTables:
-    """Read the predictions of a run.
+    """Read and check the predictions of a run.
 
     Args:
         folder: Run folder.
         split: `test` or `val`.
         metrics: Columns of `predictions/<split>_users.parquet`.
-        results: From `read_results`.
-        data: The data set that was scored.
+        results: Results of `read_results`.
+        data: Data set that was scored.
 
     Raises:
-        ConfigError: A file is missing, or has no such metric.
+        ConfigError: A file or a metric is missing.
         DataError: A file is damaged, contradicts the results, or is of another data set.
     """
     lists = read_lists(folder, split, metrics, results)
     candidates, pairs = (_read(folder, name, split) for name in (split, f"{split}_pairs"))
-    odd = lists.join(candidates, on="group_id", how="anti").height
-    odd += candidates.join(lists, on=["group_id", "user_id"], how="anti").height
-    if odd:
-        raise DataError(f"{str(folder)!r}: {odd} rows of {split}.parquet and {split}_users.parquet do not fit together")
+    n_unmatched = lists.join(candidates, on="group_id", how="anti").height
+    n_unmatched += candidates.join(lists, on=["group_id", "user_id"], how="anti").height
+    if n_unmatched:
+        raise DataError(
+            f"{str(folder)!r}: {n_unmatched} rows of {split}.parquet and {split}_users.parquet do not match; measure "
+            "the run again"
+        )
     if pairs["score"].is_infinite().any():
         raise DataError(f"{str(folder)!r}: {split}_pairs.parquet has targets without a score; measure the run again")
     _check_auc(folder, pairs, results.get("auc"))
@@ -78,27 +81,28 @@ def read_scored(
 
 
 def _read(folder: Path, name: str, split: Split) -> pl.DataFrame:
-    """A table of predictions, by group and item; null scores (missed) become minus infinity."""
+    """Read a table of predictions, sorted by group and item; null scores (missed) become minus infinity."""
     path = RunFolder(folder).predictions / f"{name}.parquet"
     if not path.is_file():
         raise ConfigError(
-            f"{str(path)!r} is missing, the scored rows; measure the run again with "
+            f"{str(path)!r}: the scored rows are missing; measure the run again with "
             f"`python -m mllm_srec {COMMANDS[split]}`"
         )
     try:
         table = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as Parquet ({error}); measure the run again") from error
+        raise DataError(f"{str(path)!r}: cannot be read as Parquet ({error}); measure the run again") from error
     for column, dtype in (TARGETS | {"score": pl.Float32}).items():
         if table.schema.get(column) != dtype:
             raise DataError(
                 f"{str(path)!r}: column {column} is {table.schema.get(column)}, not {dtype}; measure the run again"
             )
-    n_double = table.height - table.n_unique(["group_id", "item_id"])
-    broken = table.select(*TARGETS).null_count().sum_horizontal().item() + int(table["score"].is_nan().sum())
-    if n_double or broken:
+    n_duplicate = table.height - table.n_unique(["group_id", "item_id"])
+    n_undefined = table.select(*TARGETS).null_count().sum_horizontal().item() + int(table["score"].is_nan().sum())
+    if n_duplicate or n_undefined:
         raise DataError(
-            f"{str(path)!r}: {n_double} targets are double, {broken} values are none; measure the run again"
+            f"{str(path)!r}: {n_duplicate} targets are duplicates, {n_undefined} values are null or NaN; measure the "
+            "run again"
         )
     places = [column for column in PLACE if column in table.columns]
     score = pl.col("score").cast(pl.Float64).fill_null(-math.inf)
@@ -106,22 +110,22 @@ def _read(folder: Path, name: str, split: Split) -> pl.DataFrame:
 
 
 def _check_auc(folder: Path, pairs: pl.DataFrame, stated: Any) -> None:
-    """Refuse pairs that are not those whose area the results state."""
+    """Refuse pairs whose AUC contradicts the results."""
     rows = pairs.filter(pl.col("kind") != "disliked")
-    found = SortedRows.of(rows["score"].to_numpy(), rows["label"].to_numpy()).auc(np.ones(rows.height))[0]
-    if stated is not None and not math.isclose(float(stated), found, rel_tol=0, abs_tol=_LOGGED):
+    auc = SortedRows.of(rows["score"].to_numpy(), rows["label"].to_numpy()).auc(np.ones(rows.height))[0]
+    if stated is not None and not math.isclose(float(stated), auc, rel_tol=0, abs_tol=_TOLERANCE):
         raise DataError(
-            f"{str(folder)!r}: the AUC of its pairs is {found:.6f}, but its metrics.json says {stated:.6f}; they are "
-            "of different measurements. Measure the run again"
+            f"{str(folder)!r}: the AUC of its pairs is {auc:.6f}, but its metrics.json says {stated:.6f}, so they "
+            "are of different measurements; measure the run again"
         )
 
 
-def _with(table: pl.DataFrame, known: pl.DataFrame, keys: list[str], folder: Path) -> pl.DataFrame:
-    """A column of the data set beside each row, in the order of the rows."""
-    unknown = table.join(known, on=keys, how="anti")
+def _with(table: pl.DataFrame, columns: pl.DataFrame, keys: list[str], folder: Path) -> pl.DataFrame:
+    """Join columns of the data set to each row, in the order of the rows."""
+    unknown = table.join(columns, on=keys, how="anti")
     if unknown.height:
         raise DataError(
-            f"{str(folder)!r}: {unknown.height} of {table.height} scored rows are unknown to the data set by their "
-            f"{' and '.join(keys)}, the first is {unknown.select(keys).row(0)}; the run is of another data set"
+            f"{str(folder)!r}: {unknown.height} of {table.height} scored rows are not in the data set by their "
+            f"{' and '.join(keys)}, the first is {unknown.select(keys).row(0)}; give the data set of the run"
         )
-    return table.join(known, on=keys, how="left", maintain_order="left")
+    return table.join(columns, on=keys, how="left", maintain_order="left")

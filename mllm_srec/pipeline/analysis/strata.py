@@ -1,7 +1,7 @@
-"""How results are split into strata: settings, rows of the table, and the rule that nothing is lost on the way.
+"""Strata of results: their settings, the rows of their table, and the counts that show that nothing was lost.
 
-Each split begins with the stratum `all`, and ends with `left out` where rows have no value: the counts between them add
-up to that of `all`.
+Each split begins with the stratum `all`, whose count is the sum of those of its strata, and ends with `left out`, the
+count of rows without a value.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ ALL, LEFT_OUT = "all", "left out"
 
 @dataclass(frozen=True)
 class StrataSettings:
-    """How results are split.
+    """Settings of the split into strata.
 
     Args:
         history_bins: Lowest number of liked items of each bin of contexts; begins with 0.
         like_bins: Lowest number of train likes of each bin of positives' items; begins with 0.
-        popularity_bins: Bins of popularity in which negatives are matched.
+        popularity_bins: Number of popularity bins in which negatives are matched.
         top_k: Cut-off of the recall of single positives.
-        n_resamples: Resamples of the bootstrap over users.
-        confidence: Of the intervals, in (0, 1).
-        seed: Of the bootstrap.
+        n_resamples: Number of resamples of the bootstrap over users.
+        confidence: Confidence level of the intervals, in (0, 1).
+        seed: Seed of the bootstrap.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -50,7 +50,7 @@ class StrataSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the bins."""
+        """Check bins and counts."""
         try:
             check_edges(self.history_bins, "history_bins")
             check_edges(self.like_bins, "like_bins")
@@ -58,32 +58,32 @@ class StrataSettings:
             raise ConfigError(str(error)) from error
         for name in ("popularity_bins", "top_k", "n_resamples"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)}; it must be at least 1")
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1; give a positive number")
 
     def mean(self, values: Floats, user: Users) -> Estimate:
-        """Mean over rows with its interval over users."""
+        """Return the mean over rows with its interval over users."""
         return clustered_mean(values, user, self.n_resamples, self.confidence, self.seed)
 
     def area(self, scores: Floats, positive: Mask, user: Users, weights: Floats | None = None) -> Estimate:
-        """Pooled AUC with its interval over users, averaged over seeds.
+        """Return the pooled AUC, averaged over seeds, with its interval over users.
 
         Args:
-            scores: `(seeds, N)`.
-            positive: `(N,)`.
-            user: `(N,)`.
-            weights: `(N,)`; None: all 1.
+            scores: Scores `(seeds, N)`.
+            positive: Labels `(N,)`, True for positives.
+            user: Users of the rows `(N,)`.
+            weights: Weights of the rows `(N,)`; None: all 1.
         """
         rows = [SortedRows.of(seed, positive) for seed in scores]
-        own = np.ones(len(user)) if weights is None else weights
+        weight = np.ones(len(user)) if weights is None else weights
 
         def statistic(times: Floats) -> float:
-            return float(np.mean([seed.auc(times * own)[0] for seed in rows]))
+            return float(np.mean([seed.auc(times * weight)[0] for seed in rows]))
 
         return bootstrap(statistic, user, self.n_resamples, self.confidence, self.seed)
 
 
 class StratumRow(NamedTuple):
-    """One number of one stratum; None: there is none."""
+    """Value of one metric in one stratum; None: undefined."""
 
     analysis: str
     stratum: str
@@ -102,19 +102,19 @@ ROW_SCHEMA = {
     **dict.fromkeys(("n", "n_users"), pl.Int64),
     "unit": pl.String,
 }
-"""Columns of `StratumRow`; `n` counts the `unit`: lists, positives or labelled targets."""
+"""Columns of `StratumRow`; `n` is the number of `unit`s: lists, positives or labelled targets."""
 
 
 class Strata(NamedTuple):
-    """How rows of one metric fall into strata.
+    """Assignment of the rows of one metric to strata.
 
     Attributes:
-        analysis: Name of the split.
-        metric: What is measured of the rows.
-        unit: What the rows are.
-        bins: `(N,)` place in `labels` of each row.
+        analysis: Name of the analysis.
+        metric: Name of the metric.
+        unit: Name of the rows' unit.
+        bins: `(N,)` index in `labels` of each row.
         labels: Names of the strata.
-        known: `(N,)` whether a row has a value.
+        defined: `(N,)` True if the row has a value.
     """
 
     analysis: str
@@ -122,29 +122,29 @@ class Strata(NamedTuple):
     unit: str
     bins: Ints
     labels: Sequence[str]
-    known: Mask
+    defined: Mask
 
     def rows(self, estimate: Callable[[Mask], Estimate]) -> Iterator[StratumRow]:
-        """One row a stratum, from rows that have a value.
+        """Yield one row per stratum, estimated from the rows that have a value.
 
         Args:
-            estimate: Mask of rows `(N,)` -> number.
+            estimate: Mask of rows `(N,)` -> estimate.
         """
-        for label, own in ((ALL, self.known), *self._strata()):
-            yield stratum_row(self.analysis, label, self.metric, estimate(own), int(own.sum()), self.unit)
-        yield from left_out(self.analysis, self.metric, int((~self.known).sum()), self.unit)
+        for label, mask in ((ALL, self.defined), *self._strata()):
+            yield stratum_row(self.analysis, label, self.metric, estimate(mask), int(mask.sum()), self.unit)
+        yield from left_out(self.analysis, self.metric, int((~self.defined).sum()), self.unit)
 
     def _strata(self) -> Iterator[tuple[str, Mask]]:
-        for place, label in enumerate(self.labels):
-            yield label, self.known & (self.bins == place)
+        for index, label in enumerate(self.labels):
+            yield label, self.defined & (self.bins == index)
 
 
 def stratum_row(analysis: str, stratum: str, metric: str, estimate: Estimate, n: int, unit: str) -> StratumRow:
-    """A row with what was found of its `n` lists, positives or targets."""
+    """Make a row of an estimate from `n` lists, positives or targets."""
     value, low, high = (None if np.isnan(x) else x for x in (estimate.value, estimate.low, estimate.high))
     return StratumRow(analysis, stratum, metric, value, low, high, n, estimate.n_users, unit)
 
 
 def left_out(analysis: str, metric: str, n: int, unit: str, of: str = "") -> list[StratumRow]:
-    """A row that counts what has no value; none where there is nothing to count."""
+    """Make a row that counts the units without a value; no row if there are none."""
     return [StratumRow(analysis, LEFT_OUT + of, metric, None, None, None, n, 0, unit)] if n else []

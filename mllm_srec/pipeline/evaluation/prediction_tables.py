@@ -1,4 +1,4 @@
-"""Rows of all processes joined to what was to be scored: nothing missing, nothing twice, nothing unknown."""
+"""Tables of predictions: rows of all processes joined to the targets, with no row missing, duplicate or unknown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.candidate_lists import KEYS
-from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists
 from mllm_srec.metrics.auc import user_auc
@@ -21,35 +21,35 @@ from mllm_srec.pipeline.evaluation.scored_rows import KEPT_TOP, kept_chunks
 from mllm_srec.types import EVAL_TOP_K, LIST_KINDS, MllmSrecError
 
 COLUMNS = ("group_id", "user_id", "item_id", "label", "kind", "score")
-"""Columns of every table of predictions; logits, mass and places follow where there are any."""
+"""Columns of every table of predictions; logits, mass and the columns of `PLACE` follow if they exist."""
 
 
 def pairs_table(examples: GroupExamples, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
-    """Scores of the labelled targets, in their order.
+    """Build the table of labelled targets with their scores, in the order of `examples`.
 
     Args:
-        examples: The pair groups.
+        examples: Pair groups that were to be scored.
         rows: Stored rows of all processes, in any order.
-        data: The data set.
+        data: Prepared data set.
 
     Raises:
-        MllmSrecError: A row is missing, unknown or double.
+        MllmSrecError: A row is missing, duplicate or unknown.
     """
     return _joined("pairs", target_table(examples, data), rows)
 
 
 def lists_table(examples: Lists, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
-    """Scores of the candidate lists; positives that a retriever missed stand behind their list, with a null score.
+    """Build the table of candidate lists with their scores; positives that a retriever missed end a list, score null.
 
     Args:
-        examples: The lists.
-        rows: Stored rows of all processes, in any order; where they are parts of lists, with their places.
-        data: The data set.
+        examples: Candidate lists that were to be scored.
+        rows: Stored rows of all processes, in any order; if parts of lists were kept, with the columns of `PLACE`.
+        data: Prepared data set.
 
     Raises:
-        MllmSrecError: A row is missing, unknown or double.
+        MllmSrecError: A row is missing, duplicate or unknown.
     """
-    if "rank" in rows.columns or isinstance(examples, WholeLists):
+    if "rank" in rows.columns or isinstance(examples, CatalogueLists):
         _check_places(examples, rows)
         parts = [_kept_targets(part, rows, data) for part in _parts(examples)]
         return pl.concat(parts).sort("group_id", "rank") if parts else rows.select("group_id", "score")
@@ -58,17 +58,13 @@ def lists_table(examples: Lists, rows: pl.DataFrame, data: PreparedDataset) -> p
     missed = _missed(examples, expected, data)
     if not missed.height:
         return joined
-    order = pl.DataFrame({"group_id": examples.group_id}).with_row_index("place")
-    both = pl.concat([joined, missed], how="diagonal")
-    return (
-        both.join(order, on="group_id", how="left", maintain_order="left")
-        .sort("place", maintain_order=True)
-        .drop("place")
-    )
+    order = pl.DataFrame({"group_id": examples.group_id}).with_row_index("list")
+    both = pl.concat([joined, missed], how="diagonal").join(order, on="group_id", how="left", maintain_order="left")
+    return both.sort("list", maintain_order=True).drop("list")
 
 
 def _parts(examples: Lists) -> Iterator[GroupExamples]:
-    """The lists, written out some at a time."""
+    """Yield the lists, catalogue lists a chunk at a time."""
     if isinstance(examples, GroupExamples):
         yield examples
     else:
@@ -76,20 +72,23 @@ def _parts(examples: Lists) -> Iterator[GroupExamples]:
 
 
 def _kept_targets(part: GroupExamples, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
-    """Stored rows of some lists; all of their rows must be targets of theirs."""
+    """Return the stored rows of some lists, after checking that each row is a candidate of its list."""
     expected = target_table(part, data)
-    own = rows.join(expected.select("group_id").unique(), on="group_id", how="semi")
-    kept = expected.join(own, on=["group_id", "item_index"], how="semi", maintain_order="left")
-    return _joined("lists", kept, own)
+    stored = rows.join(expected.select("group_id").unique(), on="group_id", how="semi")
+    kept = expected.join(stored, on=["group_id", "item_index"], how="semi", maintain_order="left")
+    return _joined("lists", kept, stored)
 
 
 def user_table(examples: Lists, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
-    """One row per list: `group_id`, `user_id`, every metric with expected and worst ties, `user_auc`; null: undefined.
+    """Build the table of metrics per list, with expected and worst ties; null: undefined.
 
     Args:
-        examples: The lists.
-        rows: Their stored rows, see `kept_lists`.
-        data: Knows whose they are.
+        examples: Candidate lists.
+        rows: Stored rows of these lists, see `kept_lists`.
+        data: Prepared data set.
+
+    Returns:
+        `group_id`, `user_id`, the ranking metrics and `user_auc`, one row per list.
     """
     parts: list[dict[str, torch.Tensor]] = []
     for kept in kept_chunks(examples, rows):
@@ -104,7 +103,7 @@ def user_table(examples: Lists, rows: pl.DataFrame, data: PreparedDataset) -> pl
 
 
 def target_table(examples: GroupExamples, data: PreparedDataset) -> pl.DataFrame:
-    """Every target of the examples: `group_id`, `user_id`, `item_id`, `item_index`, `label`, `kind`."""
+    """Write out every target: `group_id`, `user_id`, `item_id`, `item_index`, `label`, `kind`."""
     rows = pl.DataFrame(
         {
             "group_id": np.repeat(examples.group_id, np.diff(examples.offsets)),
@@ -119,15 +118,15 @@ def target_table(examples: GroupExamples, data: PreparedDataset) -> pl.DataFrame
 
 
 def _joined(name: str, expected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Expected targets with their scores."""
+    """Join targets with their scores, after checking that they match one to one."""
     keys = ["group_id", "item_index"]
-    n_double = rows.height - rows.n_unique(keys)
+    n_duplicate = rows.height - rows.n_unique(keys)
     n_missing = expected.join(rows, on=keys, how="anti").height
     n_unknown = rows.join(expected, on=keys, how="anti").height
-    if n_double or n_missing or n_unknown:
+    if n_duplicate or n_missing or n_unknown:
         raise MllmSrecError(
-            f"of {expected.height} rows to be scored for {name}, {n_missing} have no score; {n_double} scores are "
-            f"double and {n_unknown} belong to no row; nothing is written"
+            f"of {expected.height} rows to be scored for {name}, {n_missing} have no score; {n_duplicate} scores are "
+            f"duplicates and {n_unknown} belong to no row; nothing is written"
         )
     joined = expected.join(rows, on=keys, how="left", maintain_order="left", validate="1:1")
     optional = ("yes_logit", "no_logit", "yes_no_mass", *(column for column in PLACE if column in rows.columns))
@@ -136,7 +135,7 @@ def _joined(name: str, expected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFra
 
 
 def _check_places(examples: Lists, rows: pl.DataFrame) -> None:
-    """Of every list: all positives and the first rows, counted among all candidates; of no other list any row."""
+    """Check that each list has all its positives and its top rows, and that no row belongs to another list."""
     sizes = {"n": examples.sizes, "n_positives": examples.n_positives}
     lists = pl.DataFrame({"group_id": examples.group_id, **sizes})
     kept = rows.group_by("group_id").agg(
@@ -152,11 +151,11 @@ def _check_places(examples: Lists, rows: pl.DataFrame) -> None:
     )
     broken = both.filter(~complete.fill_null(False)).height
     if broken:
-        raise MllmSrecError(f"of {lists.height} lists to be ranked, {broken} are not whole; nothing is written")
+        raise MllmSrecError(f"of {lists.height} lists to be ranked, {broken} are incomplete; nothing is written")
 
 
 def _missed(examples: GroupExamples, expected: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
-    """Positives of the lists that are no candidates, with a null score."""
+    """Return the positives that a retriever left out of their lists, with a null score."""
     short = examples.group_id[examples.n_missed > 0]
     positives = data.candidates.filter((pl.col("label") == 1) & pl.col("group_id").is_in(short.tolist()))
     missed = positives.join(expected, on=KEYS, how="anti", maintain_order="left")

@@ -15,7 +15,7 @@ from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule, ServedInputs
 from mllm_srec.files.atomic import write_table
 from mllm_srec.files.folders import lock_if_free
-from mllm_srec.models.ranking_module import RankingModule, Scored, Stage
+from mllm_srec.models.ranking_module import RankingModule, Scored
 from mllm_srec.pipeline.evaluation.prediction_tables import lists_table, pairs_table, user_table
 from mllm_srec.pipeline.evaluation.schema import SCORES
 from mllm_srec.pipeline.evaluation.scored_rows import (
@@ -25,9 +25,9 @@ from mllm_srec.pipeline.evaluation.scored_rows import (
     top_of_batch,
     top_rows,
 )
-from mllm_srec.types import CandidateBatch, ConfigError, MllmSrecError
+from mllm_srec.types import CandidateBatch, ConfigError, MllmSrecError, Split
 
-SPLIT_OF: dict[str, Stage] = {"validate": "val", "test": "test", "predict": "test"}
+SPLIT_OF: dict[str, Split] = {"validate": "val", "test": "test", "predict": "test"}
 """Trainer method -> split that it scores; `fit` writes no predictions."""
 
 NAMES = ("pairs", "lists")

@@ -1,4 +1,4 @@
-"""What results are compared with: chance and, where the data set knows the truth, its ceilings."""
+"""Protocol of a measurement, reference rows beside its results (chance, popularity, ceilings), and their JSON keys."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from mllm_srec.pipeline.evaluation.scored_rows import padded, padding_mask
 from mllm_srec.types import Split
 
 CEILINGS = "ceilings.parquet"
+"""File of the demo shop's known scores, in the folder of the data set."""
 
-Scorer = Callable[[GroupExamples], np.ndarray | None]
+ScoreFunction = Callable[[GroupExamples], np.ndarray | None]
+"""Groups -> one score per target `(N,)`, or None without scores for them."""
 
 CEILINGS_NOTE = (
     "ceilings: the oracle knows each user's taste, the reader draws every conclusion that the visible history allows; "
-    "both see of an item what stands below"
+    "the column heading says which modality both may use"
 )
 """Explains the columns that `references` adds on the demo shop."""
 
@@ -33,14 +35,14 @@ CEILINGS_NOTE = (
 def protocol(
     datamodule: RankingDataModule, split: Split, score: str, checkpoint: str | None, fitting: bool = False
 ) -> dict[str, Any]:
-    """What the numbers are measured with; two runs are comparable only where all of this is equal.
+    """Return the protocol of a measurement; two runs are comparable only if all of it is equal.
 
     Args:
-        datamodule: The data, and how models are shown them.
-        split: Split that is measured.
-        score: Kind of score of the model.
+        datamodule: Data module of the run.
+        split: Measured split.
+        score: Kind of the model's score.
         checkpoint: File name of the weights within the run; None for weights as loaded.
-        fitting: Measured by `fit`, which has a limit of groups of its own.
+        fitting: True for the validation of `fit`, which has its own limit of groups.
     """
     max_groups = datamodule.max_eval_groups if fitting else datamodule.max_test_groups
     evaluator = datamodule.evaluator_of(fitting)
@@ -64,15 +66,15 @@ def protocol(
     }
 
 
-def measure(pairs: GroupExamples, lists: Lists, scores: Scorer) -> dict[str, float]:
-    """Metrics of any scorer through the same code that measures models; what it has no scores for is left out.
+def measure(pairs: GroupExamples, lists: Lists, scores: ScoreFunction) -> dict[str, float]:
+    """Measure scores by the code that measures models; metrics of groups without scores are left out.
 
     Args:
         pairs: Pair groups.
         lists: Candidate lists.
-        scores: Gives one score per target `(N,)` of the examples it is asked about, or None.
+        scores: Function that scores both.
     """
-    # Every process that asks has all the rows, so nothing is to be summed over processes.
+    # Every calling process has all rows, so nothing is summed over processes.
     metrics = EvaluationMetrics(sync_on_compute=False)
     values: dict[str, torch.Tensor] = {}
     if (of_pairs := scores(pairs)) is not None:
@@ -88,10 +90,10 @@ def measure(pairs: GroupExamples, lists: Lists, scores: Scorer) -> dict[str, flo
 
 
 def references(datamodule: RankingDataModule, split: Split) -> dict[str, dict[str, float]]:
-    """Rows to print beside a result.
+    """Measure the rows that are printed beside a result.
 
-    Chance and popularity always; where lists are reranked, the retriever's own order and the best order of what it
-    found; on the test split of the demo shop its ceilings.
+    These are chance and popularity; for reranked lists, the retriever's own order and the best order of its items; on
+    the test split of the demo shop, its ceilings.
     """
     pairs, lists = datamodule.eval_examples(split)
     likes = item_popularity(datamodule.data.interactions, datamodule.data.items).astype(np.float64)
@@ -112,13 +114,13 @@ def references(datamodule: RankingDataModule, split: Split) -> dict[str, dict[st
 
 
 def _order(examples: GroupExamples) -> np.ndarray:
-    """Scores that keep every list in the order it has, `(N,)`."""
+    """Return scores `(N,)` that keep every list in its present order."""
     sizes = np.diff(examples.offsets)
     return np.repeat(examples.offsets[:-1], sizes) - np.arange(examples.n_targets, dtype=np.float64)
 
 
-def _ceiling(datamodule: RankingDataModule, table: pl.DataFrame, column: str) -> Scorer:
-    """Scorer that looks up a column of the demo shop's known scores; None for targets that it was not computed for."""
+def _ceiling(datamodule: RankingDataModule, table: pl.DataFrame, column: str) -> ScoreFunction:
+    """Make the function that looks up a column of the demo shop's known scores; None if a target is not there."""
     items = datamodule.data.items["item_id"]
 
     def scores(examples: GroupExamples) -> np.ndarray | None:
@@ -134,20 +136,20 @@ def _finite(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if not math.isnan(float(value))}
 
 
-def reference_metrics(rows: Mapping[str, Mapping[str, float]], stage: Split) -> dict[str, float]:
-    """Reference rows as flat keys of `metrics.json`, such as `test/reference/oracle_both/auc`."""
+def reference_metrics(rows: Mapping[str, Mapping[str, float]], split: Split) -> dict[str, float]:
+    """Flatten reference rows into keys of `metrics.json`, such as `test/reference/oracle_both/auc`."""
     return {
-        f"{stage}/reference/{name.replace(', ', '_').replace(' ', '_')}/{metric}": value
+        f"{split}/reference/{name.replace(', ', '_').replace(' ', '_')}/{metric}": value
         for name, values in rows.items()
         for metric, value in values.items()
     }
 
 
-def stage_metrics(values: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Metrics of a stage as plain numbers; what is not finite (NaN: undefined) becomes None, which JSON can hold."""
+def split_metrics(values: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """Return the metrics of a split as plain numbers; undefined ones (not finite) become None, which JSON can hold."""
     plain: dict[str, Any] = {}
     for name, value in values.items():
-        if name.startswith(f"{stage}/"):
+        if name.startswith(f"{split}/"):
             number = float(value)
             counted = name.split("/")[1].startswith("n_")
             plain[name] = None if not math.isfinite(number) else int(number) if counted else number

@@ -1,4 +1,4 @@
-"""Frozen lists of a retriever for `rerank@N`: of popularity, or of a finished run that ranked the whole catalogue."""
+"""Frozen lists of a retriever for `rerank@N`: popularity, or a finished run that ranked the whole catalogue."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from mllm_srec.types import ConfigError, Split
 
 
 def retrieved_lists(retriever: str, data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
-    """The first `n` items of a retriever for every list of a split.
+    """Return the first `n` items of a retriever for every list of a split.
 
     Args:
         retriever: `popularity`, or the folder of a run.
-        data: The data set that is ranked.
+        data: Prepared data set.
         split: `val` or `test`.
-        n: Items per list, at least 1; fewer where fewer may be recommended.
+        n: Most items per list, at least 1; a list is shorter if fewer items may be recommended.
 
     Returns:
-        `group_id`, `item_id`, `rank` from 1.
+        `group_id`, `item_id` and `rank` (from 1).
 
     Raises:
         ConfigError: `n` is below 1, or the run has no lists of this data set that are long enough.
     """
     if n < 1:
-        raise ConfigError(f"data.n_retrieved={n}; give at least 1")
+        raise ConfigError(f"data.n_retrieved={n}: must be at least 1; give the length of the retrieved lists")
     if retriever == POPULARITY:
         return popular_lists(data, split, n)
     return lists_of_run(RunFolder(Path(retriever)), data, split, n)
 
 
 def popular_lists(data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
-    """The items with most train likes that each list may hold; columns as in `retrieved_lists`."""
+    """Return for each list the allowed items with most train likes; columns as in `retrieved_lists`."""
     groups = data.groups.filter((pl.col("purpose") == "rank") & (pl.col("split") == split))
     lists = RankLists(data, split, groups["group_id"].to_numpy())
     excluded = lists.excluded
@@ -49,28 +49,28 @@ def popular_lists(data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
 
 
 def lists_of_run(run: RunFolder, data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
-    """What a run that was evaluated with `full` ranked first; columns as in `retrieved_lists`.
+    """Read the top items of a run that was evaluated with `full`; columns as in `retrieved_lists`.
 
     Raises:
-        ConfigError: It was not, it has another data set, or it kept fewer than `n` items of a list.
+        ConfigError: The run was not evaluated so, is of another data set, or kept fewer than `n` items of a list.
     """
     path, metrics = run.predictions / f"{split}.parquet", run.read_metrics()
     advice = f"evaluate it with data.evaluator=full on the {split} split first, or set data.retriever to popularity"
     if not path.is_file() or metrics.get(f"{split}/evaluator") != "full":
         raise ConfigError(
-            f"data.retriever={str(run.path)!r} has no ranking of the whole catalogue: its {split} results are of "
-            f"evaluator {metrics.get(f'{split}/evaluator')!r}; {advice}"
+            f"data.retriever={str(run.path)!r}: has no ranking of the whole catalogue, since its {split} results are "
+            f"of evaluator {metrics.get(f'{split}/evaluator')!r}; {advice}"
         )
-    theirs = metrics.get(f"{split}/candidates_hash")
-    if theirs != data.candidates_hash:
+    ranked = metrics.get(f"{split}/candidates_hash")
+    if ranked != data.candidates_hash:
         raise ConfigError(
-            f"data.retriever={str(run.path)!r} ranked lists with candidates_hash {theirs}, those of {data.folder} have "
-            f"{data.candidates_hash}: they are not the same users, histories or held-out items; {advice}"
+            f"data.retriever={str(run.path)!r}: ranked lists with candidates_hash {ranked}, but {data.folder} has "
+            f"{data.candidates_hash}, so users, histories or held-out items differ; {advice}"
         )
     rows = pl.read_parquet(path, glob=False).filter(pl.col("rank") <= n).select(*KEYS, "rank", "n_candidates")
     kept = rows.group_by("group_id").agg(pl.len(), pl.col("n_candidates").first())
     short = kept.filter(pl.col("len") < pl.min_horizontal("n_candidates", n))
     if short.height:
         n_kept = int(short["len"].to_numpy().min())
-        raise ConfigError(f"data.n_retrieved={n}, but {path} keeps only the first {n_kept} of a list; ask for no more")
+        raise ConfigError(f"data.n_retrieved={n}: {path} keeps only the first {n_kept} of a list; give at most that")
     return rows.select(*KEYS, "rank").sort("group_id", "rank")

@@ -1,7 +1,7 @@
-"""Scored candidates as rows: from batches, and back to lists for the metrics.
+"""Scored candidates as rows: made from batches, and turned back into lists for the metrics.
 
-Sampled and reranked lists are kept whole. Of the whole catalogue a list keeps its first 100 items and every positive,
-each with the numbers of candidates above it and tied with it: all that any metric needs, and not users x items.
+Sampled and reranked lists keep all their rows. A catalogue list keeps its first 100 items and every positive,
+each with the numbers of candidates above it and tied with it: enough for every metric, without users x items rows.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ import numpy as np
 import polars as pl
 import torch
 
-from mllm_srec.data.loading.catalogue_lists import WholeLists
+from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.models.ranking_module import Scored
 from mllm_srec.pipeline.evaluation.schema import PLACE, SCORES
 from mllm_srec.types import CandidateBatch, MllmSrecError
 
 KEPT_TOP = 100
-"""First items that are kept of a list of the whole catalogue."""
+"""Number of top items that are kept of a catalogue list."""
 
 CHUNK = 1024
-"""Lists that are put together at once."""
+"""Number of lists that are rebuilt at a time."""
 
-Lists = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+ListBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """Scores, relevance and mask `(B, C)`, and number of missed positives `(B,)`."""
 
 
-def batch_rows(found: Scored, batch: CandidateBatch) -> pl.DataFrame:
-    """Unmasked candidates of a batch, one row each, with their `relevance`."""
+def batch_rows(scored: Scored, batch: CandidateBatch) -> pl.DataFrame:
+    """Return the unmasked candidates of a batch, one row each, with their `relevance`."""
     mask = batch["candidate_mask"].cpu()  # (B, C)
     group = batch["group_id"].cpu()[:, None].expand_as(mask)  # (B, C)
 
     def column(values: torch.Tensor | None) -> np.ndarray | None:
         return None if values is None else values.float().cpu()[mask].numpy()
 
-    pair = found.get("logits")  # (B, C, 2)
+    pair = scored.get("logits")  # (B, C, 2)
     yes, no = (None, None) if pair is None else (pair[..., 0], pair[..., 1])  # (B, C) each
     columns = {
         "group_id": group[mask].numpy(),
         "item_index": batch["item_index"].cpu()[mask].numpy(),
-        "score": column(found["scores"]),
+        "score": column(scored["scores"]),
         "yes_logit": column(yes),
         "no_logit": column(no),
-        "yes_no_mass": column(found.get("mass")),
+        "yes_no_mass": column(scored.get("mass")),
     }
     length = int(mask.sum())
     filled = {name: [None] * length if values is None else values for name, values in columns.items()}
@@ -53,28 +53,28 @@ def batch_rows(found: Scored, batch: CandidateBatch) -> pl.DataFrame:
 
 
 def top_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """The first `KEPT_TOP` rows of every list and its positives, with their places.
+    """Keep the first `KEPT_TOP` rows and the positives of every list, with the columns of `PLACE`.
 
     Args:
-        rows: Whole lists, from `batch_rows`.
+        rows: Complete lists, from `batch_rows`.
     """
-    placed = [_placed(part) for part in rows.partition_by("group_id", maintain_order=True)]
-    return pl.concat(placed) if placed else rows.with_columns(pl.lit(None, PLACE[name]).alias(name) for name in PLACE)
+    kept = [_top_of(part) for part in rows.partition_by("group_id", maintain_order=True)]
+    return pl.concat(kept) if kept else rows.with_columns(pl.lit(None, PLACE[name]).alias(name) for name in PLACE)
 
 
-def top_of_batch(found: Scored, batch: CandidateBatch) -> pl.DataFrame:
-    """What `top_rows(batch_rows(found, batch))` keeps, without writing every candidate out as a row.
+def top_of_batch(scored: Scored, batch: CandidateBatch) -> pl.DataFrame:
+    """Return `top_rows(batch_rows(scored, batch))` without making a row of every candidate.
 
     Args:
-        found: Scores of whole lists; of a model that states no probabilities.
-        batch: Its batch.
+        scored: Scores of complete lists, from a model that states no probabilities.
+        batch: Batch of these lists.
     """
-    scores, mask = found["scores"].float().cpu().numpy(), batch["candidate_mask"].cpu().numpy()  # (B, C) each
+    scores, mask = scored["scores"].float().cpu().numpy(), batch["candidate_mask"].cpu().numpy()  # (B, C) each
     relevance, items = batch["relevance"].cpu().numpy(), batch["item_index"].cpu().numpy()  # (B, C) each
     parts: list[dict[str, np.ndarray]] = []
     for row, group_id in enumerate(batch["group_id"].tolist()):
         candidates = np.flatnonzero(mask[row])  # (C',)
-        columns = places(scores[row, candidates], group_id)
+        columns = rank_candidates(scores[row, candidates], group_id)
         kept = np.flatnonzero((columns["rank"] <= KEPT_TOP) | (relevance[row, candidates] == 1))
         kept = kept[np.argsort(columns["rank"][kept])]
         chosen = candidates[kept]
@@ -94,15 +94,16 @@ def top_of_batch(found: Scored, batch: CandidateBatch) -> pl.DataFrame:
     return pl.DataFrame({name: joined.get(name, [None] * length) for name in schema}, schema=schema)
 
 
-def places(scores: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Where each candidate of one list stands.
+def rank_candidates(scores: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Rank the candidates of one list.
 
     Args:
-        scores: `(C,)`, higher is better.
-        seed: Of the order of ties.
+        scores: Scores `(C,)`, higher is better.
+        seed: Seed of the order of ties.
 
     Returns:
-        `rank` from 1 (ties in random order), `n_above`, and `n_tied` with the candidate itself; `(C,)` each.
+        `rank` from 1 (ties in random order), `n_above` (candidates with a higher score) and `n_tied` (candidates with
+        the same score, including this one); `(C,)` each.
     """
     ascending = np.sort(scores)
     below = np.searchsorted(ascending, scores, side="left")  # (C,)
@@ -114,29 +115,29 @@ def places(scores: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     return {"rank": rank, "n_above": len(scores) - up_to, "n_tied": up_to - below}
 
 
-def _placed(part: pl.DataFrame) -> pl.DataFrame:
-    """What is kept of one whole list."""
-    columns = places(part["score"].to_numpy(), int(part["group_id"][0]))
+def _top_of(part: pl.DataFrame) -> pl.DataFrame:
+    """Keep the top rows and the positives of one complete list."""
+    columns = rank_candidates(part["score"].to_numpy(), int(part["group_id"][0]))
     kept = part.with_columns(**columns, n_candidates=pl.lit(part.height, pl.Int64))
     return kept.filter((pl.col("rank") <= KEPT_TOP) | (pl.col("relevance") == 1)).sort("rank")
 
 
 def padded(examples: GroupExamples, values: np.ndarray, fill: float = 0.0) -> torch.Tensor:
-    """One value per target `(N,)` as a tensor `(B, C)`, see `GroupExamples.padded`."""
+    """Lay out one value per target `(N,)` as a tensor `(B, C)`; see `GroupExamples.padded`."""
     return torch.from_numpy(examples.padded(values, fill))
 
 
 def padding_mask(examples: GroupExamples) -> torch.Tensor:
-    """True where `(B, C)` holds a target."""
+    """Return bool `(B, C)`: True for a target, False for padding."""
     return torch.from_numpy(examples.mask())
 
 
-def kept_lists(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> Lists:
-    """Stored rows as lists that have the same metrics as those that were scored.
+def kept_lists(examples: GroupExamples | CatalogueLists, rows: pl.DataFrame) -> ListBatch:
+    """Rebuild lists from stored rows; they have the same metrics as the lists that were scored.
 
     Args:
-        examples: The lists, in the order of the result.
-        rows: Their stored rows; where these are parts of lists, with the columns of `PLACE`.
+        examples: Lists in the order of the result.
+        rows: Stored rows of these lists; if parts of lists were kept, with the columns of `PLACE`.
     """
     n_missed = torch.from_numpy(examples.n_missed)
     if isinstance(examples, GroupExamples) and "rank" not in rows.columns:
@@ -156,20 +157,20 @@ def kept_lists(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> List
     return torch.from_numpy(scores), torch.from_numpy(relevance), mask, n_missed
 
 
-def kept_chunks(examples: GroupExamples | WholeLists, rows: pl.DataFrame) -> Iterator[Lists]:
-    """`kept_lists`, so many lists at a time as fit into memory."""
+def kept_chunks(examples: GroupExamples | CatalogueLists, rows: pl.DataFrame) -> Iterator[ListBatch]:
+    """Yield `kept_lists` of `CHUNK` lists at a time, which bounds the memory."""
     for begin in range(0, len(examples), CHUNK):
         yield kept_lists(examples.take(np.arange(begin, min(begin + CHUNK, len(examples)))), rows)
 
 
 def kept_pairs(examples: GroupExamples, rows: pl.DataFrame) -> dict[str, torch.Tensor]:
-    """Stored rows of pair groups as the arguments of `EvaluationMetrics.add_pairs`.
+    """Turn stored rows of pair groups into the arguments of `EvaluationMetrics.add_pairs`.
 
     Args:
-        examples: The groups.
-        rows: Their stored rows.
+        examples: Pair groups.
+        rows: Stored rows of these groups.
     """
-    found = {
+    arguments = {
         "scores": padded(examples, scores_of(examples, rows, "score")),
         "relevance": padded(examples, examples.relevance),
         "kind": padded(examples, examples.kind, -1),
@@ -177,14 +178,14 @@ def kept_pairs(examples: GroupExamples, rows: pl.DataFrame) -> dict[str, torch.T
     }
     if rows["yes_logit"].null_count() == 0:
         yes, no = (padded(examples, scores_of(examples, rows, name)) for name in ("yes_logit", "no_logit"))
-        found["logits"] = yes - no
+        arguments["logits"] = yes - no
     if rows["yes_no_mass"].null_count() == 0:
-        found["mass"] = padded(examples, scores_of(examples, rows, "yes_no_mass"))
-    return found
+        arguments["mass"] = padded(examples, scores_of(examples, rows, "yes_no_mass"))
+    return arguments
 
 
 def scores_of(examples: GroupExamples, rows: pl.DataFrame, column: str) -> np.ndarray:
-    """A column of stored rows in the order of the examples' targets, `(N,)`.
+    """Return a column of stored rows `(N,)` in the order of the targets of `examples`.
 
     Raises:
         MllmSrecError: A target has no row.
@@ -192,5 +193,5 @@ def scores_of(examples: GroupExamples, rows: pl.DataFrame, column: str) -> np.nd
     wanted = pl.DataFrame({"group_id": np.repeat(examples.group_id, examples.sizes), "item_index": examples.item_index})
     joined = wanted.join(rows, on=["group_id", "item_index"], how="left", maintain_order="left")[column]
     if joined.null_count():
-        raise MllmSrecError(f"{joined.null_count()} of {len(joined)} targets have no {column} among the stored rows")
+        raise MllmSrecError(f"{joined.null_count()} of {len(joined)} targets have no {column} in the stored rows")
     return joined.to_numpy().copy()

@@ -26,8 +26,10 @@ KEY = "examples"
 """Name of the table in the run."""
 
 N_EXAMPLES = 16
+"""Default number of rows."""
+
 N_TITLES = 5
-"""Titles of a history that are shown, the latest ones."""
+"""Number of latest titles that are shown of a history."""
 
 MAX_SIDE = 256
 """Pixels of the longer side of a picture."""
@@ -38,12 +40,12 @@ _SCORED: dict[str, type[polars.DataType]] = {**SCORES, "relevance": polars.Int64
 class ExampleTable(pl.Callback):
     """Logs labelled targets of some contexts of the last validation or test, once, at the end.
 
-    The contexts are drawn by the hash of their number: the same ones in every run, and not the first that are scored,
-    which are those with the longest prompts. Only the first process of a run logs, of what it has scored itself, so
-    nothing is exchanged between processes.
+    The contexts are drawn by the hash of their group id: every run shows the same ones, and not those scored first,
+    which have the longest prompts. Only the first process logs, and only targets that it scored itself, so that
+    processes exchange nothing.
 
     Args:
-        n_examples: Rows of the table.
+        n_examples: Number of rows of the table.
     """
 
     def __init__(self, n_examples: int = N_EXAMPLES) -> None:
@@ -51,14 +53,14 @@ class ExampleTable(pl.Callback):
         self._rows = polars.DataFrame(schema=_SCORED)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the examples of the validation before."""
+        """Drop the examples of the previous validation."""
         self._rows = self._rows.clear()
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Keep the pairs that are drawn so far."""
+        """Keep the pairs drawn so far."""
         if not trainer.sanity_checking:
             self._keep(trainer, outputs, batch, dataloader_idx)
 
@@ -66,12 +68,12 @@ class ExampleTable(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CandidateBatch,
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """As `on_validation_batch_end`."""
+        """Keep the pairs drawn so far."""
         self._keep(trainer, outputs, batch, dataloader_idx)
 
-    def _keep(self, trainer: pl.Trainer, found: Scored | None, batch: CandidateBatch, loader: int) -> None:
-        if trainer.is_global_zero and loader == PAIRS and found is not None:
-            rows = polars.concat([self._rows, batch_rows(found, batch)])
+    def _keep(self, trainer: pl.Trainer, scored: Scored | None, batch: CandidateBatch, loader: int) -> None:
+        if trainer.is_global_zero and loader == PAIRS and scored is not None:
+            rows = polars.concat([self._rows, batch_rows(scored, batch)])
             drawn = rows["group_id"].map_elements(_draw, polars.String)
             order = ["drawn", "relevance", "item_index"]
             rows = rows.with_columns(drawn=drawn).sort(order, descending=[False, True, False])
@@ -82,7 +84,7 @@ class ExampleTable(pl.Callback):
         self._log(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log them where nothing is trained."""
+        """Log the examples of `validate`; during `fit`, `on_fit_end` does."""
         if trainer.state.fn == "validate":
             self._log(trainer)
 
@@ -102,15 +104,15 @@ class ExampleTable(pl.Callback):
 
 
 def _draw(group_id: int) -> str:
-    """What contexts are sorted by."""
+    """Return the key by which contexts are drawn."""
     return text_hash(str(group_id))
 
 
 @contextmanager
 def _kept_below(folder: str | None) -> Iterator[None]:
-    """Have W&B put pictures that wait for their upload into the run's folder, not into the user's home.
+    """Have W&B keep pictures that wait for their upload in the run's folder, not in the user's home.
 
-    A run that was logged offline is whole then on any machine that sees its folder.
+    So a run that was logged offline is complete on any machine that sees its folder.
     """
     if folder is None or "WANDB_DATA_DIR" in os.environ:
         yield
@@ -123,16 +125,16 @@ def _kept_below(folder: str | None) -> Iterator[None]:
 
 
 def example_rows(rows: polars.DataFrame, data: PreparedDataset) -> polars.DataFrame:
-    """Scored targets in words.
+    """Describe scored targets in words.
 
     Args:
-        rows: Columns of `batch_rows`.
-        data: The data set that they were scored on.
+        rows: Rows of `batch_rows`.
+        data: Prepared data set on which they were scored.
 
     Returns:
-        In the same order `user_id`, `history` (the latest titles, oldest first), `title`, `image` (relative to the data
-        set's folder, or null), `label` (1: liked), `score`, and `probability` of a like, null where the model states
-        none.
+        `user_id`, `history` (the latest titles, oldest first), `title`, `image` (relative to the data set's folder, or
+        null), `label` (1: liked), `score` and `probability` of a like (null if the model states none), in the order of
+        `rows`.
     """
     titles = dict(data.items.select("item_id", "title").iter_rows())
     in_words = polars.element().replace_strict(titles, return_dtype=polars.String)
@@ -159,7 +161,7 @@ def _wandb_table(table: polars.DataFrame, data: PreparedDataset) -> Any:
     columns = ["user_id", "history", "picture", "title", "label", "probability", "score"]
     pictures = [None if path is None else _picture(data.folder / path) for path in table["image"]]
     if unread := pictures.count(None) - table["image"].null_count():
-        print(f"{KEY}: {unread} of {len(pictures)} pictures cannot be read any more", flush=True)
+        print(f"{KEY}: {unread} of {len(pictures)} pictures can no longer be read", flush=True)
     shown = [None if picture is None else wandb.Image(picture) for picture in pictures]
     rows = [
         [picture if column == "picture" else row[column] for column in columns]
@@ -169,7 +171,7 @@ def _wandb_table(table: polars.DataFrame, data: PreparedDataset) -> Any:
 
 
 def _picture(path: Path) -> Image.Image | None:
-    """A small copy that any browser shows; None where the file broke since the start: no reason to lose a training."""
+    """Return a small copy that any browser shows; None for a file that broke meanwhile, since training must go on."""
     try:
         return small_copy(path, MAX_SIDE)
     except UnusablePictureError:

@@ -1,13 +1,13 @@
-"""What multimodal baselines know of an item beside its number: a vector of its picture and one of its text.
+"""Item features of multimodal baselines: one vector of an item's picture and one of its text.
 
-Pictures are the vision tower's output, the mean over a picture's tokens, from the very store that `fit` of the
-recommender fills; texts are the mean last hidden state of its language model, or of a sentence encoder.
+A picture's vector is the mean of the vision tower's output over its tokens, from the store that `fit` of the
+recommender fills; a text's vector is the mean last hidden state of its language model, or of a sentence encoder.
 
-Why vectors are centred: mean-pooled hidden states of pretrained transformers share a few large directions, so that
-cosines of unrelated texts are far above 0 (Ethayarajh, EMNLP 2019), and what tells items apart is a small part of a
-vector of length 1. Subtracting the mean takes the shared part away (first step of Mu and Viswanath, "All-but-the-Top",
-ICLR 2018; their second, which removes leading components too, is left out). The mean is that of the items which have
-the modality, whatever their split: no interaction enters it.
+Vectors are centred because mean-pooled hidden states of pretrained transformers share a few large directions: cosines
+of unrelated texts are far above 0 (Ethayarajh, EMNLP 2019), and differences between items are a small part of a unit
+vector. Subtracting the mean removes the shared part (the first step of Mu and Viswanath, "All-but-the-Top", ICLR 2018;
+the second, which also removes leading components, is left out). The mean is over all items that have the modality,
+whatever their split; it uses no interaction.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ from mllm_srec.prompts.templates import PromptSettings
 SHOWN = PromptSettings(brand=True, categories=True)
 """Fields of an item's text beside its title."""
 
-_NOTHING_LEFT = 1e-6  # a centred row shorter than this share of the mean's length is rounding
+_ROUNDING = 1e-6  # a centred row shorter than this share of the mean's length is a rounding error
 
 
 def item_features(
     data: PreparedDataset, settings: ItemFeatureSettings, backbone: BackboneSettings, pictures: PictureSettings
 ) -> ItemFeatures:
-    """Features of all items by number; computes what is not stored below the data set's folder yet.
+    """Compute the features of all items by number; raw features are stored below the data set's folder.
 
-    Callers hold `pipeline.build.folder_lock` on that folder. Killed at any moment, the same call goes on from there.
+    Callers hold `pipeline.build.folder_lock` on that folder. After a kill, the same call resumes.
 
     Args:
-        data: The data set; row i of its items is number i + 1.
-        settings: How texts are encoded, and whether vectors are centred.
-        backbone: Whose tower and language model are run, untrained whatever `finetune` says; `demo` and `random` are
-            understood. Everything else must be as in `fit`, for its picture features to be found.
-        pictures: The pixel budget; `serve: none` leaves all pictures out.
+        data: Data set, whose item row i is number i + 1.
+        settings: Encoder of the texts, and centring of the vectors.
+        backbone: Backbone whose tower and language model are run, untrained whatever `finetune` says; the name may be
+            `demo` or `random`. All else must be as in `fit`, so that its picture features are found.
+        pictures: Pixel budget; `serve: none` leaves out all pictures.
 
     Returns:
-        L2-normalised rows; zero where an item has no picture or no text, or nothing that differs from the mean.
+        L2-normalised rows; zero for an item without picture or text, or one that equals the mean.
     """
-    settled = frozen(replace(backbone, name=resolve_backbone(backbone.name, data)))
-    encoder = _text_encoder(settings, settled)
-    text, has_text = _text_rows(data, settings, encoder)  # first: an error here must not come after hours of pictures
-    image, has_image = _image_rows(data, settled, pictures)
-    tower = describe_backbone(settled.name, settled.revision)
+    resolved = frozen(replace(backbone, name=resolve_backbone(backbone.name, data)))
+    encoder = _text_encoder(settings, resolved)
+    text, has_text = _text_rows(data, settings, encoder)  # first: an error here should not come after hours of pictures
+    image, has_image = _image_rows(data, resolved, pictures)
+    tower = describe_backbone(resolved.name, resolved.revision)
     source = f"image: vision tower of {_named(tower)}, text: {_named(encoder.info)}" + ", centred" * settings.center
     _say(f"item features of {data.items.height} items; {source}")
     return ItemFeatures(
@@ -73,29 +73,29 @@ def item_features(
 
 
 def unit_rows(rows: np.ndarray, center: bool) -> np.ndarray:
-    """Rows of length 1, float32, beforehand freed of their mean where asked.
+    """Scale rows to length 1 in float32, optionally after subtracting their mean.
 
     Args:
-        rows: `(n, D)`.
-        center: Subtract the mean row.
+        rows: Vectors `(n, D)`.
+        center: True to subtract the mean row.
 
     Returns:
-        `(n, D)`; a row that was zero, or is equal to the mean but for rounding, is zero.
+        Rows `(n, D)`; a row is zero if it was zero, or equals the mean up to rounding.
     """
     exact = rows.astype(np.float64)
     mean = exact.mean(axis=0) if center and len(rows) else np.zeros(rows.shape[1])
     exact -= mean
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)  # (n, 1)
-    some = lengths > _NOTHING_LEFT * np.linalg.norm(mean)
-    np.divide(exact, lengths, out=exact, where=some)
-    return np.where(some, exact, 0).astype(np.float32)
+    nonzero = lengths > _ROUNDING * np.linalg.norm(mean)
+    np.divide(exact, lengths, out=exact, where=nonzero)
+    return np.where(nonzero, exact, 0).astype(np.float32)
 
 
 def mean_cosine(rows: np.ndarray) -> float:
-    """Mean cosine of two different rows, in [-1, 1]; near 1 means that they hardly differ.
+    """Return the mean cosine of two different rows, in [-1, 1]; near 1 means that they hardly differ.
 
     Args:
-        rows: `(n, D)` of length 1, at least two of them; fewer give NaN.
+        rows: Vectors `(n, D)` of length 1; fewer than two give NaN.
     """
     n = len(rows)
     total = rows.astype(np.float64).sum(axis=0)
@@ -103,7 +103,7 @@ def mean_cosine(rows: np.ndarray) -> float:
 
 
 def feature_text(row: Mapping[str, Any]) -> str:
-    """Title, brand and categories of a row of the items table in one line; empty where it has none of them."""
+    """Return title, brand and categories of a row of the items table in one line; empty if it has none of them."""
     item = ItemText(row["title"].strip(), row["brand"] or "", row["categories"] or ())
     return item_text(item, SHOWN) if item.title or item.brand or item.categories else ""
 
@@ -111,7 +111,7 @@ def feature_text(row: Mapping[str, Any]) -> str:
 def _image_rows(
     data: PreparedDataset, backbone: BackboneSettings, pictures: PictureSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Raw rows `(n, D)` of the items with a picture, and bool `(N,)` which items these are."""
+    """Return raw rows `(n, D)` of the items with a picture, and bool `(N,)`, True for these items."""
     n_items, width = data.items.height, hidden_size(backbone.name, backbone.revision)
     if pictures.serve == "none" or data.items["image"].null_count() == n_items:
         return np.zeros((0, width), np.float32), np.zeros(n_items, bool)
@@ -119,18 +119,18 @@ def _image_rows(
     images = build_image_store(data.folder, processor, data.items)
     means = picture_means(images, extract_features(images, backbone))
     keys = [images.picture_of(item) for item in data.items["item_id"]]
-    place = {key: row for row, key in enumerate(images.pictures)}
-    return means[[place[key] for key in keys if key is not None]], np.array([key is not None for key in keys])
+    row_of = {key: row for row, key in enumerate(images.pictures)}
+    return means[[row_of[key] for key in keys if key is not None]], np.array([key is not None for key in keys])
 
 
 def picture_means(images: ImageStore, folder: Path) -> np.ndarray:
-    """Mean over each picture's tokens `(n pictures, D)` float32, in the order of the image store.
+    """Return the mean over each picture's tokens `(n pictures, D)` float32, in the order of the image store.
 
-    They are kept beside the tower's whole output, which is hundreds of times larger and would be read each time.
+    The means are stored beside the tower's full output, which is hundreds of times larger to read.
 
     Args:
-        images: Pictures.
-        folder: Their finished feature store.
+        images: Pictures of the data set.
+        folder: Folder of their finished feature store.
     """
     path = folder / "means.npy"
     if not path.exists():
@@ -150,7 +150,7 @@ def _text_encoder(settings: ItemFeatureSettings, backbone: BackboneSettings) -> 
 def _text_rows(
     data: PreparedDataset, settings: ItemFeatureSettings, encoder: TextEncoder
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Raw rows `(n, D)` of the items with a text, and bool `(N,)` which items these are."""
+    """Return raw rows `(n, D)` of the items with a text, and bool `(N,)`, True for these items."""
     texts = [feature_text(row) for row in data.items.iter_rows(named=True)]
     encoded = [encoder.encode(text, settings.max_text_tokens) if text else ([], False) for text in texts]
     if n_cut := sum(was_cut for _, was_cut in encoded):
@@ -161,15 +161,15 @@ def _text_rows(
 
 
 def _by_number(name: str, raw: np.ndarray, present: np.ndarray, center: bool) -> np.ndarray:
-    """Unit rows at their items' numbers `(N + 1, D)`; says how many there are, and how alike they were."""
+    """Place unit rows at their items' numbers `(N + 1, D)`, and print their number and mean cosines."""
     rows = unit_rows(raw, center)
     features = np.zeros((len(present) + 1, raw.shape[1]), np.float32)
     features[1:][present] = rows
     before, after = mean_cosine(unit_rows(raw, center=False)), mean_cosine(rows)
-    alike = f"mean cosine {before:.3f}" + f", centred {after:.3f}" * center
+    cosines = f"mean cosine {before:.3f}" + f", centred {after:.3f}" * center
     n_equal = int((~rows.any(axis=1)).sum())
-    equal = f", {n_equal} as good as equal to the mean" * (n_equal > 0)
-    _say(f"  {name}: {raw.shape[1]} numbers, {alike}; zero: {int((~present).sum())} items without a {name}{equal}")
+    equal = f", {n_equal} equal to the mean up to rounding" * (n_equal > 0)
+    _say(f"  {name}: {raw.shape[1]} dimensions, {cosines}; zero: {int((~present).sum())} items without a {name}{equal}")
     return features
 
 

@@ -1,4 +1,4 @@
-"""Extracts the frozen vision tower's output for every picture of a data set: a prediction loop that can be killed."""
+"""Features of pictures: the frozen vision tower's output for every picture, from a prediction loop that can resume."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.types import ConfigError
 
 PictureBatch = tuple[list[str], torch.Tensor, torch.Tensor]
+"""Keys of n pictures, pixel values `(P, 1176)` and grids `(n, 3)`."""
+
 Entry = dict[str, int | str]
+"""A line of the index: picture, number of tokens and dimensions, dtype."""
 
 
 class FeatureExtractor(pl.LightningModule):
-    """Runs the vision tower only, and appends its output to the store's file as it comes.
+    """Runs only the vision tower, and appends its output to the store's file batch by batch.
 
     Args:
-        settings: The backbone, untrained.
-        folder: Folder of the store; what an earlier, killed run finished in it is kept.
+        settings: Settings of the untrained backbone.
+        folder: Folder of the store; features from an earlier, killed run are kept.
     """
 
     def __init__(self, settings: BackboneSettings, folder: Path) -> None:
@@ -40,10 +43,14 @@ class FeatureExtractor(pl.LightningModule):
             self.backbone = load_backbone(self.settings, self.trainer.strategy.root_device)
 
     def predict_step(self, batch: PictureBatch, batch_idx: int) -> None:
-        """Encode pictures; each is written whole and then entered in the index, so that a kill loses one batch."""
+        """Encode pictures and write each before its line in the index, so that a kill loses one batch.
+
+        Raises:
+            ConfigError: The module was not started through a Trainer.
+        """
         keys, pixel_values, grids = batch
         if self.backbone is None:
-            raise ConfigError("configure_model() has not run; start through a Trainer")
+            raise ConfigError("backbone=None: configure_model() has not run; start through a Trainer")
         features = self.backbone.image_features(pixel_values, grids)  # list of (tokens, D)
         with (self.folder / "features.bin").open("ab") as out, (self.folder / "index.jsonl").open("a") as index:
             for key, rows in zip(keys, features, strict=True):
@@ -54,13 +61,13 @@ class FeatureExtractor(pl.LightningModule):
 
 
 def _bytes(rows: torch.Tensor) -> bytes:
-    """Raw bytes of float32 or bfloat16 rows; numpy has no bfloat16, so its bits go out as integers."""
+    """Return the raw bytes of float32 or bfloat16 rows; numpy has no bfloat16, whose bits are taken as int16."""
     rows = rows.detach().cpu().contiguous()
     return bytes((rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows.float()).numpy().tobytes())
 
 
 class _Pictures(Dataset[str]):
-    """Keys of pictures."""
+    """Keys of the pictures to encode."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = keys
@@ -73,17 +80,17 @@ class _Pictures(Dataset[str]):
 
 
 def frozen(settings: BackboneSettings) -> BackboneSettings:
-    """The backbone for its tower's sake: untrained; the tower is never quantised, the rest takes less memory so."""
+    """Return the settings of the untrained backbone; quantization saves memory and never touches the tower."""
     name, revision, dtype = settings.name, settings.revision, settings.dtype
     return BackboneSettings(name, revision, "none", dtype=dtype, quantization=settings.quantization)
 
 
 def feature_folder(images: ImageStore, settings: BackboneSettings) -> Path:
-    """Folder of the feature store of these pictures and this tower, whether or not it is there.
+    """Return the folder of the feature store of these pictures and this tower, which may not exist yet.
 
     Args:
         images: Pictures of the data set.
-        settings: The backbone, see `frozen`.
+        settings: Settings of the backbone, see `frozen`.
     """
     info = describe_backbone(settings.name, settings.revision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -92,11 +99,11 @@ def feature_folder(images: ImageStore, settings: BackboneSettings) -> Path:
 
 
 def extract_features(images: ImageStore, settings: BackboneSettings, batch_size: int = 16) -> Path:
-    """Folder of the finished feature store; extracts what is missing.
+    """Extract the missing features and return the folder of the finished store.
 
     Args:
         images: Pictures of the data set.
-        settings: The backbone whose tower is run; must not be trained.
+        settings: Settings of the backbone whose tower is run; must not be trained.
         batch_size: Pictures per step.
     """
     folder = feature_folder(images, settings)
@@ -113,7 +120,7 @@ def extract_features(images: ImageStore, settings: BackboneSettings, batch_size:
 
 
 def extraction_trainer(folder: Path) -> pl.Trainer:
-    """A Trainer for a prediction loop whose module writes its own output below `folder`."""
+    """Make the Trainer of a prediction loop whose module writes its output below `folder`."""
     return pl.Trainer(
         accelerator="auto",
         devices=1,
@@ -135,7 +142,7 @@ def _predict(pictures: list[str], images: ImageStore, settings: BackboneSettings
 
 
 def _entries(folder: Path) -> list[Entry]:
-    """Lines of the index up to the first that a kill or a full disk left broken, or whose features are not there."""
+    """Read the index up to the first line that is broken (by a kill or a full disk) or has no features."""
     path, features = folder / "index.jsonl", folder / "features.bin"
     n_bytes = features.stat().st_size if features.exists() else 0
     entries: list[Entry] = []
@@ -152,12 +159,12 @@ def _entries(folder: Path) -> list[Entry]:
 
 
 def _size(entry: Entry) -> int:
-    """Bytes of a picture's features."""
+    """Return the number of bytes of a picture's features."""
     return int(entry["n_tokens"]) * int(entry["n_dims"]) * (2 if entry["dtype"] == "bfloat16" else 4)
 
 
 def _recover(folder: Path) -> set[str]:
-    """Pictures that an earlier run finished; cuts off whatever it left half written."""
+    """Cut off incomplete features and lines of an earlier run, and return the pictures that it finished."""
     entries = _entries(folder)
     path = folder / "features.bin"
     path.touch()
@@ -168,7 +175,7 @@ def _recover(folder: Path) -> set[str]:
 
 
 def _finish(folder: Path) -> None:
-    """Write the index as a table, and `meta.json` last: it marks the store as finished."""
+    """Write the index as a table, and last `meta.json`, which marks the store as finished."""
     entries = _entries(folder)
     table = polars.DataFrame(
         {"picture": [entry["picture"] for entry in entries], "n_tokens": [entry["n_tokens"] for entry in entries]},

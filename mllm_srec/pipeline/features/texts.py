@@ -1,7 +1,7 @@
-"""Encodes item texts into one vector each: a prediction loop that can be killed at any moment, and its store.
+"""Features of texts: one vector per item text, from a prediction loop that can resume, and their store.
 
-A store is one file of float32 rows, named by the encoder and by the very token ids that it reads. So its full size is
-known beforehand: what is there is a beginning of it, and what is missing is the rest.
+A store is one file of float32 rows, named by the hash of the encoder and of all token ids. Its final size is therefore
+known in advance: existing rows are the first ones, and the rest is missing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from mllm_srec.types import ConfigError
 
 Tokens = tuple[int, ...]
 TextBatch = tuple[Tensor, Tensor]
+"""Token ids and mask, `(B, T)` each."""
+
 VERSION = "mean-v1"
-"""Of the way from tokens to a vector; stores of another one are not read."""
+"""Version of the pooling of tokens into a vector; stores of other versions are not read."""
 
 
 class TextExtractor(pl.LightningModule):
-    """Runs an encoder only, and appends the mean over each text's tokens to the store's file as it comes.
+    """Runs an encoder, and appends the mean over each text's tokens to the store's file batch by batch.
 
     Args:
-        encoder: Is loaded when the loop begins.
-        path: The store's file.
+        encoder: Text encoder, loaded when the loop begins.
+        path: File of the store.
     """
 
     def __init__(self, encoder: TextEncoder, path: Path) -> None:
@@ -40,27 +42,27 @@ class TextExtractor(pl.LightningModule):
         self.encoder, self.path = encoder, path
 
     def configure_model(self) -> None:
-        """Load the encoder onto this process's own device."""
+        """Load the encoder onto the device of this process."""
         self.encoder.load(self.trainer.strategy.root_device)
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> None:
-        """Encode texts and bring their rows to the disk.
+        """Encode texts and write their rows to disk.
 
         Raises:
-            ConfigError: The encoder gave something else than numbers.
+            ConfigError: The encoder gave values that are infinite or NaN.
         """
         input_ids, mask = batch  # (B, T)
         rows = mean_over_tokens(self.encoder.hidden(input_ids, mask), mask)  # (B, D)
         if not rows.isfinite().all():
-            raise ConfigError(f"{self.encoder.info.name} gave values that are not finite; set model.dtype to float32")
+            raise ConfigError(f"{self.encoder.info.name}: gave values that are not finite; set model.dtype to float32")
         with self.path.open("ab") as out:
             out.write(rows.cpu().numpy().tobytes())
             out.flush()
-            os.fsync(out.fileno())  # else a power loss could leave rows of zeros in a file of the right size
+            os.fsync(out.fileno())  # otherwise a power loss could leave rows of zeros in a file of full size
 
 
 class _Texts(Dataset[Tokens]):
-    """Token ids of texts."""
+    """Token ids of the texts to encode."""
 
     def __init__(self, texts: Sequence[Tokens]) -> None:
         self.texts = texts
@@ -73,17 +75,17 @@ class _Texts(Dataset[Tokens]):
 
 
 def text_features(encoder: TextEncoder, texts: Sequence[Tokens], root: Path, batch_size: int) -> np.ndarray:
-    """Mean of the last hidden states of every text `(n, D)` float32; encodes what the store does not hold yet.
+    """Return the mean of the last hidden states of every text `(n, D)` float32; encode texts missing in the store.
 
-    Two processes must be kept apart by their callers, see `pipeline.build.folder_lock`.
+    Callers must hold a lock, see `pipeline.build.folder_lock`: two processes must not write one store.
 
     Args:
-        encoder: Not loaded unless something is missing.
-        texts: Token ids, at least one each; equal ones are encoded once.
+        encoder: Text encoder, loaded only if a text is missing.
+        texts: Token ids of the texts, at least one each; equal texts are encoded once.
         root: Folder of all stores.
         batch_size: Texts per step.
     """
-    distinct = sorted(set(texts), key=lambda text: (-len(text), text))  # rows of a batch are about equally long
+    distinct = sorted(set(texts), key=lambda text: (-len(text), text))  # so that texts of a batch are of similar length
     path = text_store(encoder, distinct, root)
     n_done = _recover(path, encoder.width)
     if n_done < len(distinct):
@@ -91,15 +93,15 @@ def text_features(encoder: TextEncoder, texts: Sequence[Tokens], root: Path, bat
         loader = DataLoader(_Texts(distinct[n_done:]), batch_size=batch_size, collate_fn=collate_texts)
         extraction_trainer(path.parent).predict(TextExtractor(encoder, path), loader, return_predictions=False)
     rows = np.fromfile(path, dtype=np.float32).reshape(len(distinct), encoder.width)
-    place = {text: row for row, text in enumerate(distinct)}
-    return rows[[place[text] for text in texts]]
+    row_of = {text: row for row, text in enumerate(distinct)}
+    return rows[[row_of[text] for text in texts]]
 
 
 def text_store(encoder: TextEncoder, distinct: Sequence[Tokens], root: Path) -> Path:
-    """File of the store of these texts and this encoder, whether or not it is there.
+    """Return the file of the store of these texts and this encoder, which may not exist yet.
 
     Args:
-        encoder: See `TextEncoder.identity`.
+        encoder: Text encoder, of which `identity` is used.
         distinct: Token ids in the order of the rows.
         root: Folder of all stores.
     """
@@ -109,7 +111,7 @@ def text_store(encoder: TextEncoder, distinct: Sequence[Tokens], root: Path) -> 
 
 
 def collate_texts(texts: Sequence[Tokens]) -> TextBatch:
-    """Ids `(B, T)` padded on the right, and bool `(B, T)`, False on padding; padding is never attended to."""
+    """Pad ids `(B, T)` on the right, and make their mask, bool `(B, T)`: False on padding, which is not attended to."""
     lengths = torch.tensor([len(text) for text in texts])
     mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)  # (B, T)
     input_ids = torch.zeros(mask.shape, dtype=torch.long)  # (B, T)
@@ -118,7 +120,7 @@ def collate_texts(texts: Sequence[Tokens]) -> TextBatch:
 
 
 def _recover(path: Path, width: int) -> int:
-    """Number of whole rows that are there; cuts off a row that a kill left half written."""
+    """Cut off a row that a kill left incomplete, and return the number of rows in the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     n_rows = path.stat().st_size // (4 * width)

@@ -1,4 +1,4 @@
-"""Ranked lists of many users as one Parquet file, written so that a killed command continues when it is run again."""
+"""Ranked lists of many users in one Parquet file, written in parts so that a killed command can be resumed."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from mllm_srec.summaries.store import content_key
 from mllm_srec.types import ConfigError
 
 USERS_PER_PART = 50
-"""Lists that a kill may lose."""
+"""Lists per part: a killed command loses at most so many."""
 
 
 def check_output(path: Path) -> None:
-    """Look whether a file can be written there, before hours are spent on its content.
+    """Check that a file can be written, before hours are spent on its content.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: The file cannot be written.
     """
     try:
         make_writable(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     if path.is_dir():
-        raise ConfigError(f"output={str(path)!r} is a folder; give the name of a file, such as lists.parquet")
+        raise ConfigError(f"output={str(path)!r}: is a folder; give the name of a file, such as lists.parquet")
 
 
 def write_lists(
     ranker: Ranker, path: Path, user_ids: Sequence[str], new_items: Sequence[NewItem], top_k: int | None
 ) -> pl.DataFrame:
-    """Rank for every user and write columns of `LIST_SCHEMA`, users in the given order, whole or not at all.
+    """Rank for users and write one table with columns `LIST_SCHEMA` atomically, users in the given order.
 
-    Finished parts lie beside the file, under the hash of everything that decides them, until it is written.
+    Until then, finished parts lie beside the file in a folder named by the hash of everything that decides them.
 
     Args:
-        ranker: Knows the run.
-        path: The file.
-        user_ids: For whom.
-        new_items: Ranked beside the items of the data set.
-        top_k: Longest list; None for all items.
+        ranker: Ranker of the run.
+        path: File to write.
+        user_ids: Ids of the users to rank for, one list each.
+        new_items: New items, ranked together with those of the data set.
+        top_k: Length of the lists; None keeps all items.
 
     Returns:
-        What was written.
+        The written table.
 
     Raises:
         ConfigError: The file cannot be written, or another process is writing it.
@@ -63,7 +63,9 @@ def write_lists(
         parts.mkdir(exist_ok=True)
         lock = lock_if_free(parts / ".lock")
         if lock is None:
-            raise ConfigError(f"another process is writing {path}; wait for it, or choose another output")
+            raise ConfigError(
+                f"output={str(path)!r}: another process is writing it; wait for it, or choose another output"
+            )
         try:
             table = pl.concat([pl.DataFrame(schema=LIST_SCHEMA), *_parts(ranker, parts, user_ids, new_items, top_k)])
             write_table(table, path)
@@ -71,16 +73,16 @@ def write_lists(
             lock.release()
     except OSError as error:
         raise _unwritable(path, error) from error
-    for left in path.parent.glob(f".{path.name}.*.parts"):  # of earlier settings too
-        shutil.rmtree(left, ignore_errors=True)
+    for folder in path.parent.glob(f".{path.name}.*.parts"):  # also those of earlier settings
+        shutil.rmtree(folder, ignore_errors=True)
     return table
 
 
 def _parts(
     ranker: Ranker, folder: Path, user_ids: Sequence[str], new_items: Sequence[NewItem], top_k: int | None
 ) -> list[pl.DataFrame]:
-    """The lists, part by part, those of an earlier command read back."""
-    found = []
+    """Rank the users part by part; parts of an earlier command are read back."""
+    tables = []
     with LateProgress("ranking", len(user_ids)) as progress:
         for begin in range(0, len(user_ids), USERS_PER_PART):
             part = folder / f"{begin:09d}.parquet"
@@ -88,13 +90,13 @@ def _parts(
                 chunk = user_ids[begin : begin + USERS_PER_PART]
                 lists = [ranked.table for ranked in ranker.rank_all(chunk, new_items, top_k)]
                 write_table(pl.concat(lists), part)
-            found.append(pl.read_parquet(part, glob=False))
+            tables.append(pl.read_parquet(part, glob=False))
             progress.update(min(begin + USERS_PER_PART, len(user_ids)))
-    return found
+    return tables
 
 
 def _key(ranker: Ranker, user_ids: Sequence[str], new_items: Sequence[NewItem], top_k: int | None) -> str:
-    """Hash of everything that decides the lists."""
+    """Return the hash of everything that decides the lists."""
     data, chooser, texts = ranker.run.datamodule, ranker.chooser, ranker.run.datamodule.summaries
     retriever = Path(chooser.retriever)
     retriever = retriever / "predictions/test.parquet" if retriever.is_dir() else retriever
@@ -121,4 +123,4 @@ def _optional_hash(path: Path | str | None) -> str | None:
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"output={str(path)!r} cannot be written ({error.strerror}); name a file in a folder of yours")
+    return ConfigError(f"output={str(path)!r}: cannot be written ({error.strerror}); choose a writable folder")

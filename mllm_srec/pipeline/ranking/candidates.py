@@ -1,4 +1,4 @@
-"""Which items are ranked for a person: the whole catalogue while it is small, else what a retriever found."""
+"""Candidate items of a person: the whole catalogue if it is small, else the items of a retriever."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError, DataError
 
 Retriever = Callable[[str], Sequence[str] | None]
-"""user_id -> item ids, the best first; None where it has no list for the user."""
+"""user_id -> item ids, best first; None if the retriever has no list for the user."""
 
 
 class CandidateChooser:
-    """Chooses the items.
+    """Chooses the items that are ranked for a person.
 
     Args:
-        data: The prepared data set.
-        max_items: A catalogue of more items than this is not ranked as a whole.
-        retriever: Used then: `popularity`, the folder of a run whose test split was evaluated with `full`, or a Parquet
-            file with columns `user_id`, `item_id`, `rank` (from 1).
+        data: Prepared data set.
+        max_items: Largest catalogue that is ranked completely, and most items of a longer list.
+        retriever: Retriever of a larger catalogue: `popularity`, the folder of a run whose test split was evaluated
+            with `full`, or a Parquet file with columns `user_id`, `item_id`, `rank` (from 1).
 
     Raises:
         ConfigError: `max_items` is below 1, or the retriever is none of these.
@@ -35,59 +35,65 @@ class CandidateChooser:
 
     def __init__(self, data: PreparedDataset, max_items: int = 1000, retriever: str = POPULARITY) -> None:
         if max_items < 1:
-            raise ConfigError(f"max_items={max_items}; give the longest list to be ranked, at least 1")
+            raise ConfigError(f"max_items={max_items}: must be at least 1; give the length of the longest list to rank")
         self.data, self.max_items, self.retriever = data, max_items, retriever
-        self._retrieve = whole_catalogue(data) if self.whole else load_retriever(retriever, data, max_items)
+        self._retrieve = every_item(data) if self.ranks_catalogue else load_retriever(retriever, data, max_items)
 
     @property
-    def whole(self) -> bool:
-        """Whether all items are ranked."""
+    def ranks_catalogue(self) -> bool:
+        """True if all items are ranked."""
         return self.data.items.height <= self.max_items
 
     @property
     def source(self) -> str:
-        """Where the items come from, in words."""
-        if self.whole:
+        """Origin of the items in words."""
+        if self.ranks_catalogue:
             return f"the whole catalogue of {self.data.items.height:,} items"
-        found = "the most popular items" if self.retriever == POPULARITY else f"what {self.retriever} retrieved"
-        return f"{found}, at most {self.max_items:,} of {self.data.items.height:,}"
+        chosen = (
+            "the most popular items" if self.retriever == POPULARITY else f"the items that {self.retriever} retrieved"
+        )
+        return f"{chosen}, at most {self.max_items:,} of {self.data.items.height:,}"
 
     def covers(self, user_id: str) -> bool:
-        """Whether there is a list for the user."""
+        """Return True if the retriever has a list for the user."""
         return self._retrieve(user_id) is not None
 
     def choose(self, user_id: str, seen: Collection[str]) -> list[str]:
-        """Item ids to be ranked for a person, without those they have met.
+        """Return the ids of the items to rank for a person.
+
+        Args:
+            user_id: Id of the person.
+            seen: Items that the person interacted with, which are left out.
 
         Raises:
             DataError: The retriever has no list for the person.
         """
-        found = self._retrieve(user_id)
-        if found is None:
+        retrieved = self._retrieve(user_id)
+        if retrieved is None:
             raise DataError(
-                f"the retriever {self.retriever!r} has no list for user {user_id!r}; use retriever={POPULARITY!r}, or "
-                "name the items to be ranked"
+                f"retriever={self.retriever!r}: has no list for user {user_id!r}; use retriever={POPULARITY!r}, or "
+                "name the items to rank"
             )
-        return list(islice((item_id for item_id in found if item_id not in seen), self.max_items))
+        return list(islice((item_id for item_id in retrieved if item_id not in seen), self.max_items))
 
 
-def whole_catalogue(data: PreparedDataset) -> Retriever:
-    """Finds every item."""
+def every_item(data: PreparedDataset) -> Retriever:
+    """Make a retriever that gives all items to every user."""
     item_ids = data.items["item_id"].to_list()
     return lambda user_id: item_ids
 
 
 def load_retriever(name: str, data: PreparedDataset, n: int) -> Retriever:
-    """A retriever by its name: `popularity`, a run that ranked the whole catalogue, or a Parquet file of ranked items.
+    """Load a retriever: `popularity`, a run that ranked the whole catalogue, or a Parquet file of ranked items.
 
     Args:
-        name: See `CandidateChooser`.
-        data: The prepared data set.
-        n: Items of a list; a run keeps no more than `KEPT_TOP`.
+        name: `retriever` of `CandidateChooser`.
+        data: Prepared data set.
+        n: Items of a list; a run keeps at most `KEPT_TOP`.
 
     Raises:
-        ConfigError: It is none of them, or the run has no such ranking of this data set.
-        DataError: The file names an item that the data set does not hold.
+        ConfigError: The name is none of these, or the run has no ranking of the catalogue of this data set.
+        DataError: The file names an item that is not in the data set.
     """
     if name == POPULARITY:
         ordered = by_popularity(data.interactions, data.items).to_list()
@@ -99,7 +105,7 @@ def load_retriever(name: str, data: PreparedDataset, n: int) -> Retriever:
 
 
 def _by_user(table: pl.DataFrame) -> dict[str, list[str]]:
-    """user_id -> item ids, the best first."""
+    """Return user_id -> item ids, best first."""
     lists = table.sort("user_id", "rank", "item_id").group_by("user_id", maintain_order=True).agg("item_id")
     return {user_id: list(dict.fromkeys(items)) for user_id, items in lists.iter_rows()}
 
@@ -110,13 +116,13 @@ def _read_lists(path: Path, data: PreparedDataset) -> pl.DataFrame:
         table = pl.read_parquet(path, columns=list(columns), glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigError(
-            f"retriever={str(path)!r} is neither {POPULARITY!r} nor a run's folder nor a Parquet file with columns "
+            f"retriever={str(path)!r}: is neither {POPULARITY!r} nor a run's folder nor a Parquet file with columns "
             f"{', '.join(columns)} ({str(error).splitlines()[0]})"
         ) from error
     unknown = table.join(data.items, on="item_id", how="anti")
     if unknown.height:
         raise DataError(
             f"retriever={str(path)!r}: {unknown.height} of {table.height} rows name items that the data set "
-            f"{data.folder} does not hold, for example {unknown.item(0, 'item_id')!r}; retrieve from the same data set"
+            f"{data.folder} does not have, for example {unknown.item(0, 'item_id')!r}; retrieve from the same data set"
         )
     return table

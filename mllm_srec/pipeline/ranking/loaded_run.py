@@ -1,4 +1,4 @@
-"""Settings of a run -> its model, its data and its summaries, ready to be asked; no weight is read yet."""
+"""From the settings of a run to its model, data and summaries, ready for ranking; weights are not read yet."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import ConfigError
 
 Settings = Mapping[str, Any]
+"""Nested settings as in `config.yaml`."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """The parts of a run.
+    """Parts of a run.
 
     Attributes:
         model: The recommender, without its backbone.
-        datamodule: Its data; the stores are open.
-        arrivals: Writes summaries of what is new; None where prompts are made of titles.
+        datamodule: The data module, whose stores are open.
+        arrivals: Writer of summaries for new items and histories; None if prompts are made of titles.
         accelerator: `trainer.accelerator`.
         precision: `trainer.precision`.
     """
@@ -43,58 +44,58 @@ class LoadedRun:
 
 
 def load_run(settings: Settings) -> LoadedRun:
-    """Put a run together; prompts and pictures that are missing on disk are made anew.
+    """Load a run; prompts and pictures that are missing on disk are made again.
 
     Args:
         settings: Nested settings as in a run's `config.yaml`.
 
     Raises:
-        ConfigError: It is a baseline's run, a setting is unknown to this version, the data set is not prepared, or
+        ConfigError: The run is of a baseline, a setting is unknown to this version, the data set is not prepared, or
             summaries are missing.
     """
     if settings.get("baseline"):
         raise ConfigError(
-            f"the run is of the baseline {settings['baseline']['class_path'].rpartition('.')[2]}, which is not asked "
-            "for single users; `test` with data.evaluator=full writes its first 100 items of every list to predictions/"
+            f"baseline={settings['baseline']['class_path'].rpartition('.')[2]!r}: baselines do not rank for single "
+            "users; `test` with data.evaluator=full writes the first 100 items of every list to predictions/"
         )
-    parser, config = _parsed(settings)
-    folder = Path(config.data.root) / config.data.name
-    data = PreparedDataset.open(folder)
-    with folder_lock(folder):
+    trainer = settings.get("trainer") or {}
+    accelerator, precision = str(trainer.get("accelerator") or "auto"), str(trainer.get("precision") or "32-true")
+    parser, config = _parse(settings)
+    data = PreparedDataset.open(Path(config.data.root) / config.data.name)
+    with folder_lock(data.folder):
         config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
-        # The name changes with version 4.49; ours may be older.
-        built = getattr(parser, "instantiate", parser.instantiate_classes)(config)
-        model, datamodule, summaries = built.model, built.data, built.summaries
-        trainer = settings.get("trainer") or {}
-        accelerator = str(trainer.get("accelerator") or "auto")
-        arrivals = _use_summaries(summaries, model, datamodule, accelerator)
-        _ = datamodule.stores
-    return LoadedRun(model, datamodule, arrivals, accelerator, str(trainer.get("precision") or "32-true"))
+        instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # renamed in jsonargparse 4.49
+        built = instantiate(config)
+        arrivals = _use_summaries(built.summaries, built.model, built.data, accelerator)
+        _ = built.data.stores  # opened, and built if missing, under the lock
+    return LoadedRun(built.model, built.data, arrivals, accelerator, precision)
 
 
-def _parsed(settings: Settings) -> tuple[jsonargparse.ArgumentParser, Any]:
-    """The sections that decide scores, checked against this version."""
+def _parse(settings: Settings) -> tuple[jsonargparse.ArgumentParser, Any]:
+    """Parse the sections that decide scores with the classes of this version."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(MLLMRecommender, "model")
     parser.add_class_arguments(PromptDataModule, "data")
     parser.add_argument("--summaries", type=SummarySettings, default=SummarySettings())
     sections = {name: dict(settings.get(name) or {}) for name in ("model", "data", "summaries")}
-    sections["data"]["revision"] = sections["model"].get("revision")  # links of the command line
+    sections["data"]["revision"] = sections["model"].get("revision")  # linked on the command line
     try:
         return parser, parser.parse_object(sections)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise ConfigError(f"the settings of the run cannot be read by this version: {error}") from error
+        raise ConfigError(f"config.yaml: the settings of the run cannot be read by this version: {error}") from error
 
 
 def _use_summaries(
     settings: SummarySettings, model: MLLMRecommender, datamodule: PromptDataModule, accelerator: str
 ) -> SummaryArrivals | None:
-    """Give the data module the stored summaries, in a form that new ones can be added to."""
+    """Have the data module serve the stored summaries, and return the writer that adds new ones."""
     if settings.variant == "none":
         return None
-    own = model.settings
+    backbone = model.settings
     resolved = resolve_stages(settings, datamodule.data)
-    plan = SummaryPlan(datamodule.data, resolved, datamodule.prompt, datamodule.pictures, own.name, own.revision)
+    plan = SummaryPlan(
+        datamodule.data, resolved, datamodule.prompt, datamodule.pictures, backbone.name, backbone.revision
+    )
     inputs = SummaryInputs(plan)
     datamodule.use(ServedInputs(summaries=summary_texts(plan, inputs)))
     return SummaryArrivals(plan, inputs, accelerator)

@@ -1,4 +1,4 @@
-"""Items that come after a data set was prepared: what is told of one, checked, and in the form of the items table."""
+"""Items that are new to a prepared data set: their fields, the checks on them, and rows of the items table."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mllm_srec.types import DataError, did_you_mean
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item that the data set does not hold.
+    """An item that is not in the data set.
 
     Args:
-        title: Its title; may be empty where there is a picture.
-        brand: Its brand, used where `data.prompt.brand` is on.
-        categories: From the widest to the narrowest; used where `data.prompt.categories` is on.
-        description: Used where `data.prompt.description` is on.
-        image: A picture file: JPEG, PNG, WebP, GIF or BMP.
-        item_id: Its name in the lists; None makes one.
+        title: Title; may be empty if there is a picture.
+        brand: Brand, used with `data.prompt.brand`.
+        categories: Categories from the widest to the narrowest, used with `data.prompt.categories`.
+        description: Description, used with `data.prompt.description`.
+        image: Picture file in JPEG, PNG, WebP, GIF or BMP.
+        item_id: Id in ranked lists; None makes one.
 
     Raises:
-        DataError: A value has another type, or neither title nor picture is given.
+        DataError: A value has a wrong type, or neither title nor picture is given.
     """
 
     title: str = ""
@@ -37,27 +37,29 @@ class NewItem:
     item_id: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would end as nonsense in a prompt."""
+        """Refuse values that would be nonsense in a prompt."""
         for name in ("title", "brand", "description"):
             if not isinstance(value := getattr(self, name), str):
-                raise DataError(f"{name}={value!r} of a new item is no text; give one, or leave it out")
+                raise DataError(f"{name}={value!r} of a new item: is not a text; give one, or leave it out")
         is_list = isinstance(self.categories, list | tuple)
         if not is_list or not all(isinstance(part, str) for part in self.categories):
-            raise DataError(f"categories={self.categories!r} of a new item; give a list of texts, such as ['Kitchen']")
-        object.__setattr__(self, "categories", tuple(self.categories))  # a list of a caller could change later
+            raise DataError(
+                f"categories={self.categories!r} of a new item: is not a list of texts; give one, such as ['Kitchen']"
+            )
+        object.__setattr__(self, "categories", tuple(self.categories))  # the caller could change a list later
         if not isinstance(self.image, str | Path | None) or not isinstance(self.item_id, str | None):
-            raise DataError(f"image={self.image!r}, item_id={self.item_id!r} of a new item; both are texts or missing")
+            raise DataError(f"image={self.image!r}, item_id={self.item_id!r} of a new item: must be texts or left out")
         if self.item_id == "":
-            raise DataError("item_id='' of a new item names nothing; give a name, or leave it out")
+            raise DataError("item_id='' of a new item: is empty; give an id, or leave it out")
         if not clean_text(self.title) and self.image is None:
-            raise DataError("a new item has neither title nor picture, so that nothing could be said of it; give one")
+            raise DataError("title='' of a new item: neither title nor picture describes it; give at least one")
 
     def row(self, item_id: str, max_pixels: int) -> dict[str, Any]:
-        """Fields of the items table, with texts cleaned as those of raw files are.
+        """Make a row of the items table, with texts cleaned like those of raw files.
 
         Args:
-            item_id: Its name.
-            max_pixels: A picture of more pixels is refused unread: `prepare.max_image_pixels` of the data set.
+            item_id: Id of the item.
+            max_pixels: Most pixels of a picture that is read, `prepare.max_image_pixels` of the data set.
 
         Raises:
             DataError: The picture cannot be used.
@@ -77,22 +79,22 @@ class NewItem:
 
 
 def read_new_items(values: Sequence[str]) -> list[NewItem]:
-    """Items as they are typed on a command line.
+    """Parse the values of `--new_item`.
 
     Args:
-        values: Each one item as a JSON object, or a file with one JSON object a line, whose `image` paths are relative
-            to the file.
+        values: JSON objects, one item each, or files with one JSON object per line, whose `image` paths are relative to
+            the file.
 
     Raises:
-        DataError: A value is neither, a line is no JSON object, or a field is unknown.
+        DataError: A value is neither, a line is not a JSON object, or a field is unknown.
     """
-    found: list[NewItem] = []
+    items: list[NewItem] = []
     for value in values:
         if value.lstrip().startswith("{"):
-            found.append(_parsed(value, "--new_item"))
+            items.append(_parse(value, "--new_item"))
         else:
-            found += _read_file(Path(value))
-    return found
+            items += _read_file(Path(value))
+    return items
 
 
 def _read_file(path: Path) -> list[NewItem]:
@@ -100,29 +102,29 @@ def _read_file(path: Path) -> list[NewItem]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"--new_item {str(path)!r} is no JSON object and no readable file ({error}); give an object such as "
-            '\'{"title": "red mug", "image": "mug.png"}\', or a file with one a line'
+            f"new_item={str(path)!r}: is neither a JSON object nor a readable file ({error}); give an object such as "
+            '\'{"title": "red mug", "image": "mug.png"}\', or a file with one per line'
         ) from error
-    items = [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    items = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     return [item if item.image is None else replace(item, image=path.parent / item.image) for item in items]
 
 
-def _parsed(text: str, place: str) -> NewItem:
+def _parse(text: str, source: str) -> NewItem:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{place}: {text[:80]!r} is not valid JSON ({error})") from error
+        raise DataError(f"{source}: {text[:80]!r} is not valid JSON ({error}); give a JSON object") from error
     known = [field.name for field in fields(NewItem)]
     if not isinstance(content, dict):
-        raise DataError(f"{place}: {text[:80]!r} is no JSON object; its fields may be {', '.join(known)}")
+        raise DataError(f"{source}: {text[:80]!r} is not a JSON object; its fields may be {', '.join(known)}")
     for name in content:
         if name not in known:
-            hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
-            raise DataError(f"{place}: the field {name!r} is not known{hint}")
+            hint = did_you_mean(name, known) or f"; accepted are {', '.join(known)}"
+            raise DataError(f"{source}: unknown field {name!r}{hint}")
     try:
         return NewItem(**{name: value for name, value in content.items() if value is not None})
     except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{source}: {error}") from error
 
 
 def _check_image(path: Path, max_pixels: int) -> None:
@@ -131,6 +133,6 @@ def _check_image(path: Path, max_pixels: int) -> None:
     except UnusablePictureError as error:
         reason = "there is no such file" if not path.is_file() else str(error)
         raise DataError(
-            f"image={str(path)!r} of a new item cannot be used: {reason}; give a file in one of the formats "
+            f"image={str(path)!r} of a new item: cannot be used ({reason}); give a file in one of the formats "
             f"{', '.join(suffix.lstrip('.') for suffix in SUFFIXES)}, or leave the picture out"
         ) from error

@@ -1,4 +1,4 @@
-"""Prompts of people and items as they are asked for: stored targets, and contexts and new items tokenised now."""
+"""Prompts for ranking: stored targets of the data set's items, and contexts and new items tokenised on demand."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RankContext:
-    """A person's part of the prompt.
+    """Tokens of a prompt that come from the person.
 
     Attributes:
-        prefix_ids: Before every target.
-        middle_ids: Within every target, where there is a chain of thought.
-        n_dropped: The oldest history lines, for which there was no room.
+        prefix_ids: Tokens before every target.
+        middle_ids: Tokens within every target, for a chain of thought.
+        n_dropped: Number of oldest history lines for which there was no room.
     """
 
     prefix_ids: Sequence[int]
@@ -37,7 +37,7 @@ class RankContext:
 
 @dataclass(frozen=True)
 class _Added:
-    """A new item, tokenised."""
+    """A new item with its tokens."""
 
     row: Row
     shown: ShownItem
@@ -49,11 +49,11 @@ class _Added:
 
 
 class RankPrompts:
-    """Makes the tokens that the prompt store would hold.
+    """Makes the same tokens as the prompt store.
 
     Args:
-        datamodule: Of the run, its summaries given and its stores open.
-        arrivals: Writes summaries of new items; None where prompts are made of titles.
+        datamodule: Data module of the run, with its summaries and open stores.
+        arrivals: Writer of summaries for new items; None if prompts are made of titles.
     """
 
     def __init__(self, datamodule: PromptDataModule, arrivals: SummaryArrivals | None) -> None:
@@ -67,7 +67,7 @@ class RankPrompts:
         self._used: set[str] = set(self.index)
 
     def add(self, items: Sequence[NewItem]) -> list[str]:
-        """Ids of new items, whose summaries and tokens are made where they were not yet.
+        """Return the ids of new items, after making summaries and tokens of those not added before.
 
         Raises:
             DataError: A picture cannot be used, or an id names another item.
@@ -78,7 +78,7 @@ class RankPrompts:
             if item not in self._ids and item not in fresh:
                 fresh[item] = item.row(_free_id(item, taken), self._max_image_pixels)
                 taken.add(fresh[item]["item_id"])
-        self._used = taken  # nothing is wrong with the items; if a disk is full, none is known, and no id is used again
+        self._used = taken  # all items are valid; if a later step fails, none is added, and their ids stay taken
         for row in fresh.values():
             self._add_picture(row)
         if fresh and self.arrivals is not None:
@@ -90,30 +90,30 @@ class RankPrompts:
         return [self._ids[item] for item in items]
 
     def row(self, item_id: str) -> Row:
-        """Fields of the items table.
+        """Return the row of an item, from the items table or among the new items.
 
         Raises:
-            DataError: Nobody knows the item.
+            DataError: The item is unknown.
         """
         if item_id in self._added:
             return self._added[item_id].row
         if item_id not in self.index:
             raise DataError(
-                f"there is no item {item_id!r} among the {len(self.index)} of the data set and the {len(self._added)} "
-                "new ones; give an id of items.parquet, or describe a new item"
+                f"item_id={item_id!r}: is not among the {len(self.index)} items of the data set and the "
+                f"{len(self._added)} new ones; give an id of items.parquet, or describe a new item"
             )
         return self.data.items.row(self.index[item_id], named=True)
 
     def context(self, person: Person, profile: str | None, item_ids: Sequence[str]) -> RankContext:
-        """Tokens of a person's context.
+        """Make the tokens of a person's context.
 
-        Whatever of the catalogue is ranked, it is shortened alike: for the longest target of all, or for a new item
-        that is still longer.
+        The context is shortened to leave room for the longest target of the catalogue, or a longer new item, so that it
+        does not depend on which items of the catalogue are ranked.
 
         Args:
-            person: Who.
-            profile: What opens the question, where it is known.
-            item_ids: What is ranked.
+            person: Person to rank for.
+            profile: Phrase for the profile clause of the prompt; None: unknown.
+            item_ids: Ids of the items to rank.
         """
         lines = {item_id: self.parts.line(self._shown(item_id)) for item_id in person.body.items}
         new = [self._added[item_id].n_tokens for item_id in item_ids if item_id in self._added]
@@ -121,7 +121,7 @@ class RankPrompts:
         return RankContext(**self.parts.context(group, profile, person.body, self.parts.fitter(lines)))
 
     def targets(self, item_ids: Sequence[str], middle_ids: Sequence[int]) -> list[PromptTarget]:
-        """Prompts of items, in order."""
+        """Make the prompts of items, in order."""
         return [self._target(item_id, middle_ids) for item_id in item_ids]
 
     def _target(self, item_id: str, middle_ids: Sequence[int]) -> PromptTarget:
@@ -137,7 +137,7 @@ class RankPrompts:
         return int(self.data.manifest["prepare"]["max_image_pixels"])
 
     def _add_picture(self, row: Row) -> None:
-        """Let the stores know the picture: as the recommender sees it, and as the writer of summaries does."""
+        """Add the picture to the stores of the recommender and of the summary writer, which may resize differently."""
         stores = [self.stores.images, self.arrivals.plan.images if self.arrivals is not None else None]
         for images in stores:
             if images is not None and row["image"] is not None:
@@ -145,11 +145,11 @@ class RankPrompts:
 
 
 def _free_id(item: NewItem, taken: set[str]) -> str:
-    """The item's own id, or one made for it."""
+    """Return the item's id, or make one."""
     if item.item_id is None:
         return next(name for n in range(1, len(taken) + 2) if (name := f"new-{n}") not in taken)
     if item.item_id in taken:
         raise DataError(
-            f"item_id={item.item_id!r} of a new item names another item already; choose another, or leave it out"
+            f"item_id={item.item_id!r} of a new item: is the id of another item; choose a new one, or leave it out"
         )
     return item.item_id

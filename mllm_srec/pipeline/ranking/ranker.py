@@ -1,4 +1,6 @@
-"""Recommendations from Python: a run folder, people and items, new ones of either included.
+"""Recommendations from Python: ranked lists and histories of people with the model of a run folder.
+
+People and items may be new to the data set:
 
 ranker = Ranker.open("runs/demo/first")
 mug = NewItem("red mug", image="mug.png")
@@ -37,22 +39,32 @@ LIST_SCHEMA: dict[str, pl.DataType] = {
     "title": pl.String(),
     "score": pl.Float32(),  # by `model.score`
     "probability": pl.Float32(),  # of a like, in [0, 1]
-    "held_out": pl.Boolean(),  # a like of the test split: an answer that neither training nor context showed
-    "new": pl.Boolean(),  # an item that the data set does not hold
+    "held_out": pl.Boolean(),  # True: liked in the test split, which neither training nor context shows
+    "new": pl.Boolean(),  # True: not an item of the data set
 }
-"""Columns of a ranked list; equal scores stand in the order in which the items were asked about."""
+"""Columns of a ranked list; items with equal scores keep the order in which they were given."""
+
+HISTORY_SCHEMA: dict[str, type[pl.DataType]] = {
+    "item_id": pl.String,
+    "title": pl.String,
+    "picture": pl.String,
+    "image_summary": pl.String,
+    "item_summary": pl.String,
+    "since": pl.Boolean,
+}
+"""Columns of `history_table`."""
 
 
 @dataclass(frozen=True)
 class RankedList:
-    """Items for one person, the best first.
+    """Items ranked for one person, best first.
 
     Attributes:
-        person: Who, with history, preference and the items since.
-        table: Columns of `LIST_SCHEMA`, `top_k` rows at most.
-        source: Which items were ranked, in words.
-        n_ranked: How many.
-        n_dropped: The oldest history lines for which the prompt had no room.
+        person: The person with history, preference and later items.
+        table: Table with columns `LIST_SCHEMA`, at most `top_k` rows.
+        source: Description of the ranked items.
+        n_ranked: Number of ranked items.
+        n_dropped: Number of oldest history lines for which the prompt had no room.
     """
 
     person: Person
@@ -65,20 +77,20 @@ class RankedList:
 class Ranker:
     """Ranks items for people with the model of a run.
 
-    A user of the data set is seen as of now: all their interactions of the splits train and val are visible, their
-    preference is that after the last whole window of them, and what they met is not recommended. Prompts are, token for
-    token, those of the prompt store. New items get summaries and picture features when they arrive, by the run's own
-    models and settings; a history of one's own gets its preference. The first question loads the model.
+    All interactions of a user in the splits train and val are visible; the preference is that after their last full
+    window, and items of these interactions are not recommended. Prompts equal those of the prompt store token for
+    token. New items get summaries and picture features when they are added, from the run's own models and settings; a
+    `History` gets a preference. The model is loaded when first needed.
 
     Args:
-        run: Settings and data.
-        checkpoint: The fine-tuned weights; None only for `model.finetune: none`.
-        max_items: A catalogue of more items is not ranked as a whole, but what `retriever` finds in it.
-        retriever: See `CandidateChooser`.
-        device: Where to compute; None is a GPU where there is one and the run did not ask for the CPU.
+        run: Loaded settings and data of the run.
+        checkpoint: File of the fine-tuned weights; None only for `model.finetune: none`.
+        max_items: Largest catalogue that is ranked completely; of a larger one, the items of `retriever` are ranked.
+        retriever: Retriever of a larger catalogue, see `CandidateChooser`.
+        device: Device of the model; None takes a GPU if there is one and the run did not ask for the CPU.
 
     Raises:
-        ConfigError: The checkpoint is missing or no checkpoint, or the retriever is unknown.
+        ConfigError: The checkpoint is missing or unreadable, the retriever is unknown, or the run has listwise prompts.
     """
 
     def __init__(
@@ -92,13 +104,13 @@ class Ranker:
     ) -> None:
         if checkpoint is None and run.model.settings.finetune != "none":
             raise ConfigError(
-                f"model.finetune={run.model.settings.finetune!r} needs fine-tuned weights; give a run's checkpoint "
+                f"model.finetune={run.model.settings.finetune!r}: needs fine-tuned weights; give a run's checkpoint "
                 "(--ckpt_path), or set model.finetune to none to rank with the untrained backbone"
             )
         if run.datamodule.prompt.layout == "listwise":
             raise ConfigError(
-                "data.prompt.layout='listwise' gives scores within a list and no probabilities; to rank for people, "
-                "set it to pointwise in the run's config.yaml"
+                "data.prompt.layout='listwise': gives scores within a list and no probabilities; set it to pointwise "
+                "in the run's config.yaml to rank for people"
             )
         self.run, self.data, self._device = run, run.datamodule.data, device
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -118,13 +130,13 @@ class Ranker:
         """Open a finished run.
 
         Args:
-            folder: Its folder.
-            checkpoint: One of its checkpoints; None is the best one.
-            data_root: Replaces `data.root` of its settings, which may be relative to another folder.
+            folder: Run folder.
+            checkpoint: Checkpoint of the run; None takes the best one.
+            data_root: Replacement of `data.root` in its settings, which may be relative to another folder.
             options: Further arguments of the class.
 
         Raises:
-            ConfigError: The folder holds no run, or its data set or summaries are not where its settings say.
+            ConfigError: The folder is not a run folder, or its data set or summaries are missing.
         """
         run = load_run(read_settings(folder, data_root))
         best = RunFolder(Path(folder)).best
@@ -132,20 +144,20 @@ class Ranker:
             checkpoint = best
         return cls(run, checkpoint, **options)
 
-    # --- what is known ---------------------------------------------------------------------------------------------
+    # --- people and items ------------------------------------------------------------------------------------------
 
     @cached_property
     def user_ids(self) -> list[str]:
-        """All users of the data set, in the order of the alphabet."""
+        """All users of the data set, sorted by id."""
         return sorted(self.data.interactions["user_id"].unique().to_list())
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The model with its weights, loaded when first asked for."""
+        """The model with its weights, loaded on first use."""
         return Scorer(self.run, self._weights, self._device)
 
     def add(self, items: Sequence[NewItem]) -> list[str]:
-        """Ids of new items; their summaries and tokens are made now.
+        """Add new items, make their summaries and tokens, and return their ids.
 
         Raises:
             DataError: A picture cannot be used, or an id is taken.
@@ -153,10 +165,13 @@ class Ranker:
         return self.prompts.add(items)
 
     def person(self, who: str | History) -> Person:
-        """What is known of a user now, or of somebody with a history of their own.
+        """Return the history and preference of a user as of now, or of a new person.
+
+        Args:
+            who: Id of a user, or the history of a new person.
 
         Raises:
-            DataError: There is no such user, or an item of the history is unknown.
+            DataError: The user or an item of the history is unknown.
         """
         if isinstance(who, History):
             return self._newcomer(who)
@@ -168,10 +183,10 @@ class Ranker:
         return people_now(self.data.interactions, user_ids, self._texts, self._max_history, prompt)
 
     def _newcomer(self, history: History) -> Person:
-        """A person whose preference, where prompts hold one, is written now."""
+        """Make a person of a history; a preference is written now if prompts contain one."""
         item_ids = self._ids(history.items)
         if len(set(item_ids)) < len(item_ids):
-            raise DataError(f"items={item_ids} of a history: an item occurs twice; keep its earliest place")
+            raise DataError(f"items={item_ids}: an item occurs twice in the history; keep only its earliest position")
         table, texts = history.interactions(item_ids), self._texts
         if texts is not None and self.run.arrivals is not None:
             states = self.run.arrivals.preferences(table)
@@ -196,27 +211,27 @@ class Ranker:
         new_items: Sequence[NewItem] = (),
         top_k: int | None = 10,
     ) -> RankedList:
-        """Items for one person.
+        """Rank items for one person.
 
         Args:
-            who: Id of a user, or a history.
-            items: What to rank, as it is; None ranks what `max_items` and `retriever` say, without what was met.
-            new_items: Ranked beside that.
-            top_k: Length of the list; None keeps all that was ranked.
+            who: Id of a user, or the history of a new person.
+            items: Items to rank; None takes those of `max_items` and `retriever` without the user's interactions.
+            new_items: New items, ranked together with these.
+            top_k: Length of the list; None keeps all ranked items.
 
         Raises:
-            DataError: An unknown user or item, or a picture that cannot be used.
+            DataError: A user or item is unknown, or a picture cannot be used.
             ConfigError: `top_k` is below 1.
         """
         if top_k is not None and top_k < 1:
-            raise ConfigError(f"top_k={top_k}; give the length of a list, at least 1, or None for all")
-        person = self.person(who)  # before anything is made or loaded: what is unknown is told at once
+            raise ConfigError(f"top_k={top_k}: must be at least 1; give the length of a list, or None for all")
+        person = self.person(who)  # first, so that an unknown user fails before anything is loaded
         return self._ranked(who, person, items, self.add(new_items), top_k)
 
     def rank_all(
         self, user_ids: Sequence[str], new_items: Sequence[NewItem] = (), top_k: int | None = 10
     ) -> Iterator[RankedList]:
-        """Lists of many users, one after the other; see `rank`."""
+        """Yield the lists of many users, one after another; see `rank`."""
         added = self.add(new_items)
         for person in self._people(user_ids):
             yield self._ranked(person.user_id, person, None, added, top_k)
@@ -229,8 +244,8 @@ class Ranker:
         added: Sequence[str],
         top_k: int | None,
     ) -> RankedList:
-        named = self.chooser.choose(person.user_id, person.seen) if items is None else self._ids(items)
-        item_ids = list(dict.fromkeys([*named, *(item_id for item_id in added if item_id not in person.seen)]))
+        chosen = self.chooser.choose(person.user_id, person.seen) if items is None else self._ids(items)
+        item_ids = list(dict.fromkeys([*chosen, *(item_id for item_id in added if item_id not in person.seen)]))
         profile = who.profile if isinstance(who, History) else self.data.profiles.get(who)
         context = self.prompts.context(person, profile, item_ids)
         targets = self.prompts.targets(item_ids, context.middle_ids)
@@ -241,12 +256,12 @@ class Ranker:
         return RankedList(person, table, source, len(item_ids), context.n_dropped)
 
     def _ids(self, items: Sequence[str | NewItem]) -> list[str]:
-        """Ids of items of both kinds, each known from now on."""
+        """Return the ids of items, after adding the new ones."""
         new = [item for item in items if isinstance(item, NewItem)]
-        made = dict(zip(new, self.add(new), strict=True))
-        ids = [made[item] if isinstance(item, NewItem) else item for item in items]
+        id_of = dict(zip(new, self.add(new), strict=True))
+        ids = [id_of[item] if isinstance(item, NewItem) else item for item in items]
         for item_id in ids:
-            self.prompts.row(item_id)  # refuses what nobody knows
+            self.prompts.row(item_id)  # refuses an unknown id
         return ids
 
     def _table(
@@ -265,27 +280,16 @@ class Ranker:
         return pl.DataFrame(columns, schema=LIST_SCHEMA)
 
 
-HISTORY_SCHEMA: dict[str, type[pl.DataType]] = {
-    "item_id": pl.String,
-    "title": pl.String,
-    "picture": pl.String,
-    "image_summary": pl.String,
-    "item_summary": pl.String,
-    "since": pl.Boolean,
-}
-"""Columns of `history_table`."""
-
-
 def history_table(ranker: Ranker, person: Person) -> pl.DataFrame:
-    """The history of a person, oldest first.
+    """Build the table of a person's history, oldest first.
 
     Args:
-        ranker: Of the run.
-        person: From `ranker.person`.
+        ranker: Ranker of the run.
+        person: Person of `ranker.person`.
 
     Returns:
-        Columns of `HISTORY_SCHEMA`: `picture` is a file, null where an item has none; summaries are null where the run
-        has none of that stage; `since` marks items that came after the preference, and stand in the prompt themselves.
+        Columns of `HISTORY_SCHEMA`: `picture` is a file, or null; a summary is null if the run has none of its stage;
+        `since` marks items after the preference, which are listed in the prompt.
     """
     texts, folder = ranker.run.datamodule.summaries, ranker.data.folder
     pictures = dict(ranker.data.items.select("item_id", "image").iter_rows())

@@ -1,4 +1,4 @@
-"""The run's model on any prompts: scores and probabilities within a bounded memory."""
+"""The run's model on any prompts: scores, probabilities and picture features within bounded memory."""
 
 from __future__ import annotations
 
@@ -22,16 +22,22 @@ from mllm_srec.prompts.packing import PromptGroup, PromptTarget
 from mllm_srec.types import MllmSrecError, PackedBatch
 
 MAX_TOKENS = 16_384
-"""Tokens of the targets that are laid out together; the model's own passes are smaller."""
+"""Most tokens of targets that are packed together; the model's own passes are smaller."""
+
+MAX_BYTES = 1 << 30
+"""Memory for picture features that are in no store."""
+
+PICTURES_PER_PASS = 16
+"""Number of pictures that run through the tower together."""
 
 
 class Scorer:
     """A loaded recommender with the weights of a checkpoint.
 
     Args:
-        run: Settings, data and the model without its weights.
+        run: Loaded run, whose model has no weights yet.
         checkpoint: Content of a checkpoint; None for a model that was not fine-tuned.
-        device: Where to compute; None is a GPU where there is one, unless the run was told to use the CPU.
+        device: Device of the model; None takes a GPU if there is one and the run did not ask for the CPU.
 
     Raises:
         ConfigError: The checkpoint belongs to another model or another tokenizer.
@@ -42,57 +48,59 @@ class Scorer:
         self.model.attach(load_backbone(self.model.settings, self.device))
         if checkpoint is not None:
             self.model.on_load_checkpoint(dict(checkpoint))
-            self.model.load_state_dict(checkpoint["state_dict"], strict=False)  # the keys were compared
+            self.model.load_state_dict(checkpoint["state_dict"], strict=False)  # the keys were checked above
             run.datamodule.load_state_dict(checkpoint["PromptDataModule"])
         self.model.eval()
-        self.model.scoring = "cached"  # equal to `packed` but for rounding, and no token is computed twice
+        self.model.scoring = "cached"  # equal to `packed` up to rounding, and computes no token twice
         self._half = _half(run.precision)
         stores = run.datamodule.stores
         if stores.images is not None:
-            known = None
-            if self.model.settings.finetune != "full":  # else the tower is not the one that the stored ones are of
+            stored = None
+            if self.model.settings.finetune != "full":  # stored features are of the untrained tower
                 folder = feature_folder(stores.images, frozen(self.model.settings))
-                known = FeatureStore(folder) if (folder / "meta.json").exists() else None
-            stores = replace(stores, features=TowerFeatures(self.model.loaded, stores.images, known))
+                stored = FeatureStore(folder) if (folder / "meta.json").exists() else None
+            stores = replace(stores, features=TowerFeatures(self.model.loaded, stores.images, stored))
         self._collate = PromptCollator(stores)
 
     def score(self, prefix_ids: Sequence[int], targets: Sequence[PromptTarget]) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and probabilities of targets behind one context.
+        """Compute scores and probabilities of targets in one context.
 
         Args:
-            prefix_ids: The context.
-            targets: What is asked about in it; may be empty.
+            prefix_ids: Tokens of the context.
+            targets: Targets to score; may be empty.
 
         Returns:
             Float32 scores `(N,)` by `model.score`, and float32 probabilities `(N,)`: the sigmoid of the difference of
             the logits of Yes and No, whatever the score.
 
         Raises:
-            MllmSrecError: A score is no finite number.
+            MllmSrecError: A score is infinite or NaN.
         """
         scores, differences = [torch.zeros(0)], [torch.zeros(0)]
         for part in _parts(targets):
             batch = self._collate([PromptGroup(0, prefix_ids, part)])
             for kept, values in zip((scores, differences), self._run(batch), strict=True):
                 kept.append(values[0].cpu())  # (n,)
-        found = torch.cat(scores)  # (N,)
-        if not found.isfinite().all():
-            raise MllmSrecError("the model's scores are no finite numbers: its weights are broken, or overflow")
-        return found.numpy(), torch.cat(differences).sigmoid().numpy()
+        joined = torch.cat(scores)  # (N,)
+        if not joined.isfinite().all():
+            raise MllmSrecError(
+                "the model's scores are infinite or NaN; check its weights, or set trainer.precision to 32-true"
+            )
+        return joined.numpy(), torch.cat(differences).sigmoid().numpy()
 
     @torch.inference_mode()
     def _run(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and differences of logits, `(1, n)` each."""
+        """Return scores and differences of logits, `(1, n)` each."""
         batch = move_data_to_device(batch, self.device)
         with torch.autocast(self.device.type, dtype=self._half or torch.bfloat16, enabled=self._half is not None):
             difference = score(self.model.yes_no(batch))  # (1, n)
-            # The literal score needs the whole vocabulary, and another pass.
+            # The literal score needs the full vocabulary, and thus another pass.
             scores = difference if self.model.score_kind == "logit" else self.model.score_candidates(batch)
         return scores.float(), difference.float()
 
 
 def _parts(targets: Sequence[PromptTarget]) -> Iterator[list[PromptTarget]]:
-    """Targets in their order, as many at a time as fit `MAX_TOKENS`."""
+    """Yield the targets in order, in parts of at most `MAX_TOKENS` tokens."""
     part: list[PromptTarget] = []
     n_tokens = 0
     for target in targets:
@@ -110,62 +118,55 @@ def _device(accelerator: str) -> str:
 
 
 def _half(precision: str) -> torch.dtype | None:
-    """Type of a mixed precision, that in which `test` computes; None for full precision."""
+    """Return the dtype of a mixed precision, in which `test` computes too; None for full precision."""
     if "mixed" not in precision:
         return None
     return torch.bfloat16 if precision.startswith("bf16") else torch.float16
 
 
-MAX_BYTES = 1 << 30
-"""Memory for outputs that are in no store."""
-
-BATCH = 16
-"""Pictures that run through the tower together."""
-
-
 class TowerFeatures:
-    """Features of pictures, each computed once as long as there is memory for it.
+    """Features of pictures, each computed once while memory allows.
 
     Args:
-        backbone: Whose tower runs; it must not be trained meanwhile.
-        images: Where pictures are, those that were added too.
-        store: Features computed earlier by the same tower; None where there are none.
-        max_bytes: Memory for the others; those not used for the longest time give way.
+        backbone: Backbone with the tower; it must not be trained meanwhile.
+        images: Pictures of the data set, and added ones.
+        store: Store of features of the same tower; None: no store.
+        max_bytes: Memory for features outside the store; the least recently used are dropped.
     """
 
     def __init__(
         self, backbone: Backbone, images: ImageStore, store: FeatureStore | None = None, max_bytes: int = MAX_BYTES
     ) -> None:
         self.backbone, self.images, self.store, self.max_bytes = backbone, images, store, max_bytes
-        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()  # picture -> (tokens, D), latest use last
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()  # picture -> (tokens, D), most recently used last
         self._n_bytes = 0
 
     def features(self, pictures: Sequence[str]) -> torch.Tensor:
-        """Features `(sum of picture tokens, D)` of the pictures one after another, on the CPU."""
+        """Return the features `(sum of picture tokens, D)` of the pictures one after another, on the CPU."""
         stored = {key: self.store.features([key]) for key in pictures if self.store is not None and key in self.store}
         others = list(dict.fromkeys(key for key in pictures if key not in stored))
         missing = [key for key in others if key not in self._kept]
-        found = stored | {key: self._kept[key] for key in others if key in self._kept} | self._compute(missing)
+        features = stored | {key: self._kept[key] for key in others if key in self._kept} | self._compute(missing)
         for key in others:
-            self._keep(key, found[key])
-        return torch.cat([found[key] for key in pictures])  # (sum of tokens, D)
+            self._keep(key, features[key])
+        return torch.cat([features[key] for key in pictures])  # (sum of tokens, D)
 
     @torch.inference_mode()
     def _compute(self, pictures: Sequence[str]) -> dict[str, torch.Tensor]:
         device = self.backbone.lm_head.device
-        found: dict[str, torch.Tensor] = {}
-        for begin in range(0, len(pictures), BATCH):
-            keys = pictures[begin : begin + BATCH]
+        computed: dict[str, torch.Tensor] = {}
+        for begin in range(0, len(pictures), PICTURES_PER_PASS):
+            keys = pictures[begin : begin + PICTURES_PER_PASS]
             pixel_values, grids = self.images.pixel_values(keys)
             rows = self.backbone.image_features(pixel_values.to(device), grids.to(device))  # list of (tokens, D)
-            found |= {key: row.cpu() for key, row in zip(keys, rows, strict=True)}
-        return found
+            computed |= {key: row.cpu() for key, row in zip(keys, rows, strict=True)}
+        return computed
 
     def _keep(self, picture: str, rows: torch.Tensor) -> None:
-        """Remember a picture as the one used last, and forget what there is no memory for."""
+        """Keep a picture as the most recently used, and drop the least recently used beyond `max_bytes`."""
         before = self._kept.pop(picture, None)
         self._n_bytes += rows.nbytes - (0 if before is None else before.nbytes)
         self._kept[picture] = rows
         while self._n_bytes > self.max_bytes:
-            _, forgotten = self._kept.popitem(last=False)
-            self._n_bytes -= forgotten.nbytes
+            _, dropped = self._kept.popitem(last=False)
+            self._n_bytes -= dropped.nbytes

@@ -1,4 +1,4 @@
-"""Which folder a command works in: the same on all processes of a run, and never one that holds another run."""
+"""The run folder of a command: equal on all processes, never one of another run, and tied to its checkpoint."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import SPLITS, ConfigError
 
 RUN_VARIABLE = "MLLM_SREC_RUN"
-"""Environment variable by which a launching process tells those that it launches the name of the run."""
+"""Environment variable in which a launching process hands the name of the run to the processes it launches."""
 
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
-"""Environment variables of launchers; the first process of a run has none of them, or 0 in all."""
+"""Environment variables of launchers; the first process of a run has 0 or nothing in each."""
+
+WEIGHTS = "weights"
+"""`<split>/weights` of `metrics.json`: hash of the checkpoint whose results the file holds."""
+
+BEGUN = "begun_weights"
+"""`<split>/begun_weights`: hash of the checkpoint measured last, even if that measurement was not finished."""
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that checks and writes on behalf of all processes of the run."""
+    """Return True on the process that checks and writes on behalf of all processes of the run."""
     return all(int(os.environ.get(name) or 0) == 0 for name in RANK_VARIABLES)
 
 
 def new_run(root: str | Path, data_name: str, name: str | None, seed: int) -> RunFolder:
-    """Folder of a new run; without a name, one of the time and the seed, the same on all processes of the run.
+    """Return the folder of a new run; without a name, one made of time and seed, equal on all processes.
 
     Args:
         root: `trainer.default_root_dir`.
@@ -32,20 +38,20 @@ def new_run(root: str | Path, data_name: str, name: str | None, seed: int) -> Ru
         seed: `seed_everything`.
 
     Raises:
-        ConfigError: The name is no folder name.
+        ConfigError: `name` is not a folder name.
     """
     chosen = _made_name(seed) if name is None else name
     if chosen in ("", ".", "..") or Path(chosen).name != chosen:
-        raise ConfigError(f"name={chosen!r} is no folder name; give one without slashes, such as 'lora-16'")
+        raise ConfigError(f"name={chosen!r}: is not a folder name; give one without slashes, such as 'lora-16'")
     return RunFolder(Path(root) / data_name / chosen)
 
 
 def _made_name(seed: int) -> str:
-    """`<time or job>-<seed>`.
+    """Make the name `<time or job>-<seed>`.
 
-    A launcher's processes know each other by its job number. Processes that the Trainer launches inherit the name;
-    those of torchrun without a job number, which start at different times, agree through torchrun's own store. Runs of
-    a sweep, which several agents start side by side, are told apart by the tracker's own number.
+    Processes of a launcher share its job number. Processes that the Trainer launches inherit the name. Those of
+    torchrun without a job number start at different times and agree through torchrun's store. Runs of a sweep, which
+    several agents may start at the same time, are named by the tracker's run id.
     """
     inherited = os.environ.get(RUN_VARIABLE)
     if inherited and not is_first_process():
@@ -65,7 +71,7 @@ def _made_name(seed: int) -> str:
 
 
 def _agree(stamp: str) -> str:
-    """The first process's value, on every process that torchrun started."""
+    """Return the first process's value on every process that torchrun started."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
@@ -77,37 +83,30 @@ def _agree(stamp: str) -> str:
 
 
 def run_of_checkpoint(ckpt_path: str | Path) -> RunFolder | None:
-    """The run folder that a checkpoint lies in; None where it lies elsewhere."""
+    """Return the run folder that holds a checkpoint; None for a checkpoint outside of one."""
     parent = Path(ckpt_path).resolve().parent
     if parent.name != "checkpoints" or not (parent.parent / "config.yaml").exists():
         return None
     return RunFolder(shortest(parent.parent))
 
 
-def shortest(path: Path) -> Path:
-    """The path as one would type it: relative to the current folder where it lies below that."""
-    here = Path.cwd().resolve()
-    path = path.resolve()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
 def run_for_checkpoint(
     origin: RunFolder, root: Path, default_root: str, data_name: str, name: str | None, checkpoint: Path
 ) -> RunFolder:
-    """The checkpoint's run folder, or where another name or root was given, one of that name.
+    """Return the checkpoint's run folder or, if another name or root is given, a folder of that name.
 
-    It is new, or was begun by an evaluation of the same checkpoint.
+    The latter is new, or was begun by an evaluation of the same checkpoint.
 
     Args:
         origin: Run folder of the checkpoint.
         root: `trainer.default_root_dir`.
-        default_root: Its default, which nobody typed.
+        default_root: Default value of `trainer.default_root_dir`.
         data_name: `data.name`.
         name: `name`.
-        checkpoint: The checkpoint itself.
+        checkpoint: Path of the checkpoint.
 
     Raises:
-        ConfigError: The folder asked for holds another run.
+        ConfigError: The folder of that name holds another run.
     """
     same_name = name in (None, origin.path.name)
     same_root = root == Path(default_root) or origin.path.resolve().is_relative_to(root.resolve())
@@ -115,35 +114,37 @@ def run_for_checkpoint(
         return origin
     target = new_run(root, data_name, name or origin.path.name, 0)
     foreign = target.config.exists() and not belongs_to(target, checkpoint)
-    if foreign and is_first_process():  # the others may come after it has made the folder
+    if foreign and is_first_process():  # the other processes may find the folder that it made
         raise ConfigError(
-            f"the checkpoint belongs to {origin.path}, and {target.path} holds another run; leave --name out to work "
-            "in the checkpoint's run, or choose a new one"
+            f"name={target.path.name!r}: the checkpoint belongs to {origin.path}, and {target.path} holds another run; "
+            "leave --name out to work in the checkpoint's run, or choose a new one"
         )
     return target
 
 
-WEIGHTS, BEGUN = "weights", "begun_weights"
-"""`<stage>/weights` of `metrics.json`: hash of the checkpoint whose results stand there; `begun_weights`: of the one
-that was measured last, whether that came to an end or not."""
+def shortest(path: Path) -> Path:
+    """Return the path as one would type it: relative if it is below the current folder."""
+    here = Path.cwd().resolve()
+    path = path.resolve()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def note_weights(run: RunFolder, stage: str, checkpoint: Path) -> None:
-    """Say whose results this folder is for, before there are any."""
-    run.merge_metrics(stage, {}, {BEGUN: file_hash(checkpoint)})
+def note_weights(run: RunFolder, split: str, checkpoint: Path) -> None:
+    """Record whose results this folder will hold, before a measurement begins."""
+    run.merge_metrics(split, {}, {BEGUN: file_hash(checkpoint)})
 
 
 def belongs_to(run: RunFolder, checkpoint: Path) -> bool:
-    """Whether an earlier evaluation of this very checkpoint, finished or killed, began the folder."""
+    """Return True if an earlier evaluation of this very checkpoint, finished or killed, began the folder."""
     noted = {value for split in SPLITS if (value := run.read_metrics().get(f"{split}/{BEGUN}")) is not None}
     return noted == {_hash(checkpoint)}
 
 
 def was_tested(run: RunFolder, checkpoint: Path) -> bool:
-    """Whether the folder holds test results of this checkpoint.
+    """Return True if the folder holds test results of this checkpoint.
 
     Raises:
-        ConfigError: There is no such checkpoint.
+        ConfigError: The checkpoint does not exist.
     """
     results = run.read_metrics()
     return "test/n_users" in results and results.get(f"test/{WEIGHTS}") == _hash(checkpoint)
@@ -151,5 +152,5 @@ def was_tested(run: RunFolder, checkpoint: Path) -> bool:
 
 def _hash(checkpoint: Path) -> str:
     if not checkpoint.is_file():
-        raise ConfigError(f"ckpt_path={str(checkpoint)!r}: no such file")
+        raise ConfigError(f"ckpt_path={str(checkpoint)!r}: no such file; give a file of a run's checkpoints/")
     return file_hash(checkpoint)

@@ -1,4 +1,4 @@
-"""What a result was computed with: the commit of the code and the versions of the libraries."""
+"""Provenance of a result: the commit of the code and the versions of the libraries."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from mllm_srec.types import VERSION
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "torchmetrics", "numpy", "polars")
 """Libraries that results may depend on."""
 
-
 CODE = (":/", ":(top,exclude)experiments/results", ":(top,exclude)*.md")
-"""Paths, for git, of what decides results: a grid that has written its table has not changed the code of the next."""
+"""Git pathspecs of the code that decides results; the table that one grid writes is no change of code for the next."""
 
 
 def versions() -> dict[str, str | None]:
-    """Version of Python, of this package and of each library; None where it is not installed."""
+    """Return the versions of Python, this package and each library; None if a library is not installed."""
     return {
         "python": platform.python_version(),
         "mllm_srec": VERSION,
@@ -34,24 +33,24 @@ def _version(name: str) -> str | None:
 
 
 def commit(folder: Path | None = None) -> tuple[str | None, bool | None]:
-    """Commit of the code, and whether tracked files differ from it; results and texts are no code.
+    """Return the commit of the code, and True if tracked files differ from it; results and Markdown do not count.
 
     Args:
         folder: Folder of a package; None takes this one.
 
     Returns:
-        Both None where the package is no part of a repository, as one that was installed is not.
+        Both values, or None for both if the package is not in a repository, such as an installed one.
     """
     folder = Path(__file__).parents[2] if folder is None else folder
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return None, None  # another repository's folder may lie around it
+        return None, None  # an installed package may lie in the folder of another repository
     head = _git(folder, "rev-parse", "HEAD")
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
     return head, None if changed is None else bool(changed)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says; None where there is no git, or it refuses."""
+    """Return the output of git; None if git is missing or fails."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What runs logged while they were trained, as far as their folders still exist."""
+"""Training logs of runs: the curves of loss and validation metric, read from run folders that still exist."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from mllm_srec.reports.figures.training_charts import Curve, TrainingLog
 from mllm_srec.types import DataError
 
 LOSS = "train/loss"
+"""Logged column of the training loss."""
 
 VALIDATION = ("val/auc", "val/ndcg@10")
-"""What is drawn of the validation: the first of these that was logged."""
+"""Logged columns of validation metrics; the first that exists is drawn."""
 
 
 def training_log(run: Path, row: str, seed: int | None) -> TrainingLog | None:
-    """Loss and validation metric of a run, from the logs of all its `fit` commands.
+    """Read the loss and validation metric of a run from the logs of all its `fit` commands.
 
-    Where a killed run was continued, a step counts once, as the later log has it.
+    In a run that was killed and resumed, a step counts once, with the value of the later log.
 
     Args:
         run: Run folder.
         row: Row of the table, or name of the run.
-        seed: Its seed.
+        seed: Seed of the run.
 
     Returns:
-        None where nothing was trained, or the folder is gone.
+        The curves; None if nothing was trained or the folder is gone.
 
     Raises:
         DataError: A log is damaged.
@@ -42,9 +43,9 @@ def training_log(run: Path, row: str, seed: int | None) -> TrainingLog | None:
 
 
 def _logs(run: Path) -> list[Path]:
-    """Logs of `fit`, the earliest first."""
-    found = RunFolder(run).logs.glob("*-fit/metrics.csv")
-    numbered = [(path.parent.name.partition("-")[0], path) for path in found]
+    """List the logs of `fit`, earliest first."""
+    paths = RunFolder(run).logs.glob("*-fit/metrics.csv")
+    numbered = [(path.parent.name.partition("-")[0], path) for path in paths]
     return [path for _, path in sorted((int(number), path) for number, path in numbered if number.isdecimal())]
 
 
@@ -54,11 +55,9 @@ def _read(path: Path) -> pl.DataFrame:
     except pl.exceptions.NoDataError:
         return pl.DataFrame({"step": []})  # killed before the first line
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{str(path)!r} cannot be read as the log of a training ({error}); delete or repair it"
-        ) from error
+        raise DataError(f"{str(path)!r}: cannot be read as a training log ({error}); delete or repair it") from error
     if "step" not in table.columns:
-        raise DataError(f"{str(path)!r} has no column step, so it is no log of a training; delete or repair it")
+        raise DataError(f"{str(path)!r}: a training log must have a column step; delete or repair it")
     return table
 
 
@@ -66,7 +65,7 @@ def _merged(tables: list[pl.DataFrame], column: str) -> Curve:
     points: dict[int, float] = {}
     for table in tables:
         if column in table.columns:
-            known = table.select(pl.col("step").cast(pl.Int64), pl.col(column).cast(pl.Float64)).drop_nulls()
-            points |= dict(known.iter_rows())
+            logged = table.select(pl.col("step").cast(pl.Int64), pl.col(column).cast(pl.Float64)).drop_nulls()
+            points |= dict(logged.iter_rows())
     steps = tuple(sorted(points))
     return Curve(steps, tuple(points[step] for step in steps))

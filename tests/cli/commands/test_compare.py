@@ -72,9 +72,13 @@ def test_the_seed_decides(runs, capsys):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["base-0"], 1, "RUN: got 1, give at least two run folders; the first is the base"),
-        (["base-0", "fll-0"], 1, "RUN: 'fll-0' is no finished run (there is no such folder)"),
-        (["base-0", "full-0", "--metrics", "auc"], 1, "no user has a value of its own"),
+        (
+            ["base-0"],
+            1,
+            "run=['base-0']: too few arguments; give at least two run folders, the first of which is the base",
+        ),
+        (["base-0", "fll-0"], 1, "run='fll-0': is not a finished run (there is no such folder)"),
+        (["base-0", "full-0", "--metrics", "auc"], 1, "computed over the pairs of all users together, not per user"),
         (["base-0", "full-0", "--output", "base-0/metrics.json"], 1, "exists and is no result of `compare`"),
         (["base-0", "full-0", "--output", "x/out.json"], 1, "output='x/out.json': 'x' is no folder; make it first"),
         (["base-0", "full-0", "--split", "val"], 1, "holds no val results; run `python -m mllm_srec validate`"),

@@ -72,7 +72,7 @@ def by_hand(data, split):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_whole_lists(data, split):
+def test_full_lists(data, split):
     found = as_lists(RankLists(data, split, group_ids(data, split)).full(), data)
     expected = by_hand(data, split)
     assert {group: {item: (label, kind) for item, label, kind in rows} for group, rows in found.items()} == expected
@@ -88,28 +88,29 @@ FIELDS = ("group_id", "context", "offsets", "item_index", "relevance", "kind", "
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_whole_lists_written_out_later_are_the_same(data, split):
+def test_catalogue_lists_written_out_later_are_the_same(data, split):
     lists = RankLists(data, split, group_ids(data, split))
-    full, whole = lists.full(), lists.whole()
-    later = whole.written_out()
+    full, catalogue = lists.full(), lists.catalogue()
+    later = catalogue.written_out()
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(later, name), getattr(full, name), err_msg=name)
-    np.testing.assert_array_equal(whole.sizes, full.sizes)
-    np.testing.assert_array_equal(whole.n_positives, full.n_positives)
-    parts = [part.written_out() for part in whole.chunks(4)]
-    assert [len(part) for part in parts] == [4] * (len(whole) // 4) + [len(whole) % 4] * (len(whole) % 4 > 0)
+    np.testing.assert_array_equal(catalogue.sizes, full.sizes)
+    np.testing.assert_array_equal(catalogue.n_positives, full.n_positives)
+    parts = [part.written_out() for part in catalogue.chunks(4)]
+    n_full, n_rest = divmod(len(catalogue), 4)
+    assert [len(part) for part in parts] == [4] * n_full + [n_rest] * (n_rest > 0)
     np.testing.assert_array_equal(np.concatenate([part.item_index for part in parts]), full.item_index)
 
 
-def test_some_of_the_whole_lists(data):
-    whole = RankLists(data, "test", group_ids(data, "test")).whole()
-    chosen = whole.group_id[[4, 1]].tolist()
-    for some in (whole.only(chosen), whole.without(set(whole.group_id.tolist()) - set(chosen))):
+def test_some_of_the_catalogue_lists(data):
+    catalogue = RankLists(data, "test", group_ids(data, "test")).catalogue()
+    chosen = catalogue.group_id[[4, 1]].tolist()
+    for some in (catalogue.only(chosen), catalogue.without(set(catalogue.group_id.tolist()) - set(chosen))):
         assert some.group_id.tolist() == sorted(chosen)
         full = RankLists(data, "test", np.array(sorted(chosen))).full()
         for name in FIELDS:
             np.testing.assert_array_equal(getattr(some.written_out(), name), getattr(full, name), err_msg=name)
-    assert whole.without(set()) is whole
+    assert catalogue.without(set()) is catalogue
 
 
 def test_some_lists_only(data):

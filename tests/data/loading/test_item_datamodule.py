@@ -62,7 +62,7 @@ def test_batches_of_contexts(module, evaluator, which):
     }
     found = {}
     for batch in module.test_dataloader()[which]:
-        assert batch.get("whole", False) is (evaluator == "full" and which == 1)
+        assert batch.get("catalogue", False) is (evaluator == "full" and which == 1)
         assert batch["history"].shape[1] <= module.max_history
         for row, group_id in enumerate(batch["group_id"].tolist()):
             group = groups[group_id]
@@ -73,7 +73,7 @@ def test_batches_of_contexts(module, evaluator, which):
             columns = [batch[name][row] for name in ("item_index", "relevance", "kind")]
             assert (columns[0][~mask] == -1).all()
             found[group_id] = list(zip(*(column[mask].tolist() for column in columns), strict=True))
-            if batch.get("whole"):
+            if batch.get("catalogue"):
                 assert columns[0][mask].tolist() == mask.nonzero().flatten().tolist(), "column j is item row j"
     assert {group: sorted(rows) for group, rows in found.items()} == {g: sorted(rows) for g, rows in wanted.items()}
     assert {LIST_KINDS[kind] for rows in found.values() for _, _, kind in rows} >= {"liked"}

@@ -107,7 +107,7 @@ def test_a_user_with_several_lists_counts_once(finished_run):
     expected = paired_bootstrap([0.5, 0, 0.5], [1, 1, 0.25], 300)
     assert found.rows[1].difference == expected
     assert (found.n_users, found.n_lists, expected.n_users) == (3, 6, 3)
-    assert "6 lists of 3 users: a user counts once, with the mean of them" in "\n".join(notes(found))
+    assert "6 lists of 3 users: here a user counts once, with the mean of their lists" in "\n".join(notes(found))
     by_pandas = pd.DataFrame({"user": users, **b}).groupby("user")["hr@10"].mean().mean()
     assert found.rows[1].mean == pytest.approx(by_pandas)
 
@@ -136,7 +136,7 @@ def test_the_validation_split_has_files_and_keys_of_its_own(finished_run):
     a, b = (finished_run(n, values(seed=i), split="val") for i, n in enumerate("ab"))
     assert compare(a, b, split="val").rows[0].mean == pytest.approx(np.mean(values()["hr@10"]))
     assert "holds no test results; run `python -m mllm_srec test` with its checkpoint" in refusal(a, b)
-    assert "split: got 'train'; accepted are test, val" in refusal(a, b, split="train")
+    assert "split='train': has no rank lists; accepted are test, val" in refusal(a, b, split="train")
 
 
 @pytest.mark.parametrize("name", ["[a]", "a*?", "m=5", "null", "-x", "a b\n\x1b[31m", "grün\u202e", "x" * 200])
@@ -217,7 +217,7 @@ def test_a_value_in_one_run_only_is_refused(finished_run, lacking):
     of[lacking]["hr@10"][4] = math.nan
     runs = {name: finished_run(name, v) for name, v in of.items()}
     message = refusal(*runs.values())
-    assert "hr@10 of 1 lists has a value in one of them only, the first is group 104 of user 'u4'" in message
+    assert "hr@10 of 1 lists has a value in only one of them, the first is group 104 of user 'u4'" in message
     assert f"without one in {str(runs[lacking])!r}" in message
 
 
@@ -227,31 +227,31 @@ def test_a_value_in_one_run_only_is_refused(finished_run, lacking):
 def test_metrics_that_cannot_be_compared(finished_run):
     nothing = {**values(), "user_auc": [None] * 80}
     a, b = finished_run("a", nothing), finished_run("b", nothing)
-    assert "metrics: 'ndgc@10' is not in" in refusal(a, b, metrics=("ndgc@10",))
+    assert "metrics='ndgc@10': is not in" in refusal(a, b, metrics=("ndgc@10",))
     assert "did you mean 'ndcg@10'? Accepted are hr@10, ndcg@10, user_auc" in refusal(a, b, metrics=("ndgc@10",))
-    assert "no user has a value of its own" in refusal(a, b, metrics=("auc",))
+    assert "computed over the pairs of all users together, not per user" in refusal(a, b, metrics=("auc",))
     for name in ("user_id", "group_id", "^hr.*$", "*", ""):
-        assert f"metrics: {name!r} is not in" in refusal(a, b, metrics=(name,))
-    assert "metrics: got 'hr@10' more than once; name each metric once" in refusal(a, b, metrics=("hr@10",) * 2)
-    assert "metrics: got none" in refusal(a, b, metrics=())
-    assert "metrics: no user has a value of 'user_auc' in these runs" in refusal(a, b, metrics=("user_auc",))
+        assert f"metrics={name!r}: is not in" in refusal(a, b, metrics=(name,))
+    assert "metrics='hr@10': is given 2 times; name it once" in refusal(a, b, metrics=("hr@10",) * 2)
+    assert "metrics=[]: is empty" in refusal(a, b, metrics=())
+    assert "metrics='user_auc': no user has a value of it in these runs" in refusal(a, b, metrics=("user_auc",))
 
 
 def test_runs_that_are_not_finished(finished_run, tmp_path):
     a, b = finished_run("a", values()), finished_run("b", values(seed=1))
-    assert f"RUN: {str(tmp_path / 'x')!r} is no finished run (there is no such folder)" in refusal(a, tmp_path / "x")
-    assert "is no finished run (it holds no metrics.json)" in refusal(a, tmp_path)
+    assert f"run={str(tmp_path / 'x')!r}: is not a finished run (there is no such folder)" in refusal(a, tmp_path / "x")
+    assert "is not a finished run (it holds no metrics.json)" in refusal(a, tmp_path)
     (b / "predictions/test_users.parquet").unlink()
     message = refusal(a, b)
-    assert "b/predictions/test_users.parquet' is missing, the values of every user; measure the run again" in message
-    assert "(versions before `compare` did not write it)" in message
+    assert "b/predictions/test_users.parquet': the metrics of every user are missing; measure the run again" in message
+    assert "(versions before `compare` did not write them)" in message
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[1]", "holds list, not results by name"),
+        ("[1]", "holds a list, not results by name"),
         (b"\xff\xfe\x00", "cannot be read as"),
     ],
 )
@@ -266,7 +266,7 @@ def test_a_file_that_is_no_parquet(finished_run):
     whole = (b / "predictions/test_users.parquet").read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2]):
         (b / "predictions/test_users.parquet").write_bytes(content)
-        assert "test_users.parquet' cannot be read as Parquet" in refusal(a, b, error=DataError)
+        assert "test_users.parquet': cannot be read as Parquet" in refusal(a, b, error=DataError)
 
 
 @pytest.mark.parametrize(
@@ -275,8 +275,8 @@ def test_a_file_that_is_no_parquet(finished_run):
         ({"group_id": ["x"] * 5}, "column group_id is String, not Int64"),
         ({"user_id": [1] * 5}, "column user_id is Int64, not String"),
         ({"hr@10": ["a"] * 5}, "column hr@10 is String, not numbers"),
-        ({"group_id": [1, 2, 3, 3, 4]}, "group_id unique; measure the run again"),
-        ({"user_id": ["a", "b", None, "c", "d"]}, "group_id and user_id must be known"),
+        ({"group_id": [1, 2, 3, 3, 4]}, "group_id not unique; measure the run again"),
+        ({"user_id": ["a", "b", None, "c", "d"]}, "group_id or user_id is null"),
         ({"hr@10": [0, 1, math.inf, 0, 0]}, "hr@10 holds an infinite value"),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_table_of_another_measurement_than_the_results_beside_it(finished_run,
     a, b = finished_run("a", values()), finished_run("b", values(), **{"hr@10": stated})
     message = refusal(a, b, error=DataError)
     assert "the mean of hr@10 is 0." in message
-    assert f"but metrics.json of the run says {json.dumps(stated)}; they are of different measurements" in message
+    assert f"but metrics.json of the run says {json.dumps(stated)}, so they are of different measurements" in message
 
 
 # --- notes and file -------------------------------------------------------------------------------------------------
@@ -315,8 +315,8 @@ def test_notes_say_what_the_numbers_mean(finished_run):
     assert lines == [
         "gain: run minus 'g0', mean over 80 users; 95% interval and p: paired bootstrap over users, 2000 resamples, "
         "seed 9",
-        "Holm p: corrected over the 2 differences shown (1 run x 2 metrics); a finding at the level .05 if at most .05",
-        "one seed only: 'g1'; luck of the seed is in the gain and not in p",
+        "Holm p: corrected over the 2 differences shown (1 run x 2 metrics); a finding at level .05 if at most .05",
+        "one seed only: 'g1'; variance between seeds affects the gain but is not in p",
     ]
 
 
@@ -325,7 +325,7 @@ def test_runs_that_are_all_equal_are_said_once(finished_run):
     b = values()
     b["hr@10"][:12] += 0.1
     text = "\n".join(notes(compare(same, finished_run("b", b), n_resamples=20)))
-    assert "all 3 runs of 'g0' have the same value for every list: right where nothing is trained or drawn" in text
+    assert "all 3 runs of 'g0' have the same value for every list: right if nothing is trained or drawn" in text
     assert "are they different seeds?" not in text
 
 
@@ -336,8 +336,8 @@ def test_notes_doubt_what_is_to_be_doubted(finished_run):
     found = compare((a, same), finished_run("b", b), n_resamples=20)
     text = "\n".join(notes(found))
     assert f"{str(a)!r} and {str(same)!r} have the same value for every list; are they different seeds?" in text
-    assert "fewer than 30 users differ at all, interval and p are too optimistic: 'g1' hr@10 (12)" in text
-    assert "with 20 resamples the smallest Holm p starts at 0.095; raise n_resamples" in text
+    assert "fewer than 30 users differ, so that interval and p are too optimistic: 'g1' hr@10 (12)" in text
+    assert "with 20 resamples no Holm p can be below 0.095; raise n_resamples" in text
     assert found.rows[1].holm_p >= 2 / 21
 
 

@@ -39,15 +39,15 @@ def test_a_folder_is_what_it_is_however_it_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "RUN: got 0, give at least two run folders; the first is the base"),
-        (["a"], "RUN: got 1, give at least two"),
-        (["a", ""], "RUN: got ''; give a run folder, such as runs/demo/lora"),
-        (["a", "=b"], "RUN: got '=b'; accepted is NAME=RUN,RUN,... with nothing empty"),
-        (["a", "x="], "RUN: got 'x='; accepted is NAME=RUN"),
-        (["a", "x=b,,c"], "RUN: got 'x=b,,c'; accepted is NAME=RUN"),
-        (["a", "x=b, "], "RUN: got 'x=b, '; accepted is NAME=RUN"),
-        (["x=a", "x=b"], "RUN: the name 'x' is given 2 times; choose others with NAME=RUN"),
-        (["r/a", "r/a=r/b", "s/a"], "RUN: the name 'r/a' is given 2 times"),
+        ([], "run=[]: too few arguments; give at least two run folders, the first of which is the base"),
+        (["a"], "run=['a']: too few arguments; give at least two"),
+        (["a", ""], "run='': is empty; give a run folder, such as runs/demo/lora"),
+        (["a", "=b"], "run='=b': a name or run is empty; give NAME=RUN,RUN,..."),
+        (["a", "x="], "run='x=': a name or run is empty; give NAME=RUN"),
+        (["a", "x=b,,c"], "run='x=b,,c': a name or run is empty; give NAME=RUN"),
+        (["a", "x=b, "], "run='x=b, ': a name or run is empty; give NAME=RUN"),
+        (["x=a", "x=b"], "run='x': the name is given 2 times; choose distinct names with NAME=RUN"),
+        (["r/a", "r/a=r/b", "s/a"], "run='r/a': the name is given 2 times"),
     ],
 )
 def test_what_cannot_be_read_is_refused(arguments, message):
@@ -61,5 +61,5 @@ def test_a_run_given_twice_is_refused_however_it_is_written(tmp_path, monkeypatc
     (tmp_path / "a").mkdir()
     (tmp_path / "link").symlink_to("a")
     for arguments in (["a", "./a/"], ["a", "x=b,a"], ["x=a,b,a", "c"], ["a", "link"], ["a", str(tmp_path / "a")]):
-        with pytest.raises(ConfigError, match=r"is given \d times; a run says nothing about itself"):
+        with pytest.raises(ConfigError, match=r"is given \d times, and a run cannot be compared with itself"):
             run_groups(arguments)

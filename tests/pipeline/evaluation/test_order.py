@@ -11,7 +11,7 @@ from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.metrics.evaluation import CALIBRATION
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
-from mllm_srec.pipeline.evaluation.references import stage_metrics
+from mllm_srec.pipeline.evaluation.references import split_metrics
 
 KEYS = ["group_id", "item_id"]
 
@@ -35,7 +35,7 @@ def evaluate(model, data, folder):
     )  # fmt: skip
     trainer.test(model, data, verbose=False)
     tables = {name: pl.read_parquet(folder / f"{name}.parquet").sort(KEYS) for name in ("test_pairs", "test")}
-    return stage_metrics(model.results, "test"), tables
+    return split_metrics(model.results, "test"), tables
 
 
 @pytest.mark.parametrize("scoring", ["packed", "cached"])

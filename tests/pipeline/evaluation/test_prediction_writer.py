@@ -20,7 +20,7 @@ from mllm_srec.data.settings import PictureSettings
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.evaluation.prediction_tables import pairs_table, target_table
 from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
-from mllm_srec.pipeline.evaluation.references import protocol, references, stage_metrics
+from mllm_srec.pipeline.evaluation.references import protocol, references, split_metrics
 from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError, MllmSrecError
@@ -66,7 +66,7 @@ def tested(model, shop_root, tiny_backbone, tmp_path_factory):
         pictures=PictureSettings(max_pixels=4 * 28 * 28),
     )  # fmt: skip
     trainer(folder, PredictionWriter(folder / "predictions")).test(model, data, verbose=False)
-    return folder / "predictions", stage_metrics(model.results, "test")
+    return folder / "predictions", split_metrics(model.results, "test")
 
 
 def test_every_row_once_in_the_agreed_columns(tested, shop):
@@ -176,9 +176,9 @@ def double(rows):
 
 
 WRONG = {
-    "missing": (lambda rows: rows[2:], "2 have no score; 0 scores are double and 0 belong to no row"),
-    "double": (double, "0 have no score; 1 scores are double and 0 belong to no row"),
-    "double for missing": (lambda rows: double(rows)[1:], "1 have no score; 1 scores are double"),
+    "missing": (lambda rows: rows[2:], "2 have no score; 0 scores are duplicates and 0 belong to no row"),
+    "double": (double, "0 have no score; 1 scores are duplicates and 0 belong to no row"),
+    "double for missing": (lambda rows: double(rows)[1:], "1 have no score; 1 scores are duplicates"),
     "unknown": (
         lambda rows: pl.concat([rows, rows[:1].with_columns(group_id=pl.lit(999_999, pl.Int64))]),
         "1 belong to no row",
@@ -239,7 +239,7 @@ def test_a_broken_evaluation_continues(tested, counting, make_datamodule, tmp_pa
     trainer(tmp_path, PredictionWriter(folder, "a")).test(counting, make_datamodule(), verbose=False)
     for name in (*FILES, "test_users"):
         assert pl.read_parquet(folder / f"{name}.parquet").equals(pl.read_parquet(tested[0] / f"{name}.parquet")), name
-    found = stage_metrics(counting.results, "test")
+    found = split_metrics(counting.results, "test")
     assert found == pytest.approx(tested[1], abs=1e-9)
     n_groups = sum(map(len, make_datamodule().eval_examples("test")))
     n_kept = n_groups - len(counting.asked)
@@ -305,7 +305,7 @@ def evaluated(model, data, folder, split="test"):
     model = copy.copy(model)
     run = trainer(folder, PredictionWriter(folder, "x"))
     (run.test if split == "test" else run.validate)(model, data, verbose=False)
-    return {name: pl.read_parquet(folder / f"{name}.parquet") for name in (split, f"{split}_users")}, stage_metrics(
+    return {name: pl.read_parquet(folder / f"{name}.parquet") for name in (split, f"{split}_users")}, split_metrics(
         model.results, split
     )
 
@@ -406,7 +406,7 @@ def test_a_run_that_ranked_everything_is_a_retriever(model, make_datamodule, sho
 
 def test_lists_that_do_not_fit_are_refused(make_datamodule, shop):
     data = make_datamodule(evaluator="rerank", n_retrieved=3)
-    with pytest.raises(ConfigError, match="needs the retriever's lists of the test split"):
+    with pytest.raises(ConfigError, match="the retriever's lists of the test split are missing"):
         data.eval_examples("test")
     lists = retrieved_lists("popularity", shop, "test", 3)
     group = lists["group_id"][0]
@@ -423,6 +423,6 @@ def test_lists_that_do_not_fit_are_refused(make_datamodule, shop):
 
 def test_undefined_metrics_become_null():
     values = {"test/auc": torch.tensor(0.5), "test/auc_disliked": float("nan"), "test/n_users": 3.0, "val/auc": 1.0}
-    found = stage_metrics(values, "test")
+    found = split_metrics(values, "test")
     assert found == {"test/auc": 0.5, "test/auc_disliked": None, "test/n_users": 3}
     assert json.dumps(found) == '{"test/auc": 0.5, "test/auc_disliked": null, "test/n_users": 3}'

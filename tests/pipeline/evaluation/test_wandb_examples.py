@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.pipeline.evaluation.scored_rows import SCHEMA
+from mllm_srec.pipeline.evaluation.schema import SCORES
 from mllm_srec.pipeline.evaluation.wandb_examples import N_TITLES, ExampleTable, _wandb_table, example_rows
 
 
@@ -30,7 +30,7 @@ def scored(data, logits):
         "no_logit": [1.0] * 6 if logits else [None] * 6,
         "yes_no_mass": [None] * 6,
     }
-    return samples, pl.DataFrame(columns, schema=SCHEMA).with_columns(relevance=samples["label"].cast(pl.Int64))
+    return samples, pl.DataFrame(columns, schema=SCORES).with_columns(relevance=samples["label"].cast(pl.Int64))
 
 
 @pytest.mark.parametrize("logits", [True, False])
@@ -98,4 +98,4 @@ def test_pictures_are_small_and_one_that_broke_costs_no_training(data, tmp_path,
     picture, none, gone = (row[made.columns.index("picture")] for row in made.data)
     assert (picture.image.mode, picture.image.size, picture.format) == ("RGB", (256, 85), "png")
     assert none is gone is None
-    assert "examples: 1 of 3 pictures cannot be read any more" in capsys.readouterr().out
+    assert "examples: 1 of 3 pictures can no longer be read" in capsys.readouterr().out

@@ -86,7 +86,7 @@ def test_where_nothing_can_be_written(ranker, tmp_path):
     with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
         check_output(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"lists.parquet' cannot be written"):
+    with pytest.raises(ConfigError, match=r"lists.parquet': cannot be written"):
         check_output(tmp_path / "file/lists.parquet")
     check_output(tmp_path / "a/b/lists.parquet")
     assert list((tmp_path / "a/b").iterdir()) == []

@@ -89,7 +89,7 @@ def test_job_numbers(environment, expected, clock, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp", "a/"])
 def test_names_that_are_no_folder_names(name):
-    with pytest.raises(ConfigError, match=r"is no folder name; give one without slashes"):
+    with pytest.raises(ConfigError, match=r"is not a folder name; give one without slashes"):
         new_run("runs", "demo", name, 0)
 
 
