@@ -1,4 +1,4 @@
-"""Checks of settings that cross sections, before anything is built."""
+"""Checks across sections of the settings, before anything is built."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ LIMITS = {
     "test": ("limit_test_batches", "data.max_test_groups"),
     "predict": ("limit_predict_batches", "data.max_test_groups"),
 }
-"""Command -> the Trainer's limit that would falsify its results, and our setting in its place."""
+"""Command -> the Trainer's limit that would falsify its results, and our setting to use instead."""
 
 
 def check_settings(command: str, config: Any) -> None:
-    """Refuse settings that would do silent harm.
+    """Refuse combinations of settings that would do silent harm.
 
     Args:
         command: `fit`, `validate`, `test` or `predict`.
         config: Parsed settings of the command.
 
     Raises:
-        ConfigError: Naming the setting, its value and what to set instead.
+        ConfigError: A setting contradicts another; the message names both and what to set instead.
     """
     _check_precision(config.trainer.precision)
     _check_limit(command, config.trainer)
@@ -32,18 +32,18 @@ def check_settings(command: str, config: Any) -> None:
         return
     if config.data.pictures.serve == "features" and config.model.finetune == "full":
         raise ConfigError(
-            "data.pictures.serve='features' with model.finetune='full': features of a tower that is being trained "
-            "would be outdated after one step; set data.pictures.serve to pixels"
+            "data.pictures.serve='features': model.finetune='full' trains the vision tower, whose features would "
+            "be outdated after one step; set data.pictures.serve to pixels"
         )
     if config.data.prompt.cot and config.summaries.variant in ("none", "vst"):
         raise ConfigError(
-            f"data.prompt.cot=true with summaries.variant={config.summaries.variant!r}: the chain is made of "
+            f"summaries.variant={config.summaries.variant!r}: the chain of thought (data.prompt.cot=true) is made of "
             "image summaries, item summaries and preferences; set summaries.variant to full, svi, sv or base"
         )
 
 
 def needs_backbone(config: Any) -> bool:
-    """Whether the backbone is looked at: by the recommender, and by baselines that know items by its features.
+    """Return True if the backbone is read: by the recommender, or by a baseline that uses its features of items.
 
     Args:
         config: Parsed settings of a command.
@@ -52,7 +52,7 @@ def needs_backbone(config: Any) -> bool:
 
 
 def is_trained(config: Any) -> bool:
-    """Whether there is anything to train: not zero-shot, and not where counting is all there is.
+    """Return True if the model has weights to train: not for zero-shot, nor for baselines that only count.
 
     Args:
         config: Parsed settings of a command.
@@ -61,7 +61,7 @@ def is_trained(config: Any) -> bool:
 
 
 def baseline_class(config: Any) -> Any:
-    """The class that `baseline.class_path` names."""
+    """Import the class that `baseline.class_path` names."""
     module, _, name = config.baseline.class_path.rpartition(".")
     return getattr(import_module(module), name)
 
@@ -69,19 +69,19 @@ def baseline_class(config: Any) -> Any:
 def _check_precision(precision: Any) -> None:
     if str(precision).endswith("-true") and not str(precision).startswith(("32", "64")):
         raise ConfigError(
-            f"trainer.precision={precision!r} would cast LoRA weights and norms to half precision unseen; "
-            "use bf16-mixed on a GPU and 32-true on a CPU"
+            f"trainer.precision={precision!r}: would silently cast LoRA weights and norms to half precision; use "
+            "bf16-mixed on a GPU and 32-true on a CPU"
         )
 
 
 def _check_limit(command: str, trainer: Any) -> None:
-    """Batches left out by the Trainer would be missing in results that claim to be whole."""
+    """Refuse limits of the Trainer: the batches that it leaves out would be missing in complete-looking results."""
     limit, ours = LIMITS[command]
     value = trainer[limit]
     none_at_all = command == "fit" and value == 0
     if value is None or none_at_all or (isinstance(value, float) and value == 1.0):
         return
     raise ConfigError(
-        f"trainer.{limit}={value:g} would measure a part and call it the whole; set {ours}, which draws whole groups "
-        "with the seed and is named in the results"
+        f"trainer.{limit}={value:g}: would measure a part and report it as the whole; set {ours}, which draws complete "
+        "groups with the seed and is named in the results"
     )

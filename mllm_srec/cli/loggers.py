@@ -1,4 +1,4 @@
-"""What a command logs to, and the line that says what is trained."""
+"""Loggers of a command, and the line that names what is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from mllm_srec.pipeline.runs.folder import RunFolder
 
 
 def make_loggers(run: RunFolder, command: str, tracking: TrackingSettings) -> list[Logger]:
-    """CSV files in a folder of their own for every command, and Weights & Biases where that is wanted."""
+    """Make the loggers of a command: CSV files, and Weights & Biases if the settings ask for it.
+
+    Args:
+        run: The run folder; every command logs into a folder of its own below `logs/`.
+        command: Name of the command.
+        tracking: Settings of Weights & Biases.
+    """
     loggers: list[Logger] = [CSVLogger(run.logs, name=run.next_log(command), version="")]
     if tracking.wandb:
         run.logs.mkdir(parents=True, exist_ok=True)
@@ -33,11 +39,13 @@ def make_loggers(run: RunFolder, command: str, tracking: TrackingSettings) -> li
 
 
 def log_best(loggers: Sequence[Logger], results: Mapping[str, float]) -> None:
-    """Make the best checkpoint's results the summary of the run, which a sweep judges by; else the last ones were.
+    """Make the results of the best checkpoint the summary of the run, by which a sweep judges it.
+
+    Without this call the summary would hold the last validation.
 
     Args:
-        loggers: Of the Trainer.
-        results: Names such as `val/auc`.
+        loggers: Loggers of the Trainer.
+        results: Metric -> value of the best checkpoint, such as `val/auc`.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
@@ -45,15 +53,15 @@ def log_best(loggers: Sequence[Logger], results: Mapping[str, float]) -> None:
 
 
 class StartMessage(pl.Callback):
-    """Says in one line what is about to be trained."""
+    """Prints one line on what is about to be trained."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print how many weights are trained, on how many contexts."""
+        """Print the number of trained weights and of training examples."""
         if not trainer.is_global_zero:
             return
         parameters = list(pl_module.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
-        # 4-bit weights hold two values a byte, so only what is trained can be counted exactly here
+        # 4-bit weights hold two values per byte, so only trained weights can be counted exactly here
         message = f"training {trained:,} weights"
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(datamodule, RankingDataModule):

@@ -19,7 +19,7 @@ from mllm_srec.summaries.settings import SummarySettings
 Settings = TypeVar("Settings")
 
 PROGRAM = "python -m mllm_srec"
-"""How commands are called; every hint that is printed begins with it."""
+"""Beginning of every command that is printed as a hint."""
 
 RUNS = "runs"
 """Default of `trainer.default_root_dir`."""
@@ -27,7 +27,7 @@ RUNS = "runs"
 
 @dataclass(frozen=True)
 class DataLocation:
-    """Where data sets live; the `data` section has further settings, which `fit --help` shows.
+    """Location of a data set; the further settings of the `data` section are shown by `fit --help`.
 
     Args:
         root: Folder of all data sets.
@@ -40,13 +40,13 @@ class DataLocation:
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Experiment tracking beside the CSV files of the run folder.
+    """Experiment tracking in addition to the CSV files of the run folder.
 
     Args:
-        wandb: Log to Weights & Biases too.
-        project: Project there.
-        entity: Team or user there; null is the account's default.
-        offline: Write locally, to be uploaded later with `wandb sync`.
+        wandb: True to log to Weights & Biases as well.
+        project: Name of the project at Weights & Biases.
+        entity: Team or user at Weights & Biases; null for the account's default.
+        offline: True to write locally; `wandb sync` uploads the files later.
         tags: Tags of the run.
     """
 
@@ -63,7 +63,7 @@ def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def add_own_sections(parser: jsonargparse.ArgumentParser) -> None:
-    """Add the sections that are ours: `name`, `prepare`, `candidates`, `summaries`, `item_features`, `tracking`."""
+    """Add our own sections: `name`, `prepare`, `candidates`, `summaries`, `item_features`, `tracking`."""
     parser.add_argument(
         "--name", type=str | None, default=None, help="Name of the run's folder; without one, the time and the seed."
     )
@@ -75,7 +75,7 @@ def add_own_sections(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def add_baseline(parser: jsonargparse.ArgumentParser) -> None:
-    """Add `baseline`: a model in place of the recommender, which `data`, `trainer` and the other sections serve too."""
+    """Add `baseline`: a model in place of the recommender, with the same `data`, `trainer` and other sections."""
     from mllm_srec.baselines.base import ItemRecommender
 
     parser.add_subclass_arguments(
@@ -88,7 +88,7 @@ def add_baseline(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def light_parser(command: str, description: str) -> Parser:
-    """Parser with what `prepare` uses itself, for a help that appears at once."""
+    """Make a parser of the sections that `prepare` uses, whose help appears without importing Lightning."""
     parser = Parser(prog=f"{PROGRAM} {command}", description=description)
     add_config_file(parser)
     parser.add_argument("--data", type=DataLocation, default=DataLocation())
@@ -98,7 +98,7 @@ def light_parser(command: str, description: str) -> Parser:
 
 
 def full_parser(command: str, description: str) -> jsonargparse.ArgumentParser:
-    """Parser of the whole schema, for commands that are no Trainer methods; imports Lightning."""
+    """Make a parser of the whole schema, for commands that are not Trainer methods; imports Lightning."""
     from lightning.pytorch import Trainer
     from lightning.pytorch.cli import LightningArgumentParser
 
@@ -122,23 +122,23 @@ def full_parser(command: str, description: str) -> jsonargparse.ArgumentParser:
 
 
 def _seed(value: bool | int) -> int:
-    """The seed as a number; `true` would draw one that data and model do not learn of.
+    """Return the seed as a number.
 
     Raises:
-        ValueError: It is a truth value.
+        ValueError: The seed is true or false: Lightning would draw one that data and model do not learn of.
     """
     if isinstance(value, bool):
-        raise ValueError(f"seed_everything={str(value).lower()} is no seed; give a whole number, such as 0")
+        raise ValueError(f"seed_everything={str(value).lower()}: not a seed; give a whole number, such as 0")
     return value
 
 
 def link_sections(parser: jsonargparse.ArgumentParser) -> None:
-    """Our defaults of the Trainer, and values that are given once and used in two sections."""
+    """Set our defaults of the Trainer, and link values that two sections share."""
     parser.set_defaults(
         {
             "trainer.default_root_dir": RUNS,
-            "trainer.use_distributed_sampler": False,  # it would count examples twice to even out processes
-            "trainer.enable_model_summary": False,  # one line says what is trained
+            "trainer.use_distributed_sampler": False,  # it would repeat examples to give all processes as many
+            "trainer.enable_model_summary": False,  # one printed line names what is trained
             "trainer.log_every_n_steps": 10,
         }
     )

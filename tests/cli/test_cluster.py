@@ -46,5 +46,5 @@ def test_a_checkpoint_that_any_run_would_load_is_refused(slurm, tmp_path, monkey
     if torchrun:  # Lightning looks for it all the same
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     (tmp_path / "hpc_ckpt_3.ckpt").touch()
-    with pytest.raises(ConfigError, match=r"hpc_ckpt_3\.ckpt was left by Lightning.*move it away"):
+    with pytest.raises(ConfigError, match=r"hpc_ckpt_3\.ckpt: left by Lightning.*move it away"):
         cluster_plugins(tmp_path)

@@ -132,9 +132,9 @@ def test_the_process_passes_the_status_on():
 
 
 WRONG_TOGETHER = [
-    (["fit", "--trainer.precision", "bf16-true"], "trainer.precision='bf16-true' would cast LoRA weights"),
+    (["fit", "--trainer.precision", "bf16-true"], "trainer.precision='bf16-true': would silently cast LoRA weights"),
     (["test", "--trainer.precision", "16-true"], "use bf16-mixed on a GPU and 32-true on a CPU"),
-    (["test", "--trainer.limit_test_batches", "2"], "trainer.limit_test_batches=2 would measure a part"),
+    (["test", "--trainer.limit_test_batches", "2"], "trainer.limit_test_batches=2: would measure a part"),
     (["predict", "--trainer.limit_predict_batches", "0.5"], "set data.max_test_groups"),
     (["fit", "--trainer.limit_val_batches", "3"], "set data.max_eval_groups"),
     (["validate", "--trainer.limit_val_batches", "0"], "set data.max_test_groups"),

@@ -234,7 +234,7 @@ def test_defaults_of_the_trainer_methods(parse):
 def test_a_truth_value_is_no_seed(value, capsys):
     with pytest.raises(SystemExit):
         full_parser("run", "").parse_args(["--seed_everything", value])
-    assert f"seed_everything={value} is no seed; give a whole number" in capsys.readouterr().err
+    assert f"seed_everything={value}: not a seed; give a whole number" in capsys.readouterr().err
 
 
 def test_one_seed_serves_data_and_model():
