@@ -1,5 +1,6 @@
 """The example of one's own shop: its files are read as its configuration says, and one command runs all of it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,9 +10,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mllm_srec.cli.schema import candidate_settings, full_parser, prepare_settings
+from mllm_srec.cli.commands import prepare
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.prepare import prepare_dataset
 from tests.docs.documents import ROOT
 
 FOLDER = ROOT / "examples/own_shop"
@@ -25,13 +25,14 @@ def test_the_example_is_small():
     assert all(path.stat().st_size < 5000 and Image.open(path).size == (84, 84) for path in pictures)
 
 
-def test_its_tables_are_read_whole(tmp_path, monkeypatch):
+def test_its_tables_are_read_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    config = full_parser("prepare", "").parse_args(["--config", CONFIG])
-    folder = tmp_path / "shop"
-    report = prepare_dataset(folder, prepare_settings(config.prepare), candidate_settings(config.candidates))
-    assert report.counts["pictures"] == {"no file of that name": 1}
-    assert not {"reviews", "metadata"} & set(report.counts), "lines were dropped"
+    prepare.main("prepare", ["--config", CONFIG, "--data.root", str(tmp_path)])
+    folder = tmp_path / "own-shop"
+    counts = json.loads((folder / "prepare_report.json").read_text(encoding="utf-8"))["counts"]
+    assert counts["pictures"] == {"no file of that name": 1}
+    assert not {"reviews", "metadata"} & set(counts), "lines were dropped"
+    assert "no file of that name" in capsys.readouterr().out
     data = PreparedDataset.open(folder)
     assert (data.interactions.height, data.items.height) == (13, 6)
     assert data.items.filter(pl.col("image").is_null())["item_id"].to_list() == ["soap"]
