@@ -104,6 +104,4 @@ def _trainer(config: Any) -> Trainer:
 
 
 def _add_stage(parser: jsonargparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--stage", type=Literal[(*STAGES, "all")], default="all", help="What to write."
-    )
+    parser.add_argument("--stage", type=Literal[(*STAGES, "all")], default="all", help="What to write.")
