@@ -7,14 +7,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 # The whole public data sets, in the folders that tests/data/slices/README.md names.
 MLLM_SREC_REAL_DATA ?= ../shared/data
 
-.PHONY: help install demo test test-slow real-data lint format clean
+.PHONY: help install demo test test-slow real-data lint format docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[test,lint,docs]'
 	touch $@
 
 install: $(INSTALLED)  ## Set up .venv with everything.
@@ -40,5 +40,8 @@ format: install  ## Put the code into the project's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install  ## Build the site of docs/ into site/, without network; warnings are errors.
+	$(BIN)/zensical build --strict
+
 clean:  ## Remove the virtual environment and caches; data/ and runs/ stay.
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .cache site

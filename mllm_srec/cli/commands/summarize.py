@@ -101,6 +101,4 @@ def _trainer(config: Any) -> Trainer:
 
 
 def _add_stage(parser: jsonargparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--stage", type=Literal["image", "item", "preference", "all"], default="all", help="What to write."
-    )
+    parser.add_argument("--stage", type=Literal[(*STAGES, "all")], default="all", help="What to write.")
