@@ -322,7 +322,10 @@ def test_the_share_of_collisions_is_logged(monkeypatch):
         ({"hidden": 10, "n_heads": 4}, "n_heads=4: not a divisor of hidden=10; give one of its divisors"),
         ({"dropout": 1.0}, "dropout=1.0: out of range; give a number from 0 to 1, 1 excluded"),
         ({"ranking": "best"}, "ranking='best': unknown; give one of top_k, next_k"),
-        ({"ranking": "next_k", "n_generated": 9, "max_history": 8}, "n_generated=9: too large; give at most max_history=8"),
+        (
+            {"ranking": "next_k", "n_generated": 9, "max_history": 8},
+            "n_generated=9: too large; give at most max_history=8",
+        ),
         ({"max_history": 0}, "max_history=0: too small; give at least 1"),
     ],
 )
