@@ -1,6 +1,7 @@
-"""What the baselines share: they know users and items by number, learn from the train split, and score candidates.
+"""Base classes of the baselines, which number users and items, learn from the train split and score candidates.
 
-Every baseline is measured by the same code as the recommender, on the same lists.
+Every baseline is evaluated by the same code as the recommender, on the same lists. From the most general to the most
+special: `ItemRecommender`, `DotProductRecommender` and `SequenceEncoder`; graph models have `graph_base`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from mllm_srec.baselines.parts.setting_checks import check_at_least
 from mllm_srec.baselines.parts.train_data import ItemFeatures, TrainData
@@ -18,28 +19,31 @@ from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch, TrainBatch
 
 Unit = Literal["sequences", "targets"]
-"""A training example: a user's whole sequence of likes, or one like with what was liked before it."""
+"""Training example: a user's whole sequence of likes, or one like with the likes before it."""
 
 
 class ItemRecommender(RankingModule):
-    """Base of all baselines that are no language models of text.
+    """Base of all baselines that are not text-based language models.
 
-    A subclass implements `build`, `loss` and `score_candidates`; after `attach` it can be trained and asked.
+    A subclass implements `build`, `loss` and `score_candidates`; after `attach` it can be trained and can score.
 
     Args:
         lr: Learning rate of Adam.
         weight_decay: L2 weight of Adam.
-        max_history: S, the latest items of a sequence that are looked at.
-        patience: Validations without a better `monitor` after which training ends.
+        max_history: S, number of latest items of a history that the model reads.
+        patience: Validations without a better `monitor` after which training stops.
 
     Attributes:
-        seed: Of initial weights too; set by `attach`.
-        settings: Arguments of the model as they were given, kept in checkpoints and compared when one is loaded.
+        seed: Random seed of the initial weights and of training; set by `attach`.
+        settings: Arguments that the model was made with, stored in checkpoints and compared when one is loaded.
+        unit: Training example that the model expects.
+        trained: True if the model has weights to train; otherwise `test` needs no `fit`.
+        needs_features: True if the model reads item features.
+        monitor: Metric that decides on the best checkpoint and on early stopping.
     """
 
     unit: ClassVar[Unit] = "sequences"
     trained: ClassVar[bool] = True
-    """Whether there are weights to train; else `test` alone does everything."""
     needs_features: ClassVar[bool] = False
     monitor: ClassVar[str] = "val/ndcg@10"
 
@@ -51,31 +55,34 @@ class ItemRecommender(RankingModule):
         self.settings: dict[str, Any] = {}
         self._train_data: TrainData | None = None
 
-    # --- what a subclass says -------------------------------------------------------------------------------------
+    # --- implemented by a subclass --------------------------------------------------------------------------------
 
     def build(self, train: TrainData) -> None:
-        """Make layers and statistics; runs once, with torch's random state already seeded.
+        """Make layers and statistics; called once, after torch's random state was seeded.
 
         Args:
-            train: All that may be learnt from.
+            train: The train split, the only data that the model may learn from.
         """
         raise NotImplementedError(f"{type(self).__name__} has no build(train)")
 
     def loss(self, batch: TrainBatch) -> Tensor:
-        """Training loss of a batch, a scalar; draws come from torch's global state, which is seeded each step."""
+        """Compute the training loss of a batch, a scalar.
+
+        Random draws come from torch's global state, which is seeded anew in every step.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no loss(batch)")
 
-    # --- what they share ------------------------------------------------------------------------------------------
+    # --- shared ---------------------------------------------------------------------------------------------------
 
     def attach(self, train: TrainData, seed: int = 0) -> None:
         """Build the model for a data set; equal seeds build equal models.
 
         Args:
             train: The train split.
-            seed: Of initial weights, and of every draw in training.
+            seed: Random seed of the initial weights and of every draw in training.
 
         Raises:
-            ConfigError: The model needs features that are not there.
+            ConfigError: If the model needs features that `train` does not have.
         """
         self.seed, self._train_data = seed, train
         if self.needs_features:
@@ -86,63 +93,75 @@ class ItemRecommender(RankingModule):
 
     @property
     def train_data(self) -> TrainData:
-        """What the model was attached to.
+        """The train split that the model was attached to.
 
         Raises:
-            ConfigError: It was attached to nothing yet.
+            ConfigError: If `attach` was not called yet.
         """
         if self._train_data is None:
-            raise ConfigError(f"{type(self).__name__} knows no data yet; call attach(train) first")
+            raise ConfigError(f"{type(self).__name__}: has no training data yet; call attach(train) first")
         return self._train_data
 
     @property
     def features(self) -> ItemFeatures:
-        """Features of the items, of a model with `needs_features`."""
+        """Item features, for a model with `needs_features`.
+
+        Raises:
+            ConfigError: If the train split has none.
+        """
         features = self.train_data.features
         if features is None:
-            raise ConfigError(f"{type(self).__name__} needs item features, but TrainData.features is None")
+            raise ConfigError(f"{type(self).__name__}: needs item features; give TrainData with features")
         return features
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
-        """Loss of a batch, logged."""
+        """Compute and log the loss of a batch."""
         loss = self.loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["user"]))
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam over all weights."""
+        """Make Adam over all trainable weights.
+
+        Raises:
+            ConfigError: If there are none.
+        """
         weights = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not weights:
-            raise ConfigError(f"{type(self).__name__} has nothing to train; use `test`, or `run`, which knows that")
+            raise ConfigError(f"{type(self).__name__}: has nothing to train; use `test`, or `run`, which skips `fit`")
         return torch.optim.Adam(weights, lr=self.lr, weight_decay=self.weight_decay)
 
     def identity(self) -> dict[str, Any]:
-        """Plain values that decide whether weights fit: the model, its settings, and what it was trained on."""
+        """Describe what weights belong to: the model, its settings and its training data, as plain values."""
         return {"model": type(self).__name__, "settings": self.settings, "train": self.train_data.fingerprint}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what the weights belong to."""
+        """Add the model's identity and results to a checkpoint."""
         checkpoint["mllm_srec"] = self.identity()
         checkpoint["results"] = dict(self.results)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights of another model, other settings or other data.
+        """Refuse weights of another model, with other settings or trained on other data.
 
         Raises:
-            ConfigError: Naming what differs.
+            ConfigError: If the checkpoint does not match; the message names every difference.
         """
         check_item_identity(checkpoint.get("mllm_srec"), self.identity())
         check_keys(set(checkpoint["state_dict"]), set(self.state_dict()))
 
 
 def check_item_identity(stored: dict[str, Any] | None, current: dict[str, Any]) -> None:
-    """Compare what a checkpoint belongs to with the model of now.
+    """Check that a checkpoint belongs to the current model.
+
+    Args:
+        stored: `ItemRecommender.identity` of the checkpoint; None if it has none.
+        current: Identity of the model that loads it.
 
     Raises:
-        ConfigError: Naming every differing key with both values.
+        ConfigError: If they differ; the message names every differing key with both values.
     """
     if not stored or "model" not in stored:
-        raise ConfigError("this checkpoint does not belong to a baseline: nothing names its model")
+        raise ConfigError("the checkpoint names no baseline: it was not written by one; give a baseline's checkpoint")
     before = {**stored["settings"], "model": stored["model"], "training data": stored["train"]}
     now = {**current["settings"], "model": current["model"], "training data": current["train"]}
     differing = [key for key in now if before.get(key) != now[key]]
@@ -156,28 +175,31 @@ def check_item_identity(stored: dict[str, Any] | None, current: dict[str, Any]) 
 
 
 class DotProductRecommender(ItemRecommender):
-    """Base of models whose score is a context's vector times an item's, plus a bias: the catalogue is one matmul."""
+    """Base of models that score by the product of a context's and an item's vector, plus an item bias.
+
+    The whole catalogue is scored by one matrix product.
+    """
 
     def query(self, batch: ItemBatch) -> Tensor:
-        """Vectors of the contexts `(B, D)`."""
+        """Compute the vectors of the contexts `(B, D)`."""
         raise NotImplementedError(f"{type(self).__name__} has no query(batch) -> (B, D)")
 
     def item_vectors(self) -> Tensor:
-        """Vectors of the items `(N + 1, D)`; row 0 is padding's."""
+        """Compute the vectors of the items `(N + 1, D)`; row 0 is padding."""
         raise NotImplementedError(f"{type(self).__name__} has no item_vectors() -> (N + 1, D)")
 
     def item_bias(self) -> Tensor | None:
-        """Bias of the items `(N + 1,)`, or None."""
+        """Compute the biases of the items `(N + 1,)`; None if the model has none."""
         return None
 
     def score_all(self, batch: ItemBatch) -> Tensor:
-        """Float32 score of the whole catalogue `(B, N)`, column j being item row j."""
+        """Score the whole catalogue: float32 `(B, N)`, column j being item row j."""
         scores = self.query(batch) @ self.item_vectors()[1:].T  # (B, N)
         bias = self.item_bias()
         return (scores if bias is None else scores + bias[1:]).float()
 
     def score_candidates(self, batch: CandidateBatch) -> Tensor:
-        """Float32 score of every candidate `(B, C)` of an `ItemBatch`."""
+        """Score every candidate of an `ItemBatch`: float32 `(B, C)`."""
         items = cast(ItemBatch, batch)
         if items.get("catalogue"):
             return self.score_all(items)
@@ -185,3 +207,37 @@ class DotProductRecommender(ItemRecommender):
         vectors, bias = self.item_vectors()[numbers], self.item_bias()  # (B, C, D)
         scores = torch.einsum("bd,bcd->bc", self.query(items), vectors)  # (B, C)
         return (scores if bias is None else scores + bias[numbers]).float()
+
+
+class SequenceEncoder(DotProductRecommender):
+    """Base of models that predict the next item at every position of a sequence (SASRec, GRU encoder).
+
+    The same embeddings read and score the items. A subclass makes `items` in `build`, and implements `encode` and
+    `loss`.
+    """
+
+    items: nn.Embedding  # (N + 1, D)
+
+    def encode(self, history: Tensor) -> Tensor:
+        """Encode every prefix of the histories.
+
+        Args:
+            history: `(B, S)` item numbers, padded on the left, S at most `max_history`.
+
+        Returns:
+            `(B, S, D)`; position t encodes items 1..t, to predict the next one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no encode(history) -> (B, S, D)")
+
+    def query(self, batch: ItemBatch) -> Tensor:
+        """Encode the contexts: vectors of their last positions `(B, D)`."""
+        return self.encode(batch["history"][:, -self.max_history :])[:, -1]
+
+    def item_vectors(self) -> Tensor:
+        """Return the item embeddings `(N + 1, D)`."""
+        return self.items.weight
+
+    def steps(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
+        """Split sequences into inputs and next items: item numbers `(B, S)` each; inputs are 0 at padding."""
+        history = batch["history"][:, -self.max_history - 1 :]  # (B, S + 1)
+        return history[:, :-1], history[:, 1:]

@@ -1,12 +1,13 @@
-"""FREEDOM-class: Zhou and Shen, A Tale of Two Graphs: Freezing and Denoising Graph Structures, MM 2023.
+"""FREEDOM: LightGCN beside a frozen graph of similar items. Not among the article's baselines.
 
-Beyond the article. LightGCN on the graph of likes, of which training sees only edges drawn by degree; plus a frozen
-graph of items that look or read alike, over which item embeddings are smoothed and added.
+Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation", MM 2023.
+LightGCN runs on the graph of likes, of which a training step keeps edges sampled by degree. Item embeddings are also
+smoothed over a frozen graph of items with similar pictures or texts, and added.
 
-Deviations from the official code: edges are drawn for each batch, not for each epoch, from random numbers that a
-resumed run repeats; features are frozen (there they are fine-tuned, though the item graph is not); an item without a
-picture has no neighbours in the visual graph and no part in its loss; projections have no bias, which would cancel in
-BPR and never be trained. As there, an item is among its own nearest.
+Deviations from the official code: edges are sampled for each batch instead of each epoch, reproducibly in a resumed
+run; features are frozen (there they are fine-tuned, though the item graph is not); an item without a picture has no
+neighbours in the visual graph and no part in its loss; projections have no bias, which would cancel in BPR and never be
+trained. As there, an item is among its own nearest neighbours.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from mllm_srec.baselines.parts.setting_checks import check_at_least, check_share
 from mllm_srec.baselines.parts.train_data import TrainData
 
 CHUNK = 1024
-"""Items compared with the catalogue at a time: at 18,000 items a block of 74 MB."""
+"""Items compared with the catalogue at a time; with 18,000 items, a block of 74 MB."""
 
 
 class FREEDOM(LightGCN):
     """LightGCN beside a frozen item graph.
 
     Args:
-        hidden: Width of embeddings.
-        n_layers: Layers on the graph of likes.
-        n_item_layers: Layers on the item graph.
-        top_k: Nearest items, for each modality.
+        hidden: D, width of embeddings.
+        n_layers: Number of layers on the graph of likes.
+        n_item_layers: Number of layers on the item graph.
+        top_k: k, number of nearest neighbours of an item in each modality.
         image_weight: Weight of the visual item graph; the textual one has the rest.
-        edge_dropout: Share of likes that a training step does not see.
-        modality_weight: lambda, of the loss of projected features.
-        **kwargs: Settings of `ItemRecommender`.
+        edge_dropout: Share of likes that a training step leaves out.
+        modality_weight: lambda, weight of the loss of projected features.
+        **kwargs: `lr`, `weight_decay`, `max_history` and `patience` of `ItemRecommender`.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: If a setting is out of range.
     """
 
     needs_features: ClassVar[bool] = True
@@ -68,7 +69,7 @@ class FREEDOM(LightGCN):
         self.edge_dropout, self.modality_weight = edge_dropout, modality_weight
 
     def build(self, train: TrainData) -> None:
-        """As LightGCN, plus the item graph, and projections of features."""
+        """Make LightGCN's embeddings and graph, the item graph, and projections of features."""
         super().build(train)
         users, items = like_edges(train)
         degree = torch.bincount(torch.cat([users, items]), minlength=len(self.embeddings)).float()
@@ -88,7 +89,7 @@ class FREEDOM(LightGCN):
         self.item_graph = SparseMatrix(rows, columns, weights, (train.n_items, train.n_items))
 
     def smoothed(self, graph: SparseMatrix) -> Tensor:
-        """LightGCN's vectors `(U + N, D)`, items with those of their frozen neighbourhood added."""
+        """Add the vectors of the frozen neighbourhood to LightGCN's item vectors: `(U + N, D)`."""
         items = self.embeddings[self.n_users :]  # (N, D)
         for _ in range(self.n_item_layers):
             items = self.item_graph(items)
@@ -96,7 +97,7 @@ class FREEDOM(LightGCN):
         return torch.cat([vectors[: self.n_users], vectors[self.n_users :] + items])
 
     def training_nodes(self) -> Tensor:
-        """Vectors on a graph with a share of the likes, drawn with probability 1 / sqrt(d_u d_i), renormalised."""
+        """Node vectors on a sample of the likes, drawn with weights 1 / sqrt(d_u d_i) and renormalised."""
         if self.edge_dropout == 0:
             return self.nodes()
         n_kept = max(1, int(len(self.users) * (1 - self.edge_dropout)))
@@ -104,7 +105,7 @@ class FREEDOM(LightGCN):
         return self.smoothed(undirected(self.users[kept], self.items[kept], len(self.embeddings), "symmetric"))
 
     def further_loss(self, user_vectors: Tensor, users: Tensor, liked: Tensor, unseen: Tensor) -> Tensor:
-        """BPR of projected features, of pairs in which both items have them."""
+        """Compute the BPR loss of projected features, over pairs in which both items have features."""
         total = super().further_loss(user_vectors, users, liked, unseen)
         for name, projection in self.projections.items():
             values, mask = self.get_buffer(f"{name}_values"), self.get_buffer(f"{name}_mask")
@@ -115,18 +116,18 @@ class FREEDOM(LightGCN):
 
 
 def nearest_items(values: Tensor, mask: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Edges of a graph from each item to those of the largest cosine, itself among them.
+    """Connect each item to its nearest neighbours by cosine similarity, itself among them.
 
     Args:
-        values: L2-normalised features `(N, F)`.
-        mask: `(N,)`, 0 where an item has none; such items are in no edge.
-        top_k: Edges of an item; fewer where fewer items have features.
+        values: `(N, F)` L2-normalised features.
+        mask: `(N,)`, 0 where an item has no features; such items have no edges.
+        top_k: k, edges per item; fewer where fewer items have features.
 
     Returns:
-        Rows and columns `(E',)`, from 0.
+        Rows and columns of the edges, `(E',)` each, from 0.
     """
-    owners = mask.nonzero().flatten()  # (M,)
-    known, top_k = values[owners], min(top_k, len(owners))  # (M, F)
-    starts = range(0, len(known), CHUNK)
-    nearest = torch.cat([(known[i : i + CHUNK] @ known.T).topk(top_k, dim=1).indices for i in starts])  # (M, k)
-    return owners.repeat_interleave(top_k), owners[nearest.flatten()]
+    items = mask.nonzero().flatten()  # (M,) items with features
+    features, top_k = values[items], min(top_k, len(items))  # (M, F)
+    starts = range(0, len(features), CHUNK)
+    nearest = torch.cat([(features[i : i + CHUNK] @ features.T).topk(top_k, dim=1).indices for i in starts])  # (M, k)
+    return items.repeat_interleave(top_k), items[nearest.flatten()]

@@ -1,20 +1,21 @@
-"""MMGCN: Wei et al., Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video, MM 2019.
+"""MMGCN: graph convolution over the graph of likes, once for each modality.
 
-A graph of likes for each modality, whose item nodes begin as features and whose user nodes as learnt preferences:
+Wei et al., "MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video", MM 2019.
+Initially, item nodes hold features and user nodes hold learnt preferences. A layer computes
   h  = LeakyReLU(mean over neighbours of W1 x)            (aggregation, equation 1)
   x^ = LeakyReLU(W2 x) + e                                (combination with the id embedding, equation 5)
   x' = LeakyReLU(W3 [h, x^]) or LeakyReLU(W3 h + x^)      (concatenation or element-wise)
-A node's vector is the mean over modalities.
+and a node's vector is the mean over modalities.
 
 Deviations from the official code: id embeddings and preferences are trained (there, and in the toolbox MMRec, they are
-plain tensors that no optimiser sees; `freeze_id=True` reproduces that); `n_layers` is honoured (there: always 3);
+plain tensors that no optimiser updates; `freeze_id=True` reproduces that); `n_layers` has an effect (there: always 3);
 `concat` is a bool (there the string 'False' counts as true); preferences of every modality are regularised (there: the
-visual one only); W2 and W3 have no bias, as in the paper; scores come from the weights of now, not from the last
+visual ones only); W2 and W3 have no bias, as in the paper; scores come from the current weights, not from the last
 training batch. The acoustic modality has no counterpart here. An item without a picture enters the visual graph as a
-zero vector, and has its neighbours and its id embedding only. Users without likes: see `GraphRecommender`.
+zero vector, with only its neighbours and its id embedding. Users without likes: see `GraphRecommender`.
 
-The regularisation's weight, 1e-4, is ours (official code: .1 and 1e-4; MMRec searches 0 to .1); `patience` 20 and 1,000
-epochs of the configuration are MMRec's.
+The weight of the regulariser, 1e-4, is ours (official code: .1 and 1e-4; MMRec searches 0 to .1); `patience` of 20 and
+the 1,000 epochs of the configuration are MMRec's.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from mllm_srec.baselines.parts.train_data import TrainData
 
 
 class MMGCNLayer(nn.Module):
-    """One round of aggregation and combination.
+    """One layer of aggregation and combination.
 
     Args:
-        width: Of x.
-        hidden: d, of the result.
-        concat: Concatenation, else element-wise.
+        width: Width of the input x.
+        hidden: d, width of the output.
+        concat: True for concatenation, False for the element-wise combination.
     """
 
     def __init__(self, width: int, hidden: int, concat: bool) -> None:
@@ -50,7 +51,7 @@ class MMGCNLayer(nn.Module):
             nn.init.xavier_normal_(linear.weight)
 
     def forward(self, x: Tensor, ids: Tensor, graph: SparseMatrix) -> Tensor:
-        """Nodes `(U + N, d)` of x `(U + N, width)` and id embeddings `(U + N, d)`."""
+        """Compute new node vectors `(U + N, d)` from x `(U + N, width)` and id embeddings `(U + N, d)`."""
         h = functional.leaky_relu(graph(self.neighbours(x)))  # (U + N, width)
         own = functional.leaky_relu(self.own(x)) + ids  # (U + N, d)
         combined = self.combined(torch.cat([h, own], dim=1)) if self.concat else self.combined(h) + own
@@ -61,13 +62,13 @@ class ModalityGraph(nn.Module):
     """All layers of one modality.
 
     Args:
-        features: `(N, F)` float32.
+        features: `(N, F)` float32 item features.
         mask: `(N,)` float32, 0 where an item has no feature.
-        n_users: U.
-        hidden: d.
-        n_layers: Layers.
-        concat: See `MMGCNLayer`.
-        width: Width that features are mapped to; None keeps their own.
+        n_users: U, number of users.
+        hidden: d, width of node vectors.
+        n_layers: Number of layers.
+        concat: True for concatenation, False for the element-wise combination.
+        width: Width that features are projected to; None to leave them as they are.
     """
 
     features: Tensor
@@ -86,7 +87,7 @@ class ModalityGraph(nn.Module):
         self.layers = nn.ModuleList(MMGCNLayer(width, hidden, concat) for width in widths)
 
     def forward(self, ids: Tensor, graph: SparseMatrix) -> Tensor:
-        """Nodes `(U + N, d)` after the last layer."""
+        """Compute node vectors `(U + N, d)` from id embeddings `(U + N, d)`."""
         items = self.features if self.mlp is None else self.mlp(self.features) * self.mask  # (N, width)
         x = functional.normalize(torch.cat([self.preference, items]))  # (U + N, width)
         for layer in self.layers:
@@ -95,20 +96,20 @@ class ModalityGraph(nn.Module):
 
 
 class MMGCN(GraphRecommender):
-    """Graph convolution over pictures and over texts.
+    """Graph convolution with image and with text features.
 
     Args:
         hidden: d, width of node vectors.
-        visual_hidden: Width that image features are mapped to; text features keep theirs.
-        n_layers: Layers of each modality's graph.
-        concat: Combine by concatenation (what the official code does in fact), else element-wise.
-        freeze_id: Leave id embeddings and preferences as they were drawn, as the official code does.
-        reg: lambda, on mean squares of the batch's id embeddings and of preferences.
+        visual_hidden: Width that image features are projected to; text features keep theirs.
+        n_layers: Number of layers of each modality's graph.
+        concat: True to combine by concatenation (as the official code does in effect), False for element-wise.
+        freeze_id: Keep id embeddings and preferences at their random initial values, as the official code does.
+        reg: lambda, weight of the mean squares of the batch's id embeddings and of the preferences.
         lr: Learning rate of Adam.
-        **kwargs: Further settings of `ItemRecommender`.
+        **kwargs: `weight_decay`, `max_history` and `patience` of `ItemRecommender`.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: If a setting is out of range.
     """
 
     needs_features: ClassVar[bool] = True
@@ -131,7 +132,7 @@ class MMGCN(GraphRecommender):
         self.concat, self.freeze_id, self.reg = concat, freeze_id, reg
 
     def build(self, train: TrainData) -> None:
-        """Make id embeddings, a graph for each modality, and the adjacency that they share."""
+        """Make id embeddings, the layers of each modality, and the graph that they share."""
         super().build(train)
         n = train.n_users + train.n_items
         self.ids = nn.Parameter(nn.init.xavier_normal_(torch.empty(n, self.hidden)))  # e
@@ -143,15 +144,15 @@ class MMGCN(GraphRecommender):
             )
         self.modalities = modalities
         self.graph = undirected(*like_edges(train), n, "row")
-        for drawn in (self.ids, *self._preferences()):
-            drawn.requires_grad = not self.freeze_id
+        for weight in (self.ids, *self._preferences()):
+            weight.requires_grad = not self.freeze_id
 
     def nodes(self) -> Tensor:
-        """Means over modalities `(U + N, d)`."""
+        """Average the node vectors over modalities: `(U + N, d)`."""
         return torch.stack([modality(self.ids, self.graph) for modality in self.modalities.values()]).mean(0)
 
     def further_loss(self, user_vectors: Tensor, users: Tensor, liked: Tensor, unseen: Tensor) -> Tensor:
-        """Mean square of the batch's id embeddings, plus that of each modality's preferences."""
+        """Compute the mean square of the batch's id embeddings, plus that of each modality's preferences."""
         preferences = sum(preference.square().mean() for preference in self._preferences())
         return self.reg * (self.ids[torch.cat([users, liked, unseen])].square().mean() + preferences)
 

@@ -1,13 +1,14 @@
-"""VBPR: He and McAuley, Visual Bayesian Personalized Ranking from Implicit Feedback, AAAI 2016.
+"""VBPR: matrix factorisation with visual item features.
 
-s(u, i) = b_i + p_u q_i + theta_u (E f_i) + beta f_i. Global and user biases cancel in BPR, and are left out.
+He and McAuley, "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback", AAAI 2016.
+s(u, i) = b_i + p_u q_i + theta_u (E f_i) + beta f_i. Global and user biases cancel in BPR and are left out.
 
-Deviations: the loss is a mean over the batch and is minimised by Adam, where the paper takes stochastic steps pair by
-pair; features are L2-normalised CLIP features in place of 4096 CNN activations; default widths are 64 and 64 as in the
-toolbox MMRec, so that models are of like size, where the paper has 10 and 10. An item without a picture (or text) gets
-a learnt feature, one for the modality. A user without likes in the train split is scored by item terms only.
+Deviations: the loss is a mean over the batch and is minimised by Adam (paper: stochastic steps, pair by pair); features
+are L2-normalised CLIP features (paper: 4096 CNN activations); default widths are 64 and 64, as in the toolbox MMRec, so
+that models are of similar size (paper: 10 and 10). An item without a picture (or text) gets a learnt feature, one per
+modality. A user without likes in the train split is scored by the item terms only.
 
-Fidelity: `bias=False` leaves out b_i and beta, as MMRec does; `modality=both` appends text features, as MMRec does.
+To follow MMRec: `bias=False` leaves out b_i and beta, `modality=both` appends text features.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class ModalityFeatures(nn.Module):
     """Frozen features of a modality, with a learnt vector for items that have none.
 
     Args:
-        values: `(N + 1, F)` float32.
-        mask: `(N + 1,)` float32, 1 where an item has the feature; row 0 is padding's.
+        values: `(N + 1, F)` float32 features; row 0 is padding.
+        mask: `(N + 1,)` float32, 1 where an item has the feature.
     """
 
     values: Tensor
@@ -43,34 +44,34 @@ class ModalityFeatures(nn.Module):
         super().__init__()
         self.register_buffer("values", values, persistent=False)
         self.register_buffer("mask", mask[:, None], persistent=False)
-        missing = bool((mask[1:] == 0).any())  # else nothing would ever train it
+        missing = bool((mask[1:] == 0).any())  # otherwise nothing would ever train it
         self.missing = nn.Parameter(torch.zeros(values.shape[1])) if missing else None
 
     def forward(self, items: Tensor) -> Tensor:
-        """Features `(..., F)` of item numbers `(...)`."""
-        known = self.values[items]
-        return known if self.missing is None else known + (1 - self.mask[items]) * self.missing
+        """Look up the features `(..., F)` of item numbers `(...)`."""
+        values = self.values[items]
+        return values if self.missing is None else values + (1 - self.mask[items]) * self.missing
 
 
 class VBPR(DotProductRecommender):
-    """Matrix factorisation whose items have a visual side too.
+    """Matrix factorisation with an additional visual factor of the items.
 
     Args:
         hidden: d, width of p and q.
         visual_hidden: d', width of theta and E f.
-        modality: Features of an item: its picture, or both its picture and its text.
-        bias: Whether there are b and beta.
-        reg: lambda, on squared norms of p, q, theta and b of a pair.
-        reg_visual: lambda_E, on squared norms of E and beta.
-        **kwargs: Settings of `ItemRecommender`.
+        modality: Features of an item: `image`, or `both` for image and text.
+        bias: True to have the biases b and beta.
+        reg: lambda, weight of the squared norms of p, q, theta and b of a triple.
+        reg_visual: lambda_E, weight of the squared norms of E and beta.
+        **kwargs: `lr`, `weight_decay`, `max_history` and `patience` of `ItemRecommender`.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: If a setting is out of range.
     """
 
     unit: ClassVar = "targets"
     needs_features: ClassVar[bool] = True
-    known: Tensor
+    has_likes: Tensor
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class VBPR(DotProductRecommender):
         self.reg, self.reg_visual = reg, reg_visual
 
     def build(self, train: TrainData) -> None:
-        """Make p and theta as one matrix, q, E, and the biases."""
+        """Make p and theta (as one matrix), q, E and the biases."""
         modalities = ("image",) if self.modality == "image" else ("image", "text")
         pairs = [feature_tensors(self.features, name, type(self).__name__) for name in modalities]
         self.inputs = nn.ModuleList(ModalityFeatures(values, mask) for values, mask in pairs)
@@ -103,11 +104,11 @@ class VBPR(DotProductRecommender):
         self.b = nn.Parameter(torch.zeros(train.n_items + 1)) if self.bias else None
         self.beta = nn.Parameter(torch.zeros(width)) if self.bias else None
         self.negatives = NegativeSampler(train)
-        known = np.isin(np.arange(train.n_users + 1), train.likes[0])
-        self.register_buffer("known", torch.from_numpy(known).float(), persistent=False)  # (U + 1,)
+        has_likes = np.isin(np.arange(train.n_users + 1), train.likes[0])
+        self.register_buffer("has_likes", torch.from_numpy(has_likes).float(), persistent=False)  # (U + 1,)
 
     def loss(self, batch: TrainBatch) -> Tensor:
-        """BPR with one unseen item for each liked one, plus both regularisers."""
+        """Compute the BPR loss with one sampled negative per liked item, plus both regularisers."""
         liked = batch["target"]
         unseen = self.negatives(batch["user"], 1)[:, 0]  # (B,)
         user = self.users(batch["user"])  # (B, D)
@@ -122,16 +123,16 @@ class VBPR(DotProductRecommender):
         return bpr_loss(positive, negative) + penalty
 
     def query(self, batch: ItemBatch) -> Tensor:
-        """Vectors p and theta `(B, D)`; zero for a user without likes in the train split."""
-        vectors: Tensor = self.users(batch["user"]) * self.known[batch["user"]][:, None]
+        """Look up p and theta `(B, D)`; zero for a user without likes in the train split."""
+        vectors: Tensor = self.users(batch["user"]) * self.has_likes[batch["user"]][:, None]
         return vectors
 
     def item_vectors(self) -> Tensor:
-        """Vectors q and E f `(N + 1, D)`."""
+        """Compute q and E f of all items `(N + 1, D)`."""
         return self._vectors(torch.arange(len(self.items.weight), device=self.items.weight.device))
 
     def item_bias(self) -> Tensor | None:
-        """Biases b + beta f `(N + 1,)`."""
+        """Compute the biases b + beta f of all items `(N + 1,)`; None without biases."""
         return None if self.b is None else self._bias(torch.arange(len(self.b), device=self.b.device))
 
     def _features(self, items: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ class VBPR(DotProductRecommender):
         return torch.cat([self.items(items), self.projection(self._features(items))], dim=-1)
 
     def _bias(self, items: Tensor) -> Tensor:
-        """Biases b + beta f `(B,)` of item numbers `(B,)`; only where there are biases."""
+        """Biases b + beta f `(B,)` of item numbers `(B,)`; zero without biases."""
         if self.b is None or self.beta is None:
             return self.items.weight.new_zeros(items.shape)
         return self.b[items] + self._features(items) @ self.beta

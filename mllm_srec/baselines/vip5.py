@@ -1,22 +1,24 @@
-"""VIP5: a T5 that reads item numbers and visual tokens, and writes the next item's number or yes and no.
+"""VIP5: a T5 that reads item numbers and visual tokens, and generates the next item's number, or yes or no.
 
 Geng, Tan, Liu, Fu and Zhang, "VIP5: Towards Multimodal Foundation Models for Recommendation", Findings of EMNLP 2023.
 
-What differs from the paper or its code, and why:
-- Items and users get their numbers by a random permutation. The original numbers items in order of first appearance,
-  test items included, so that the next item's digits can be guessed; TIGER's authors measured what that is worth.
-- It starts from T5-small, as the shipped script does; the paper's P5 checkpoint was trained on these very data sets.
-- Both embedding tables (words, categories) are trained. The shipped code leaves them at their initial values when the
+Deviations from the paper or its code, with reasons:
+
+- Items and users are numbered by a random permutation. The original numbers items in order of first appearance, test
+  items included, so that the next item's digits can be guessed; TIGER's authors measured the effect.
+- It starts from T5-small, like the published script; the paper's P5 checkpoint was trained on the same data sets.
+- Both embedding tables (words, categories) are trained. The published code leaves them at their initial values when the
   backbone is frozen: `strict: true`.
-- Only the sequential tasks are trained: next item, and yes or no (one of the two per user and step, one wording each,
-  ours). Direct choice among listed candidates and explanations are left out, as is beam search, which cannot score a
-  given candidate.
-- A candidate's score is the sum of log p over the tokens of its number and the end of text, or with
+- Only the sequential tasks are trained: next item, and yes or no (one of the two per user and step, with one template
+  each, which is ours). Direct choice among listed candidates and explanations are left out, as is beam search, which
+  cannot score a given candidate.
+- A candidate's score is the sum of log p over the tokens of its number and the end-of-text token, or with
   `scoring: yes_no` the difference of the two logits at the first step of the answer.
-- A constant rate follows a warm-up of `warmup_steps`; the original warms up over 10 % and decays linearly to 0.
-- One epoch draws one window per user; the original draws five per task, so that its 20 epochs are about 200 of ours.
-- `target_window: 0` draws targets from the whole sequence; the default is the official code's last three.
-`backbone: random` is not the method but its code path: a small untrained T5. Results carry `random_weights`.
+- The learning rate is constant after `warmup_steps`; the original warms up over 10 % and decays linearly to 0.
+- One epoch draws one window per user; the original draws five per task, so its 20 epochs are about 200 of ours.
+- Targets are among the last three items, as in the official code; `target_window: 0` draws from the whole sequence.
+
+`backbone: random`, a small untrained T5, runs the code and not the method. Its results carry `random_weights`.
 """
 
 from __future__ import annotations
@@ -39,37 +41,40 @@ from mllm_srec.models.backbone_files import RANDOM_MARK
 from mllm_srec.types import CandidateBatch, ConfigError, ItemBatch, TrainBatch
 
 MAX_LOGITS = 2**26
-"""Logits that are held at once when candidates are scored: 256 MiB."""
+"""Logits held at once when candidates are scored: 256 MiB."""
 MAX_CANDIDATES = 8192
+"""Candidates decoded at once."""
 MAX_PROMPTS = 256
+"""Yes-no prompts encoded at once."""
 
 
 class VIP5(ItemRecommender):
-    """Visual item-number language model.
+    """Language model of item numbers and visual tokens.
 
     Args:
         backbone: Folder or hub name of a T5 with its tokenizer, or `random` for a small untrained one.
         finetune: `adapters` trains adapters, layer norms, visual tokens and tables; `full` all of T5, without adapters.
         scoring: `likelihood` of the candidate's number, or `yes_no` with the candidate and its picture in the prompt.
-        n_visual_tokens: Visual tokens behind every item of a prompt.
-        adapter_reduction: Adapters are `hidden / adapter_reduction` wide.
-        strict: Keep the tables of words and categories as they were drawn, like the official code; needs `adapters`.
-        target_window: How many of the latest items of a sequence may be a training target; 0 for all.
-        max_tokens: Longest prompt; the oldest items of longer histories give way, and are counted (`n_cut`).
-        warmup_steps: Steps over which the rate rises to `lr`; it stays constant after them.
-        dropout: Of all layers of T5.
+        n_visual_tokens: Visual tokens after every item of a prompt.
+        adapter_reduction: Ratio of the backbone's width to that of an adapter.
+        strict: Keep the tables of words and categories at their random initial values, like the official code; only
+            with `adapters`.
+        target_window: Number of latest items of a sequence that may be a training target; 0 for all.
+        max_tokens: Length limit of a prompt; longer histories lose their oldest items, which are counted in `n_cut`.
+        warmup_steps: Steps over which the learning rate rises to `lr`; then it is constant.
+        dropout: Dropout of all layers of T5.
         hidden: Width of the `random` backbone.
-        n_layers: Layers of each of its encoder and decoder.
-        n_heads: Its attention heads.
+        n_layers: Number of layers of its encoder, and of its decoder.
+        n_heads: Number of its attention heads.
         lr: Learning rate of AdamW.
-        weight_decay: Of AdamW.
-        **kwargs: `max_history`, `patience`; see `ItemRecommender`.
+        weight_decay: Weight decay of AdamW.
+        **kwargs: `max_history` and `patience` of `ItemRecommender`.
 
     Attributes:
-        random_weights: The backbone was never trained; results must say so.
+        random_weights: True if the backbone was never trained; results are then marked.
 
     Raises:
-        ConfigError: A setting out of range, or adapters in an untrained backbone.
+        ConfigError: If a setting is out of range, or adapters are put into an untrained backbone.
     """
 
     unit: ClassVar[Unit] = "sequences"
@@ -103,7 +108,7 @@ class VIP5(ItemRecommender):
         self._check_settings()
 
     def _check_settings(self) -> None:
-        """Refuse values out of range and contradictions."""
+        """Refuse settings that are out of range or contradict each other."""
         check_choice(("adapters", "full"), finetune=self.finetune)
         check_choice(("likelihood", "yes_no"), scoring=self.scoring)
         check_at_least(0, target_window=self.target_window, warmup_steps=self.warmup_steps)
@@ -112,22 +117,22 @@ class VIP5(ItemRecommender):
         check_share(below_one=True, dropout=self.dropout)
         check_heads(self.hidden, self.n_heads)
         if self.max_tokens > N_WORDS:
-            raise ConfigError(f"max_tokens={self.max_tokens}; the table of words has {N_WORDS} rows, give no more")
+            raise ConfigError(f"max_tokens={self.max_tokens}: exceeds the table of words; give at most {N_WORDS}")
         if self.strict and self.finetune == "full":
-            raise ConfigError("strict=True freezes two tables beside a frozen T5; give finetune: adapters with it")
+            raise ConfigError("strict=True: freezes tables of a frozen T5; give finetune: adapters, or strict: false")
         if self.random_weights:
             self._check_random()
 
     def _check_random(self) -> None:
-        """Refuse to freeze weights that never learnt anything: adapters would only decode noise."""
+        """Refuse to freeze untrained weights: adapters would only decode noise."""
         if self.finetune == "adapters":
             raise ConfigError(
-                f"backbone={self.backbone!r} has random weights, which finetune='adapters' would freeze; give "
-                "finetune: full, or a pretrained T5 as backbone"
+                f"backbone={self.backbone!r}: has random weights, which finetune='adapters' would freeze; give "
+                "finetune: full, or a pretrained T5"
             )
 
     def build(self, train: TrainData) -> None:
-        """Load or make T5, number items and users, and add what VIP5 adds."""
+        """Load or make T5, number items and users, and add adapters and visual tokens."""
         if self.backbone == RANDOM:
             t5, tokenizer = small_t5(self.hidden, self.n_layers, self.n_heads, self.dropout)
         else:
@@ -145,40 +150,40 @@ class VIP5(ItemRecommender):
 
     @property
     def n_cut(self) -> int:
-        """Items of histories that gave way to `max_tokens` since `attach`."""
+        """Number of history items that were cut for `max_tokens` since `attach`."""
         return self.lexicon.cut_items
 
     # --- training -------------------------------------------------------------------------------------------------
 
     def loss(self, batch: TrainBatch) -> Tensor:
-        """Cross-entropy per token, averaged over an answer's tokens and then over answers.
+        """Compute the cross-entropy, averaged over the tokens of an answer and then over answers.
 
-        Each sequence gives one window, and with equal odds the question for the next item or, with equal odds again,
-        the yes-no question of that item or of an unseen one.
+        Each sequence gives one window and, with equal probability, the task of the next item or the yes-no question;
+        the latter, again with equal probability, is about that item or about a sampled negative.
         """
         history, target = draw_windows(batch["history"], self.target_window)  # (B, S), (B,)
         unseen = self.negatives(batch["user"], 1)[:, 0]  # (B,)
-        asked, liked = torch.rand(2, len(target), device=target.device) < 0.5  # (B,) each
-        candidate = torch.where(asked, torch.where(liked, target, unseen), 0)
-        labels = self._labels(target, asked, liked)
+        yes_no, liked = torch.rand(2, len(target), device=target.device) < 0.5  # (B,) each
+        candidate = torch.where(yes_no, torch.where(liked, target, unseen), 0)
+        labels = self._labels(target, yes_no, liked)
         prompts = self.lexicon.prompts(batch["user"], history, candidate)
         logits = self.network.decode(self.network.encode(prompts), prompts, labels)  # (B, L, V)
-        each = functional.cross_entropy(
+        losses = functional.cross_entropy(
             logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
         )  # (B, L)
-        return (each.sum(dim=1) / (labels != IGNORED).sum(dim=1)).mean()
+        return (losses.sum(dim=1) / (labels != IGNORED).sum(dim=1)).mean()
 
-    def _labels(self, target: Tensor, asked: Tensor, liked: Tensor) -> Tensor:
-        """Tokens of the answers `(B, L)`: "yes" or "no" where asked, else the target's number."""
+    def _labels(self, target: Tensor, yes_no: Tensor, liked: Tensor) -> Tensor:
+        """Tokens of the answers `(B, L)`: "yes" or "no" for a yes-no question, else the target's number."""
         numbers, answers = self.trie.labels[self.lexicon.item_number[target]], self.lexicon.answers[liked.long()]
         width = max(numbers.shape[1], answers.shape[1])
         numbers, answers = (
             functional.pad(rows, (0, width - rows.shape[1]), value=IGNORED) for rows in (numbers, answers)
         )
-        return torch.where(asked[:, None], answers, numbers)
+        return torch.where(yes_no[:, None], answers, numbers)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over what is trained, constant after a linear warm-up."""
+        """Make AdamW over the trainable weights, with a constant rate after a linear warm-up."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
         warmup = max(1, self.warmup_steps)
@@ -188,24 +193,24 @@ class VIP5(ItemRecommender):
     # --- scoring --------------------------------------------------------------------------------------------------
 
     def score_candidates(self, batch: CandidateBatch) -> Tensor:
-        """Float32 score of every candidate `(B, C)` of an `ItemBatch`."""
+        """Score every candidate of an `ItemBatch`: float32 `(B, C)`."""
         return self._scores(cast(ItemBatch, batch), (batch["item_index"] + 1).clamp(min=1))
 
     def score_all(self, batch: ItemBatch) -> Tensor:
-        """Float32 score of the whole catalogue `(B, N)`, column j being item row j."""
-        everything = torch.arange(1, self.train_data.n_items + 1, device=batch["history"].device)
-        return self._scores(batch, everything.expand(len(batch["history"]), -1))
+        """Score the whole catalogue: float32 `(B, N)`, column j being item row j."""
+        items = torch.arange(1, self.train_data.n_items + 1, device=batch["history"].device)
+        return self._scores(batch, items.expand(len(batch["history"]), -1))
 
     @torch.no_grad()
     def _scores(self, batch: ItemBatch, candidates: Tensor) -> Tensor:
-        """Float32 score of items `(B, C)`."""
+        """Score item numbers `(B, C)`: float32 `(B, C)`."""
         score = self._likelihoods if self.scoring == "likelihood" else self._yes_no
         return score(batch["user"], batch["history"][:, -self.max_history :], candidates)
 
     def _likelihoods(self, user: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
-        """Log p of the candidates' numbers; a prompt is encoded once, candidates are decoded in chunks."""
+        """Log-likelihoods of the candidates' numbers; a prompt is encoded once, candidates are decoded in chunks."""
         numbers = self.lexicon.item_number[candidates]  # (B, C)
-        order = self.trie.rank[numbers].argsort(dim=1)  # neighbours share most of their way from the root
+        order = self.trie.rank[numbers].argsort(dim=1)  # neighbours share most of their path from the root
         at_once = max(1, min(MAX_CANDIDATES, MAX_LOGITS // self.network.t5.config.vocab_size))
         n_rows = max(1, at_once // candidates.shape[1])
         scores = torch.empty(candidates.shape, device=candidates.device)  # (B, C)
@@ -213,13 +218,13 @@ class VIP5(ItemRecommender):
             prompts = self.lexicon.prompts(user[rows], history[rows], torch.zeros_like(user[rows]))
             memory = self.network.encode(prompts)  # (b, T, D)
             for columns in torch.split(order[rows], at_once, dim=1):
-                wanted = numbers[rows].gather(1, columns)  # (b, c)
-                found = log_likelihoods(self.network.t5, self.trie, memory, prompts.mask, wanted)
-                scores[rows[:, None], columns] = found
+                chunk = numbers[rows].gather(1, columns)  # (b, c)
+                likelihoods = log_likelihoods(self.network.t5, self.trie, memory, prompts.mask, chunk)
+                scores[rows[:, None], columns] = likelihoods
         return scores
 
     def _yes_no(self, user: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
-        """Logit of "yes" minus that of "no"; one prompt per candidate, since the encoder reads in both directions."""
+        """Logit of "yes" minus that of "no"; one prompt per candidate, since the encoder is bidirectional."""
         pairs = torch.cartesian_prod(
             torch.arange(len(user), device=user.device), torch.arange(candidates.shape[1], device=user.device)
         )  # (B C, 2)
@@ -232,6 +237,6 @@ class VIP5(ItemRecommender):
     def _answer(self, prompts: Prompts) -> Tensor:
         """Difference of the two logits after the decoder's start token, `(b,)`."""
         no, yes = self.lexicon.answers[:, 0]
-        first = self.lexicon.answers[1:, :1].expand(len(prompts.tokens), 1)  # one label: its step sees the start only
+        first = self.lexicon.answers[1:, :1].expand(len(prompts.tokens), 1)  # one label, predicted from the start token
         logits = self.network.decode(self.network.encode(prompts), prompts, first)[:, 0].float()  # (b, V)
         return logits[:, yes] - logits[:, no]

@@ -1,4 +1,4 @@
-"""What metrics with states share: a dtype that their module cannot change, and lists that are joined when read."""
+"""Base of the metrics with state: a dtype that `module.to(dtype)` cannot change, and list states that concatenate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class StableDtypeMetric(Metric):
-    """A metric whose states move between devices with its module but keep their dtype.
+    """A metric whose states follow its module to another device but keep their dtype.
 
-    `module.to(torch.bfloat16)`, which a Trainer's `bf16-true` does, would otherwise round the sums to three digits, and
-    give processes without data an empty list of another dtype than the rest, which breaks the synchronisation. For the
-    same reason a list state holds float32 only: that is the dtype of the empty list of a process without data.
+    Otherwise `module.to(torch.bfloat16)`, which a Trainer with `bf16-true` calls, would round the sums to three digits.
+    It would also give processes without data an empty list of another dtype than the rest, which breaks the
+    synchronisation. For the same reason a list state holds float32 only: that is the dtype of such an empty list.
     """
 
     is_differentiable = False
@@ -28,6 +28,13 @@ class StableDtypeMetric(Metric):
         return super()._apply(move, exclude_state)
 
     def joined(self, name: str) -> Tensor:
-        """All of a list state, `(n,)` float32; torchmetrics makes it a list before synchronisation, a tensor after."""
+        """Concatenate a list state, which torchmetrics keeps as a list before synchronisation and as a tensor after it.
+
+        Args:
+            name: Name of the state.
+
+        Returns:
+            All its values, float32 `(n,)`.
+        """
         state = getattr(self, name)
         return torch.zeros(0, device=self.device) if len(state) == 0 else dim_zero_cat(state)

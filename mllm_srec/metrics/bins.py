@@ -1,4 +1,4 @@
-"""Whole numbers (items of a history, likes of an item) -> strata, each number in exactly one."""
+"""Bins of counts (items of a history, likes of an item): every count falls into exactly one."""
 
 from __future__ import annotations
 
@@ -12,50 +12,63 @@ Ints = npt.NDArray[np.int64]
 
 
 def check_edges(edges: Sequence[int], name: str = "edges") -> None:
-    """Refuse bins that would lose a number, or hold none.
+    """Check that bins are not empty and cover every count.
 
     Args:
-        edges: Lowest number of each bin; the last one is open.
-        name: What the message calls them.
+        edges: Lower edge of each bin, inclusive, starting at 0 and strictly increasing; the last bin is open.
+        name: Name of the argument in the error message.
 
     Raises:
-        ValueError: They do not begin with 0, or do not rise.
+        ValueError: If `edges` do not start at 0, or do not increase.
+
+    Example:
+        >>> check_edges([1, 3])
+        Traceback (most recent call last):
+        ValueError: edges=[1, 3]: does not start at 0 and increase; give lower edges such as 0 1 3 6
     """
     if not edges or edges[0] != 0 or any(high <= low for low, high in pairwise(edges)):
-        raise ValueError(
-            f"{name}: got {list(edges)}; accepted are the lowest numbers of the bins, beginning with 0 and rising, "
-            "such as 0 1 3 6: else a number would be in none of them"
-        )
+        raise ValueError(f"{name}={list(edges)}: does not start at 0 and increase; give lower edges such as 0 1 3 6")
 
 
 def bin_of(values: npt.ArrayLike, edges: Sequence[int]) -> Ints:
-    """The bin of each number.
+    """Find the bin of each count.
 
     Args:
-        values: `(N,)` whole numbers of at least 0.
-        edges: See `check_edges`.
+        values: `(N,)` integers of at least 0.
+        edges: Lower edge of each bin, starting at 0 and strictly increasing.
 
     Returns:
-        `(N,)` places in `edges`.
+        `(N,)` indices of bins, from 0.
 
     Raises:
-        ValueError: A number is negative, or `edges` lose some.
+        ValueError: If a count is negative, or `edges` do not start at 0 and increase.
 
-    >>> bin_of([0, 1, 2, 3, 99], [0, 1, 3]).tolist()
-    [0, 1, 1, 2, 2]
+    Example:
+        >>> bin_of([0, 1, 2, 3, 99], edges=[0, 1, 3]).tolist()
+        [0, 1, 1, 2, 2]
     """
     check_edges(edges)
     numbers = np.asarray(values, dtype=np.int64)
     if numbers.size and numbers.min() < 0:
-        raise ValueError(f"values: got {numbers.min()}; counts are at least 0")
+        raise ValueError(f"values={numbers.min()}: negative; give counts of at least 0")
     return np.searchsorted(np.asarray(edges), numbers, side="right").astype(np.int64) - 1
 
 
 def bin_labels(edges: Sequence[int]) -> list[str]:
-    """Names of the bins.
+    """Name the bins by the counts that they hold.
 
-    >>> bin_labels([0, 1, 3, 6])
-    ['0', '1-2', '3-5', '6+']
+    Args:
+        edges: Lower edge of each bin, starting at 0 and strictly increasing.
+
+    Returns:
+        One label per bin.
+
+    Raises:
+        ValueError: If `edges` do not start at 0 and increase.
+
+    Example:
+        >>> bin_labels([0, 1, 3, 6])
+        ['0', '1-2', '3-5', '6+']
     """
     check_edges(edges)
     ends = [high - 1 for high in edges[1:]]

@@ -1,4 +1,4 @@
-"""Several runs against one: means, paired differences, and p-values corrected over the whole table."""
+"""Comparison of several runs with a base: means, paired differences, and p-values corrected over the whole table."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Compared:
-    """One run under one metric, beside the base of the table.
+    """One run under one metric, compared with the base of the table.
 
     Attributes:
-        run: Name of the run, or of several that differ in their seed only.
-        metric: Such as `ndcg@10`.
-        mean: Over users, of their values averaged over the seeds.
-        seed_sd: Standard deviation (n - 1) of the means of the seeds; None for a single one.
-        n_seeds: Runs behind the name.
-        n_users: Users behind the mean.
-        difference: To the base, user by user; None for the base itself.
-        holm_p: Its p-value, corrected over all differences of the table; None for the base.
+        run: Name of the run, or of a group of runs that differ in their seed only.
+        metric: Name of the metric, such as `ndcg@10`.
+        mean: Mean over users of their values averaged over seeds.
+        seed_sd: Standard deviation (n - 1) of the seeds' means; None for a single seed.
+        n_seeds: Number of runs in the group.
+        n_users: Number of users in the mean.
+        difference: Paired difference to the base; None for the base itself.
+        holm_p: P-value of the difference, corrected over all differences of the table; None for the base.
     """
 
     run: str
@@ -43,36 +43,37 @@ def compare_with_first(
 ) -> list[Compared]:
     """Compare every run with the first one, under every metric.
 
-    Seeds of a run are averaged within each user before users are resampled: the interval and p speak of luck of the
-    users drawn, `seed_sd` of luck of the seed. Holm's family is every difference of the table.
+    The seeds of a run are averaged within each user before users are resampled: interval and p-value describe the
+    variance between users, `seed_sd` that between seeds. Holm's family is every difference of the table.
 
     Args:
         values: Run -> metric -> `(seeds, users)` finite values. Under one metric, all runs have the same users in the
             same order; another metric may have fewer of them.
-        n_resamples: Resamples, at least 1.
-        confidence: Of the intervals, in (0, 1).
+        n_resamples: Number of resamples, at least 1.
+        confidence: Coverage of the intervals, in (0, 1).
         seed: Seed of the resampling, the same for every difference.
 
     Returns:
-        Metric by metric, in the order of the first run; the base first.
+        One entry per metric and run: metric by metric in the order of the first run, and the base first.
 
     Raises:
-        ValueError: If there are fewer than two runs, no metrics or other ones in a run, no seeds, other users, or a
-            value is not finite.
+        ValueError: If there are fewer than two runs, a run has no seeds or not the first one's metrics and users, a
+            value is not finite, or `n_resamples` or `confidence` is out of range.
 
-    >>> rows = compare_with_first({"a": {"hr@5": np.zeros((1, 40))}, "b": {"hr@5": np.ones((1, 40))}})
-    >>> [(row.run, row.mean, row.holm_p) for row in rows]
-    [('a', 0.0, None), ('b', 1.0, 0.00019998000199980003)]
+    Example:
+        >>> rows = compare_with_first({"a": {"hr@5": np.zeros((1, 40))}, "b": {"hr@5": np.ones((1, 40))}})
+        >>> [(row.run, row.mean, row.holm_p is not None and row.holm_p < 0.05) for row in rows]
+        [('a', 0.0, False), ('b', 1.0, True)]
     """
     _check_table(values)
     base, *others = values
-    averaged = {run: {metric: table.mean(axis=0) for metric, table in of.items()} for run, of in values.items()}
+    averaged = {run: {metric: table.mean(axis=0) for metric, table in tables.items()} for run, tables in values.items()}
     differences = {
         (run, metric): paired_bootstrap(averaged[base][metric], averaged[run][metric], n_resamples, confidence, seed)
         for metric in values[base]
         for run in others
     }
-    corrected = _holm({key: found.p_value for key, found in differences.items()})
+    corrected = _holm({key: difference.p_value for key, difference in differences.items()})
     return [
         Compared(
             run=run,
@@ -90,29 +91,29 @@ def compare_with_first(
 
 
 def _holm(p_values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-    """Holm's correction for keys of two parts, which no joining of texts can mix up."""
-    adjusted = holm({str(place): p for place, p in enumerate(p_values.values())})
+    """Apply Holm's correction to p-values keyed by run and metric."""
+    adjusted = holm({str(index): p for index, p in enumerate(p_values.values())})
     return dict(zip(p_values, adjusted.values(), strict=True))
 
 
 def _seed_sd(values: Values) -> float | None:
-    """Spread of the seeds' means of `(seeds, users)`."""
+    """Standard deviation of the seeds' means of `(seeds, users)`."""
     return float(values.mean(axis=1).std(ddof=1)) if len(values) > 1 else None
 
 
 def _check_table(values: Mapping[str, Mapping[str, Values]]) -> None:
     if len(values) < 2:
-        raise ValueError(f"values: got {len(values)} runs ({', '.join(map(repr, values))}); give at least two.")
+        raise ValueError(f"values: {len(values)} runs ({', '.join(map(repr, values))}) are too few; give at least two")
     metrics: Sequence[str] = list(next(iter(values.values())))
-    for run, of in values.items():
-        if not metrics or set(of) != set(metrics):
+    for run, tables in values.items():
+        if not metrics or set(tables) != set(metrics):
             raise ValueError(
-                f"values: got metrics {list(of)} for {run!r} and {metrics} for the first run; all must have the same, "
-                "at least one. Leave out what a run does not have."
+                f"values: metrics {list(tables)} of {run!r} and {metrics} of the first run must be the same, at least "
+                "one; leave out metrics that a run does not have"
             )
-        for metric, table in of.items():
+        for metric, table in tables.items():
             if table.ndim != 2 or len(table) == 0:
                 raise ValueError(
-                    f"values: got shape {table.shape} for {metric!r} of {run!r}; it must be (seeds, users), at least "
-                    "one seed. A single run is values[None]."
+                    f"values: shape {table.shape} of {metric!r} of {run!r} must be (seeds, users), with at least one "
+                    "seed; give a single run as values[None]"
                 )

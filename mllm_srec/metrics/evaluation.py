@@ -1,4 +1,4 @@
-"""Everything that is measured of a model in one stage: pairs (AUC, calibration) and lists (HR, Recall, NDCG, MRR)."""
+"""All metrics of one stage of evaluation: of pairs (AUC, calibration) and of lists (HR, Recall, NDCG, MRR)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.calibration import CalibrationMetrics
-from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
+from mllm_srec.metrics.ranking import RankingMetrics
 
 CALIBRATION = ("ece", "temperature", "mean_probability", "share_liked", "yes_no_mass", "n_mass")
-"""Values of `CalibrationMetrics` that are reported; its other count is that of the pairs."""
+"""Values of `CalibrationMetrics` that are reported; `n_targets` is left out, since it equals `n_pairs`."""
 
 
 class EvaluationMetrics(nn.Module):
-    """The metrics of one stage, fed batch by batch; the same whatever the batches, their order and the processes.
+    """All metrics of one stage; values do not depend on the split into batches, their order or the processes.
 
     Args:
-        probabilities: The model states probabilities, whose calibration is measured too.
-        **kwargs: Passed to each `torchmetrics.Metric`.
+        probabilities: True if the model predicts probabilities; their calibration is then measured too.
+        **kwargs: Settings of every `torchmetrics.Metric`.
+
+    Example:
+        >>> metrics = EvaluationMetrics()
+        >>> metrics.add_lists(torch.tensor([[0.9, 0.1]]), torch.tensor([[1, 0]]), torch.tensor([[True, True]]))
+        >>> metrics.compute()["ndcg@5"]
+        tensor(1., dtype=torch.float64)
     """
 
     def __init__(self, probabilities: bool = False, **kwargs: Any) -> None:
@@ -41,18 +48,18 @@ class EvaluationMetrics(nn.Module):
         Args:
             scores: `(B, C)`, higher is better.
             relevance: `(B, C)` of 0 and 1.
-            kind: `(B, C)`, see `PairAUC`.
-            mask: bool `(B, C)`, False at padding.
-            logits: `(B, C)`, `z_yes - z_no`; needed, and read, where probabilities are stated.
-            mass: `(B, C)` from `yes_no_mass`; None for a model that has no vocabulary.
+            kind: `(B, C)` index into `types.KINDS`.
+            mask: Bool `(B, C)`, False at padding.
+            logits: `(B, C)`, `z_yes - z_no`; required, and used, only for a model that predicts probabilities.
+            mass: `(B, C)` from `yes_no_mass`; None for a model without a vocabulary.
 
         Raises:
-            ValueError: Probabilities are stated, and the logits behind them are missing.
+            ValueError: If the model predicts probabilities and `logits` is None, or a metric refuses its input.
         """
         self.auc.update(scores, relevance, kind, mask)
         if self.calibration is not None:
             if logits is None:
-                raise ValueError("logits: got None, but this model states probabilities; give z_yes - z_no (B, C)")
+                raise ValueError("logits=None: this model predicts probabilities; give z_yes - z_no (B, C)")
             self.calibration.update(logits, relevance, mask, mass)
 
     def add_lists(self, scores: Tensor, relevance: Tensor, mask: Tensor, n_missed: Tensor | None = None) -> None:
@@ -60,20 +67,20 @@ class EvaluationMetrics(nn.Module):
 
         Args:
             scores: `(B, C)`, higher is better.
-            relevance: `(B, C)` of 0 and 1.
-            mask: bool `(B, C)`, False at padding.
-            n_missed: int `(B,)`, relevant items that a retriever left out of the list; None: there was no retriever.
+            relevance: `(B, C)`, 1 for relevant candidates and 0 for others.
+            mask: Bool `(B, C)`, False at padding.
+            n_missed: Int `(B,)`, number of relevant items that a retriever left out of the list; None without one.
         """
         self.ranking.update(*with_missed(scores, relevance, mask, n_missed))
 
     def compute(self) -> dict[str, Tensor]:
-        """All values over everything seen by all processes; keys as in `metrics.json`, without the stage."""
+        """Compute all values over everything seen by all processes; keys as in `metrics.json`, without the stage."""
         calibration = {} if self.calibration is None else self.calibration.compute()
         reported = {name: value for name, value in calibration.items() if name in CALIBRATION}
         return {**self.auc.compute(), **self.ranking.compute(), **reported}
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Reset all metrics."""
         for metric in (self.auc, self.ranking, self.calibration):
             if metric is not None:
                 metric.reset()
@@ -82,16 +89,21 @@ class EvaluationMetrics(nn.Module):
 def with_missed(
     scores: Tensor, relevance: Tensor, mask: Tensor, n_missed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lists with the relevant items that a retriever missed appended: below everything, and counted in |R|.
+    """Append the relevant items that a retriever missed: they rank below everything and count in |R|.
 
     Args:
-        scores: `(B, C)`.
-        relevance: `(B, C)`.
-        mask: bool `(B, C)`.
-        n_missed: int `(B,)`, or None.
+        scores: `(B, C)`, higher is better.
+        relevance: `(B, C)`, 1 for relevant candidates and 0 for others.
+        mask: Bool `(B, C)`, False at padding.
+        n_missed: Int `(B,)`, number of missed items of each list; None without a retriever.
 
     Returns:
         Scores, relevance and mask `(B, C + M)`, M being the largest number of missed items.
+
+    Example:
+        >>> from torch import tensor
+        >>> with_missed(tensor([[0.5, 0.25]]), tensor([[1, 0]]), tensor([[True, True]]), n_missed=tensor([1]))[0]
+        tensor([[0.5000, 0.2500,   -inf]])
     """
     if n_missed is None or not n_missed.any():
         return scores, relevance, mask

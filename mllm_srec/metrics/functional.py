@@ -1,15 +1,16 @@
-"""Hit rate, recall, NDCG and MRR of lists of candidates, exact under ties (article, evaluation metrics).
+"""Hit rate, recall, NDCG and MRR of candidate lists, exact under ties (article, evaluation metrics).
 
-All functions take `scores (B, C)`, `relevance (B, C)` and an optional `mask (B, C)` as `ties.tie_blocks` describes
-them, compute in float64 and return one value per list, `(B,)`. What is decided here:
+All functions take `scores (B, C)`, `relevance (B, C)` and an optional `mask (B, C)`, compute in float64 and return one
+value per list, `(B,)`. Conventions:
 
-- Ties: by default the mean over all orders of the tied candidates, in closed form; `worst` is the guard beside it.
-- A list without a relevant candidate has no value: NaN, for the caller to skip *and count*.
-- A relevant candidate with score minus infinity was missed by the retriever: it counts in |R| and is never a hit, even
-  if nothing else is ranked.
-- NDCG is normalised by the best list of min(|R|, K) hits. A list may be shorter than K.
+- Ties: by default the mean over all orders of the tied candidates, in closed form; `worst` is a lower bound beside it.
+- A list without a relevant candidate has no value. It gets NaN, which the caller skips *and counts*.
+- A relevant candidate with a score of minus infinity was missed by the retriever. It counts in |R| and is never a hit,
+  even if nothing else is ranked.
+- NDCG is normalised by the ideal list, which has min(|R|, K) hits. A list may be shorter than K.
 
-Identities: Recall <= HR always; with one relevant candidate and no ties HR = Recall and NDCG = 1 / log2(rank + 1).
+Identities: Recall <= HR always; with one relevant candidate, no ties and rank <= K, HR = Recall = 1 and
+NDCG = 1 / log2(rank + 1).
 """
 
 from __future__ import annotations
@@ -25,29 +26,34 @@ from mllm_srec.metrics.ties import TieBlocks, Ties, tie_blocks
 __all__ = ["auc", "hit_rate", "mrr", "ndcg", "ranking_metrics", "recall", "user_auc"]
 
 SUFFIX: dict[Ties, str] = {"expected": "", "worst": "_worst", "best": "_best"}
-"""What a key of `ranking_metrics` says about ties."""
+"""Treatment of ties -> suffix of a metric's name in the keys of `ranking_metrics`."""
 
 
 def hit_rate(
     scores: Tensor, relevance: Tensor, mask: Tensor | None = None, top_k: int = 10, ties: Ties = "expected"
 ) -> Tensor:
-    """Probability that at least one relevant candidate has a rank of at most `top_k`.
+    """Compute the probability that at least one relevant candidate ranks within the first `top_k`.
 
     Args:
-        scores: float `(B, C)`, higher is better; minus infinity: missed by the retriever.
-        relevance: `(B, C)` of 0 and 1.
-        mask: bool `(B, C)`, False at padding; None: no padding.
+        scores: Float `(B, C)`, higher is better; minus infinity for items that the retriever missed.
+        relevance: `(B, C)`, 1 for relevant candidates and 0 for others.
+        mask: Bool `(B, C)`, False at padding; None if there is no padding.
         top_k: Cut-off K, at least 1.
         ties: How equal scores are ordered.
 
     Returns:
-        float64 `(B,)` in [0, 1]; NaN for a list without a relevant candidate.
+        Float64 `(B,)` in [0, 1]; NaN for a list without a relevant candidate.
 
     Raises:
-        ValueError: If `top_k` < 1, or an argument is not as `tie_blocks` wants it.
+        ValueError: If `top_k` is not a positive integer, `ties` is unknown, shapes differ, `relevance` is not binary,
+            or an unmasked score is NaN.
 
-    >>> hit_rate(torch.zeros(1, 21), torch.eye(21)[:1], top_k=5).item()  # a constant scorer: 5 / 21
-    0.238...
+    Example:
+        >>> from torch import tensor
+        >>> hit_rate(tensor([[0.9, 0.8, 0.1]]), tensor([[0, 1, 1]]), top_k=2)
+        tensor([1.], dtype=torch.float64)
+        >>> hit_rate(torch.zeros(1, 21), torch.eye(21)[:1], top_k=5)  # all 21 candidates tie: 5 / 21
+        tensor([0.2381], dtype=torch.float64)
     """
     return _hit_rate(tie_blocks(scores, relevance, mask).ordered(ties), top_k)
 
@@ -55,21 +61,82 @@ def hit_rate(
 def recall(
     scores: Tensor, relevance: Tensor, mask: Tensor | None = None, top_k: int = 10, ties: Ties = "expected"
 ) -> Tensor:
-    """Share of all relevant candidates whose rank is at most `top_k`; arguments and result as in `hit_rate`."""
+    """Compute the share of a list's relevant candidates that rank within the first `top_k`.
+
+    Args:
+        scores: Float `(B, C)`, higher is better; minus infinity for items that the retriever missed.
+        relevance: `(B, C)`, 1 for relevant candidates and 0 for others.
+        mask: Bool `(B, C)`, False at padding; None if there is no padding.
+        top_k: Cut-off K, at least 1.
+        ties: How equal scores are ordered.
+
+    Returns:
+        Float64 `(B,)` in [0, 1]; NaN for a list without a relevant candidate. With more than K relevant candidates a
+        list cannot reach 1.
+
+    Raises:
+        ValueError: If `top_k` is not a positive integer, `ties` is unknown, shapes differ, `relevance` is not binary,
+            or an unmasked score is NaN.
+
+    Example:
+        >>> from torch import tensor
+        >>> recall(tensor([[0.9, 0.8, 0.1]]), tensor([[0, 1, 1]]), top_k=2)
+        tensor([0.5000], dtype=torch.float64)
+    """
     return _recall(tie_blocks(scores, relevance, mask).ordered(ties), top_k)
 
 
 def ndcg(
     scores: Tensor, relevance: Tensor, mask: Tensor | None = None, top_k: int = 10, ties: Ties = "expected"
 ) -> Tensor:
-    """DCG with gain 1 / log2(rank + 1), over that of an ideal list; arguments and result as in `hit_rate`."""
+    """Normalised discounted cumulative gain: sum of 1 / log2(rank + 1) over hits, over that of an ideal list.
+
+    Args:
+        scores: Float `(B, C)`, higher is better; minus infinity for items that the retriever missed.
+        relevance: `(B, C)`, 1 for relevant candidates and 0 for others.
+        mask: Bool `(B, C)`, False at padding; None if there is no padding.
+        top_k: Cut-off K, at least 1; the ideal list has min(|R|, K) hits.
+        ties: How equal scores are ordered.
+
+    Returns:
+        Float64 `(B,)` in [0, 1]; NaN for a list without a relevant candidate.
+
+    Raises:
+        ValueError: If `top_k` is not a positive integer, `ties` is unknown, shapes differ, `relevance` is not binary,
+            or an unmasked score is NaN.
+
+    Example:
+        >>> from torch import tensor
+        >>> ndcg(tensor([[0.9, 0.8, 0.1]]), tensor([[0, 1, 0]]), top_k=2)  # 1 / log2(3)
+        tensor([0.6309], dtype=torch.float64)
+    """
     return _ndcg(tie_blocks(scores, relevance, mask).ordered(ties), top_k)
 
 
 def mrr(
     scores: Tensor, relevance: Tensor, mask: Tensor | None = None, top_k: int = 10, ties: Ties = "expected"
 ) -> Tensor:
-    """1 / rank of the first relevant candidate, 0 beyond `top_k`; arguments and result as in `hit_rate`."""
+    """Reciprocal rank of the first relevant candidate, 0 beyond `top_k`; its mean over lists is the MRR.
+
+    Args:
+        scores: Float `(B, C)`, higher is better; minus infinity for items that the retriever missed.
+        relevance: `(B, C)`, 1 for relevant candidates and 0 for others.
+        mask: Bool `(B, C)`, False at padding; None if there is no padding.
+        top_k: Cut-off K, at least 1.
+        ties: How equal scores are ordered.
+
+    Returns:
+        Float64 `(B,)` in [0, 1]; NaN for a list without a relevant candidate.
+
+    Raises:
+        ValueError: If `top_k` is not a positive integer, `ties` is unknown, shapes differ, `relevance` is not binary,
+            or an unmasked score is NaN.
+
+    Example:
+        >>> from torch import tensor
+        >>> mrr(tensor([[0.9, 0.8, 0.1]]), tensor([[0, 1, 1]]), top_k=2)
+        tensor([0.5000], dtype=torch.float64)
+    """
     return _mrr(tie_blocks(scores, relevance, mask).ordered(ties), top_k)
 
 
@@ -80,21 +147,30 @@ def ranking_metrics(
     top_k: Sequence[int] = (5, 10, 20),
     policies: Sequence[Ties] = ("expected",),
 ) -> dict[str, Tensor]:
-    """All four metrics at every cut-off from one pass over the lists, list by list (for paired significance tests).
+    """Compute all four metrics at every cut-off in one pass over the lists.
+
+    The values of single lists are kept, for paired significance tests.
 
     Args:
-        scores: float `(B, C)`, higher is better; minus infinity: missed by the retriever.
-        relevance: `(B, C)` of 0 and 1.
-        mask: bool `(B, C)`, False at padding; None: no padding.
+        scores: Float `(B, C)`, higher is better; minus infinity for items that the retriever missed.
+        relevance: `(B, C)`, 1 for relevant candidates and 0 for others.
+        mask: Bool `(B, C)`, False at padding; None if there is no padding.
         top_k: Cut-offs, each at least 1.
-        policies: The ways to order equal scores.
+        policies: Ways to order equal scores, each of which gives a set of values.
 
     Returns:
         `hr@5`, `recall@5`, `ndcg@5`, `mrr@5`, `hr@10`, ..., then `hr_worst@5`, ... for the policy `worst`; each float64
         `(B,)`, NaN for a list without a relevant candidate.
 
     Raises:
-        ValueError: If a cut-off is below 1, or an argument is not as `tie_blocks` wants it.
+        ValueError: If a cut-off is not a positive integer, a policy is unknown, shapes differ, `relevance` is not
+            binary, or an unmasked score is NaN.
+
+    Example:
+        >>> from torch import tensor
+        >>> values = ranking_metrics(tensor([[0.9, 0.8, 0.1]]), tensor([[0, 1, 0]]), top_k=(1, 2))
+        >>> {name: round(value.item(), 2) for name, value in values.items() if name.endswith("@2")}
+        {'hr@2': 1.0, 'recall@2': 1.0, 'ndcg@2': 0.63, 'mrr@2': 0.5}
     """
     blocks = tie_blocks(scores, relevance, mask)
     return {
@@ -106,7 +182,7 @@ def ranking_metrics(
 
 
 def _hit_rate(blocks: TieBlocks, top_k: int) -> Tensor:
-    """1 - P(no relevant candidate within `top_k`); only the best block that holds one matters."""
+    """1 - P(no relevant candidate within `top_k`); only the best block with a relevant candidate matters."""
     top_k = _cut_off(blocks, top_k)
     start, no_hit = _no_hit_yet(blocks, top_k)
     reached = (top_k - start).clamp(min=0)  # (B, 1) ranks of that block, and below it, within the cut-off
@@ -114,14 +190,14 @@ def _hit_rate(blocks: TieBlocks, top_k: int) -> Tensor:
 
 
 def _recall(blocks: TieBlocks, top_k: int) -> Tensor:
-    """Each relevant candidate is a hit with probability (ranks of its block within the cut-off) / (ranks in all)."""
+    """Each relevant candidate is a hit with probability (ranks of its block within the cut-off) / (block size)."""
     top_k = _cut_off(blocks, top_k)
     is_hit = _reached(blocks, top_k).double() / blocks.size.clamp(min=1)  # (B, R)
     return _where_defined(blocks, is_hit.sum(dim=-1) / blocks.n_relevant)
 
 
 def _ndcg(blocks: TieBlocks, top_k: int) -> Tensor:
-    """Each relevant candidate gains the mean discount of its block, ranks beyond the cut-off gaining nothing."""
+    """Each relevant candidate gains the mean discount of its block, where ranks beyond the cut-off gain nothing."""
     top_k = _cut_off(blocks, top_k)
     end = blocks.start + _reached(blocks, top_k)  # (B, R)
     ranks = torch.arange(1, top_k + 1, device=end.device, dtype=torch.float64)
@@ -135,7 +211,7 @@ def _mrr(blocks: TieBlocks, top_k: int) -> Tensor:
     """Mean of 1 / rank over the ranks that the first relevant candidate may take, weighted by their probability."""
     top_k = _cut_off(blocks, top_k)
     start, no_hit = _no_hit_yet(blocks, top_k)
-    first_here = no_hit[:, :-1] - no_hit[:, 1:]  # (B, K) P(the first relevant one has rank start + j)
+    first_here = no_hit[:, :-1] - no_hit[:, 1:]  # (B, K) P(the first relevant candidate has rank start + j)
     rank = start + torch.arange(1, top_k + 1, device=start.device)  # (B, K)
     return _where_defined(blocks, torch.where(rank <= top_k, first_here / rank, 0.0).sum(dim=-1))
 
@@ -149,7 +225,7 @@ _METRICS: dict[str, Callable[[TieBlocks, int], Tensor]] = {
 
 
 def _reached(blocks: TieBlocks, top_k: int) -> Tensor:
-    """Number of ranks of each block that are at most `top_k`, int64 `(B, R)`."""
+    """Count the ranks of each block that are at most `top_k`: int64 `(B, R)`."""
     return (top_k - blocks.start).clamp(min=0).minimum(blocks.size)
 
 
@@ -159,25 +235,27 @@ def _no_hit_yet(blocks: TieBlocks, top_k: int) -> tuple[Tensor, Tensor]:
     With p of t tied candidates relevant, that probability is C(t - p, j) / C(t, j), here as a running product of
     (t - p - i) / (t - i) so that nothing overflows. It stays 1 in a list where nothing relevant is ranked.
     """
-    best = torch.where(blocks.found, blocks.start, torch.iinfo(torch.int64).max).argmin(dim=-1, keepdim=True)  # (B, 1)
-    start, size, n_tied, found = (x.gather(-1, best) for x in (blocks.start, blocks.size, blocks.n_tied, blocks.found))
+    start = torch.where(blocks.is_ranked, blocks.start, torch.iinfo(torch.int64).max)  # (B, R)
+    best = start.argmin(dim=-1, keepdim=True)  # (B, 1)
+    fields = (blocks.start, blocks.size, blocks.n_tied, blocks.is_ranked)
+    start, size, n_tied, is_ranked = (field.gather(-1, best) for field in fields)  # (B, 1) each
     i = torch.arange(top_k, device=start.device)  # (K,)
     miss = (size - n_tied - i).clamp(min=0) / (size - i).clamp(min=1).double()  # (B, K)
-    miss = torch.where(found, miss, 1.0)
+    miss = torch.where(is_ranked, miss, 1.0)
     return start, torch.cat([miss.new_ones(len(miss), 1), miss.cumprod(dim=-1)], dim=-1)
 
 
 def _cut_off(blocks: TieBlocks, top_k: int) -> int:
-    """`top_k`, or the length of the lists where that is shorter: ranks beyond it would cost memory and change nothing.
+    """Limit `top_k` to the length of the lists: ranks beyond it would cost memory and change nothing.
 
     Raises:
-        ValueError: If `top_k` is below 1 or no whole number.
+        ValueError: If `top_k` is not a positive integer.
     """
     if not top_k >= 1 or top_k % 1 != 0:
-        raise ValueError(f"top_k: got {top_k}; it must be a whole number of at least 1.")
+        raise ValueError(f"top_k={top_k}: not a positive integer; give 1 or more")
     return int(min(top_k, max(1, blocks.n_candidates)))
 
 
 def _where_defined(blocks: TieBlocks, values: Tensor) -> Tensor:
-    """NaN for lists without a relevant candidate."""
+    """Replace the values of lists without a relevant candidate by NaN."""
     return torch.where(blocks.n_relevant > 0, values, torch.nan)

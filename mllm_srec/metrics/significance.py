@@ -1,8 +1,8 @@
-"""Is the difference of two runs more than luck of the users drawn: paired bootstrap over users, and Holm's correction.
+"""Significance of a difference between runs: paired bootstrap over users, and Holm's correction.
 
-Runs are compared user by user, on the same lists, since users differ far more than models do. What the test does not
-know is luck of the seed: average a user's values over the seeds of a run first, and report mean and spread of seeds
-beside it.
+Runs are compared user by user, on the same lists, since users differ far more than models do. The test accounts for the
+sample of users and not for the random seed: average each user's values over the seeds of a run first, and report mean
+and standard deviation over seeds beside it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import numpy.typing as npt
 User = TypeVar("User", bound=Hashable)
 
 _DRAWS_AT_ONCE = 2**21  # users drawn in one chunk of resamples: 16 MB of indices and 16 MB of values
-_ROUNDING = 1e-12  # relative; differences of this size are noise of float64
+_ROUNDING = 1e-12  # relative; smaller differences are rounding errors of float64
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much better `other` is than `base` on the same users, and how sure that is.
+    """Mean difference between two runs on the same users, with its interval and p-value.
 
     Attributes:
         difference: Mean over users of other - base, in units of the metric.
         low: Lower end of the percentile interval of `difference`.
-        high: Upper end.
-        p_value: Two-sided, in (0, 1]: chance of such a difference if there were none.
-        n_users: Users compared.
-        n_changed: Users whose two values differ at all; few of them mean that little was compared.
+        high: Upper end of that interval.
+        p_value: Two-sided p-value, in (0, 1], of the hypothesis that there is no difference.
+        n_users: Number of users compared.
+        n_changed: Number of users whose two values differ; if it is small, there is little evidence.
     """
 
     difference: float
@@ -48,31 +48,39 @@ def compare_users(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compare two runs from their tables of values per user; arguments and result as in `paired_bootstrap`.
+    """Compare two runs by the paired bootstrap of `paired_bootstrap`, from one value per user.
 
     Args:
-        base: User -> value of the run to compare with.
-        other: User -> value of the run in question, for exactly the same users, in any order.
-        n_resamples: Resamples, at least 1.
-        confidence: Of the interval, in (0, 1).
+        base: User -> value of the reference run.
+        other: User -> value of the run under test, for exactly the same users, in any order.
+        n_resamples: Number of resamples, at least 1.
+        confidence: Coverage of the interval, in (0, 1).
         seed: Seed of the resampling.
 
+    Returns:
+        The mean of other - base over users, with its interval and p-value.
+
     Raises:
-        ValueError: If a user is missing in one of the two, a value is not finite, or there are no users.
+        ValueError: If a user is missing in one of the runs, a value is not finite, there are no users, or `n_resamples`
+            or `confidence` is out of range.
+
+    Example:
+        >>> compare_users({"ann": 0.25, "bob": 0.5}, {"bob": 0.5, "ann": 0.75}).difference
+        0.25
     """
     for name, values, counterpart in (("base", base, other), ("other", other, base)):
         missing = [user for user in counterpart if user not in values]
         if missing:
             raise ValueError(
                 f"{name}: {len(missing)} of {len(counterpart)} users of the other run are missing, the first is "
-                f"{missing[0]!r}. Only the same users can be compared: score both runs on the same candidate file, or "
-                "remove these users from the other run and say so."
+                f"{missing[0]!r}; score both runs on the same candidate file, or remove these users from the other run "
+                "and report it"
             )
         odd = [user for user, value in values.items() if value is None or not np.isfinite(value)]
         if odd:
             raise ValueError(
-                f"{name}: got {values[odd[0]]} for {len(odd)} of {len(values)} users, the first is {odd[0]!r}; "
-                "accepted are finite numbers. Users without a value must be left out of both runs and counted."
+                f"{name}={values[odd[0]]}: {len(odd)} of {len(values)} users have no finite value, the first is "
+                f"{odd[0]!r}; leave them out of both runs and count them"
             )
     pairs = np.array([(base[user], other[user]) for user in base], dtype=np.float64).reshape(-1, 2)  # (users, 2)
     return paired_bootstrap(pairs[:, 0], pairs[:, 1], n_resamples, confidence, seed)
@@ -85,29 +93,35 @@ def paired_bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> PairedDifference:
-    """Paired bootstrap of a mean difference: users are drawn anew with replacement, both values of a user together.
+    """Bootstrap the mean difference of two runs: resample users with replacement, both values of a user together.
 
     Interval: percentiles of the resampled differences (Efron & Tibshirani 1993, chapter 13). p-value: twice the smaller
-    tail beyond 0, each (count + 1) / (n_resamples + 1), so that it is never 0 (Davison & Hinkley 1997, section 4.2) and
+    tail beyond 0, a tail being (count + 1) / (n_resamples + 1): never 0 (Davison & Hinkley 1997, section 4.2), and it
     agrees with the interval to within one resample. The smallest is 2 / (n_resamples + 1): .0002 by default, enough
     for Holm over 250 comparisons at .05.
 
-    Too few users cannot be resampled into evidence: where k users differ and all agree, every resample does too. So
-    p is never below 2^(1 - k), what the exact sign-flip test of k differences says at best. Below some thirty such
-    users both numbers are still too optimistic.
+    Resampling creates no evidence: if only k users differ, all in the same direction, every resample agrees with them.
+    So p is never below 2^(1 - k), the smallest p-value of the exact sign-flip test of k differences. Below some thirty
+    such users, interval and p-value are still too optimistic.
 
     Args:
-        base: `(users,)` finite values of the run to compare with.
-        other: `(users,)` of the run in question; the same users in the same order.
-        n_resamples: Resamples, at least 1.
-        confidence: Of the interval, in (0, 1).
+        base: `(users,)` finite values of the reference run.
+        other: `(users,)` finite values of the run under test; the same users in the same order.
+        n_resamples: Number of resamples, at least 1.
+        confidence: Coverage of the interval, in (0, 1).
         seed: Seed of the resampling. The order of users does not matter.
 
-    Raises:
-        ValueError: If shapes differ, a value is not finite, there are no users, or another argument is out of range.
+    Returns:
+        The mean of other - base over users, with its interval and p-value.
 
-    >>> round(paired_bootstrap([0.1] * 50, [0.1, 0.2] * 25).difference, 3)
-    0.05
+    Raises:
+        ValueError: If shapes differ, a value is not finite, there are no users, or `n_resamples` or `confidence` is out
+            of range.
+
+    Example:
+        >>> result = paired_bootstrap([0.1] * 50, [0.1, 0.2] * 25)
+        >>> round(result.difference, 3), result.n_changed, result.p_value < 0.05
+        (0.05, 25, True)
     """
     differences = _differences(base, other)
     _check_resampling(n_resamples, confidence)
@@ -127,29 +141,28 @@ def paired_bootstrap(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust a family of p-values so that the chance of any false finding stays below the level (Holm 1979).
+    """Adjust a family of p-values so that the chance of any false discovery stays below the level (Holm 1979).
 
-    The i-th smallest of m is multiplied by m - i + 1, and none may fall below a smaller one's result. Sharper than
-    Bonferroni and valid however the tests depend on each other. Give it the whole family, such as all baselines times
-    all metrics of a table: a family chosen after a look at the results protects from nothing.
+    The i-th smallest of m is multiplied by m - i + 1, and then raised to its predecessor's result if that is larger.
+    The method is more powerful than Bonferroni's and valid under any dependence of the tests. Give it the whole family,
+    such as all baselines times all metrics of a table: a family chosen after seeing the results protects from nothing.
 
     Args:
         p_values: Name of a comparison -> p-value in [0, 1].
 
     Returns:
-        Name -> adjusted p-value in [0, 1], in the order given: a finding at level .05 if it is at most .05.
+        Name -> adjusted p-value in [0, 1], in the order given; significant at level .05 if at most .05.
 
     Raises:
-        ValueError: If a p-value is outside [0, 1] or NaN.
+        ValueError: If a p-value is NaN or outside [0, 1].
 
-    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
-    {'a': 0.03, 'b': 0.06, 'c': 0.06}
+    Example:
+        >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+        {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
     for name, p in p_values.items():
         if not 0 <= p <= 1:
-            raise ValueError(
-                f"p_values: got {p} for {name!r}; accepted are numbers from 0 to 1. Look at how it was made."
-            )
+            raise ValueError(f"p_values[{name!r}]={p}: not a probability; give numbers from 0 to 1")
     adjusted: dict[str, float] = {}
     largest = 0.0
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
@@ -159,24 +172,24 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _differences(base: npt.ArrayLike, other: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """What `other` gains per user, sorted, so that a result depends on the values and not on the order of users.
+    """Subtract user by user and sort, so that results do not depend on the order of users.
 
-    A difference that only rounding makes (means over seeds, added in another order) is 0: else a run could differ
-    from itself by 1e-17 for every user, and be found significant.
+    A difference due to rounding alone (means over seeds, summed in another order) becomes 0: otherwise a run could
+    differ from itself by 1e-17 for every user, which would be significant.
     """
     arrays = {"base": np.asarray(base, dtype=np.float64), "other": np.asarray(other, dtype=np.float64)}
     shapes = [array.shape for array in arrays.values()]
     if shapes[0] != shapes[1] or len(shapes[0]) != 1 or shapes[0][0] == 0:
         raise ValueError(
-            f"base, other: got shapes {shapes[0]} and {shapes[1]}; both must be the same (users,), at least one user. "
-            "Give one value per user, in the same order; compare_users does so for tables keyed by user."
+            f"base, other: shapes {shapes[0]} and {shapes[1]} must be the same (users,), with at least one user; give "
+            "one value per user, in the same order, or use compare_users for values keyed by user"
         )
     for name, array in arrays.items():
         bad = ~np.isfinite(array)
         if bad.any():
             raise ValueError(
-                f"{name}: got {array[bad][0]} for {bad.sum()} of {len(array)} users, the first at {bad.argmax()}; "
-                "accepted are finite numbers. Users without a value must be left out of both runs and counted."
+                f"{name}={array[bad][0]}: {bad.sum()} of {len(array)} users have no finite value, the first at index "
+                f"{bad.argmax()}; leave them out of both runs and count them"
             )
     differences = np.sort(arrays["other"] - arrays["base"])  # (users,)
     largest = max(np.abs(array).max() for array in arrays.values())
@@ -185,13 +198,13 @@ def _differences(base: npt.ArrayLike, other: npt.ArrayLike) -> npt.NDArray[np.fl
 
 def _check_resampling(n_resamples: int, confidence: float) -> None:
     if n_resamples < 1:
-        raise ValueError(f"n_resamples: got {n_resamples}; it must be at least 1, better 10000 or more.")
+        raise ValueError(f"n_resamples={n_resamples}: too small; give at least 1, better 10000 or more")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence: got {confidence}; it must be above 0 and below 1, such as 0.95.")
+        raise ValueError(f"confidence={confidence}: out of range; give a number above 0 and below 1, such as 0.95")
 
 
 def _resampled_means(values: npt.NDArray[np.float64], n_resamples: int, seed: int) -> npt.NDArray[np.float64]:
-    """Means `(n_resamples,)` of as many values drawn with replacement, the same whatever the size of a chunk."""
+    """Means `(n_resamples,)` of as many values drawn with replacement; they do not depend on the size of a chunk."""
     generator = np.random.default_rng(seed)
     n = len(values)
     rows = max(1, _DRAWS_AT_ONCE // n)

@@ -1,7 +1,7 @@
-"""Blocks of equal scores: which ranks a relevant candidate can take when the order within a tie is arbitrary.
+"""Blocks of equal scores: the ranks a relevant candidate can take when the order within a tie is arbitrary.
 
 Ties are common here (coarse half-precision logits, integer popularity counts), and the order in which a sort leaves
-them is an artefact, often of the positive's place in the array. So no metric here looks at an order within a tie.
+them is an artefact, often of the positive's position in the array. So no metric here reads an order within a tie.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 Ties = Literal["expected", "worst", "best"]
-"""`expected`: mean over all orders of each tie; `worst`: relevant ones last; `best`: first, only to show the spread."""
+"""Order of equal scores. `expected`: mean over all orders; `worst`: relevant ones last; `best`: relevant ones first."""
 
 
 @dataclass(frozen=True)
 class TieBlocks:
     """The block of equal scores around every relevant candidate of B lists, each with at most R of them.
 
-    A relevant candidate holds each of the ranks `start + 1 .. start + size` (1-based) with the same probability.
+    A relevant candidate takes each of the ranks `start + 1 .. start + size` (1-based) with the same probability.
 
     Attributes:
-        found: bool `(B, R)`, a relevant candidate that is ranked at all; the next three are 0 where it is False.
-        start: int64 `(B, R)`, number of candidates ranked before the block.
-        size: int64 `(B, R)`, ranks in the block.
-        n_tied: int64 `(B, R)`, relevant candidates that share the block, itself included.
-        n_relevant: int64 `(B,)`, all relevant candidates, also those that are not ranked.
+        is_ranked: Bool `(B, R)`, False at padding and for candidates that were missed; the next three are 0 there.
+        start: Int64 `(B, R)`, number of candidates ranked before the block.
+        size: Int64 `(B, R)`, number of candidates in the block.
+        n_tied: Int64 `(B, R)`, number of relevant candidates in the block, itself included.
+        n_relevant: Int64 `(B,)`, number of relevant candidates, missed ones included.
         n_candidates: Length C of the lists, padding included: no rank is larger.
     """
 
-    found: Tensor  # (B, R)
+    is_ranked: Tensor  # (B, R)
     start: Tensor  # (B, R)
     size: Tensor  # (B, R)
     n_tied: Tensor  # (B, R)
@@ -39,13 +39,19 @@ class TieBlocks:
     n_candidates: int
 
     def ordered(self, ties: Ties) -> TieBlocks:
-        """These blocks with equal scores ordered as `ties` says; `worst` and `best` keep only relevant ones in a block.
+        """Order equal scores; after `worst` and `best` a block holds its relevant candidates only.
+
+        Args:
+            ties: How equal scores are ordered.
+
+        Returns:
+            The blocks in that order.
 
         Raises:
             ValueError: If `ties` is unknown.
         """
         if ties not in get_args(Ties):
-            raise ValueError(f"ties: got {ties!r}; accepted are {', '.join(get_args(Ties))}.")
+            raise ValueError(f"ties={ties!r}: unknown; give one of {', '.join(get_args(Ties))}")
         if ties == "expected":
             return self
         start = self.start + (self.size - self.n_tied) if ties == "worst" else self.start
@@ -53,43 +59,58 @@ class TieBlocks:
 
 
 def tie_blocks(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> TieBlocks:
-    """The tie block of every relevant candidate, for all orders of a tie alike; two sorts, no loop over lists.
+    """Find the tie block of every relevant candidate, by two sorts and without a loop over lists.
 
     Args:
-        scores: float `(B, C)`, higher is better. Minus infinity means *not ranked* (the retriever missed it; null in
-            `predictions`): such a candidate takes no rank and is never reached, but counts as relevant if it is.
-        relevance: `(B, C)` of 0 and 1.
-        mask: bool `(B, C)`, False at padding, which counts nowhere; None: no padding.
+        scores: Float `(B, C)`, higher is better. Minus infinity means *not ranked* (missed by the retriever; null in
+            `predictions`): such a candidate takes no rank and is never a hit, but counts as relevant if it is.
+        relevance: `(B, C)`, 1 for relevant candidates and 0 for others.
+        mask: Bool `(B, C)`, False at padding, which counts nowhere; None if there is no padding.
+
+    Returns:
+        The blocks, which do not depend on the order of tied candidates.
 
     Raises:
-        ValueError: If shapes differ, `relevance` is not binary, or a score is NaN.
+        ValueError: If shapes differ, `mask` is not bool, `relevance` is not binary, or an unmasked score is NaN.
+
+    Example:
+        >>> from torch import tensor
+        >>> blocks = tie_blocks(tensor([[3.0, 2.0, 2.0, 1.0]]), tensor([[0, 1, 0, 0]]))
+        >>> blocks.start, blocks.size  # one candidate is above the tie, two share it: ranks 2 and 3
+        (tensor([[1]]), tensor([[2]]))
     """
     scores, relevant, mask = checked_lists(scores, relevance, mask)
     hits, is_hit = relevant_scores(scores, relevant)  # (B, R)
-    found = is_hit & (hits > -torch.inf)
-    key = torch.where(mask, -scores, torch.inf)  # (B, C) ascending: the best first, the unranked last
-    hit_key = torch.where(found, -hits, torch.inf)  # (B, R)
+    is_ranked = is_hit & (hits > -torch.inf)
+    key = torch.where(mask, -scores, torch.inf)  # (B, C) ascending: the best first, those without a rank last
+    hit_key = torch.where(is_ranked, -hits, torch.inf)  # (B, R)
     start, end = count_below(key, hit_key)
     hits_above, hits_up_to = count_below(hit_key, hit_key)
     return TieBlocks(
-        found=found,
-        start=torch.where(found, start, 0),
-        size=torch.where(found, end - start, 0),
-        n_tied=torch.where(found, hits_up_to - hits_above, 0),
+        is_ranked=is_ranked,
+        start=torch.where(is_ranked, start, 0),
+        size=torch.where(is_ranked, end - start, 0),
+        n_tied=torch.where(is_ranked, hits_up_to - hits_above, 0),
         n_relevant=relevant.sum(dim=-1),
         n_candidates=scores.shape[-1],
     )
 
 
 def relevant_scores(scores: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the relevant candidates alone, so that a catalogue of thousands costs no more than it must.
+    """Gather the scores of the relevant candidates, so that work grows with them and not with the catalogue.
 
     Args:
         scores: `(B, C)`.
-        relevant: bool `(B, C)`.
+        relevant: Bool `(B, C)`.
 
     Returns:
         Scores `(B, R)` and bool `(B, R)`, False at padding. R >= 1 is the largest number of relevant ones in a list.
+
+    Example:
+        >>> from torch import tensor
+        >>> relevant_scores(tensor([[0.5, 0.25], [0.75, 1.0]]), tensor([[False, True], [True, True]]))[0]
+        tensor([[0.2500, 0.0000],
+                [0.7500, 1.0000]])
     """
     n = relevant.sum(dim=-1)  # (B,)
     width = max(1, int(n.max())) if len(n) else 1
@@ -100,10 +121,19 @@ def relevant_scores(scores: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count_below(values: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of `values` `(B, N)` that are below, and that are below or equal to, each of `queries` `(B, M)`.
+    """Count, row by row, the values below each query and those not above it.
+
+    Args:
+        values: `(B, N)`, in any order.
+        queries: `(B, M)`.
 
     Returns:
-        Two int64 tensors `(B, M)`.
+        Int64 `(B, M)` numbers of values `< query`, and `<= query`.
+
+    Example:
+        >>> from torch import tensor
+        >>> count_below(tensor([[3, 1, 2, 2]]), tensor([[2]]))
+        (tensor([[1]]), tensor([[3]]))
     """
     ordered = values.sort(dim=-1).values.contiguous()  # (B, N) a sort keeps the layout of a transposed view
     below = torch.searchsorted(ordered, queries, right=False)
@@ -112,48 +142,76 @@ def count_below(values: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def checked_lists(scores: Tensor, relevance: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The three tensors as float64, bool and bool, `relevance` False where masked.
+    """Check candidate lists and convert them to the dtypes that the metrics compute with.
+
+    Args:
+        scores: Float `(B, C)`.
+        relevance: `(B, C)` of 0 and 1, any dtype.
+        mask: Bool `(B, C)`, False at padding; None if there is no padding.
+
+    Returns:
+        Scores as float64, relevance as bool, False where masked, and the mask.
 
     Raises:
-        ValueError: If shapes differ, `mask` is not bool, `relevance` is not 0 or 1, or an unmasked score is NaN.
+        ValueError: If shapes differ, `mask` is not bool, `relevance` is not binary, or an unmasked score is NaN.
+
+    Example:
+        >>> from torch import tensor
+        >>> checked_lists(tensor([[0.5, 0.25]]), tensor([[1, 0]]), None)[1:]
+        (tensor([[ True, False]]), tensor([[True, True]]))
     """
     if mask is None:
         mask = torch.ones_like(scores, dtype=torch.bool)
     if scores.ndim != 2 or scores.shape != relevance.shape or scores.shape != mask.shape:
         raise ValueError(
-            f"scores, relevance, mask: got shapes {tuple(scores.shape)}, {tuple(relevance.shape)}, {tuple(mask.shape)};"
-            " all three must be the same (lists, candidates). Pad shorter lists and mark the padding False in mask."
+            f"scores, relevance, mask: shapes {tuple(scores.shape)}, {tuple(relevance.shape)}, {tuple(mask.shape)} must"
+            " be the same (lists, candidates); pad shorter lists and mark the padding False in mask"
         )
     check_bool_mask(mask)
     odd = mask & (relevance != 0) & (relevance != 1)
     if odd.any():
-        raise ValueError(
-            f"relevance: got {relevance[odd][0].item()}; accepted are 0 and 1. Turn ratings into labels first."
-        )
+        raise ValueError(f"relevance={relevance[odd][0].item()}: not binary; turn ratings into labels 0 and 1 first")
     check_no_nan(scores, mask)
     return scores.double(), (relevance == 1) & mask, mask
 
 
 def check_bool_mask(mask: Tensor) -> None:
-    """Refuse a mask of numbers: as an index, 0 and 1 would be the first two places and not padding and candidate.
+    """Refuse a mask of numbers: as an index, 0 and 1 would select the first two candidates over and over.
+
+    Args:
+        mask: Tensor of any shape.
 
     Raises:
         ValueError: If `mask` is not bool.
+
+    Example:
+        >>> check_bool_mask(torch.ones(2, 3))
+        Traceback (most recent call last):
+        ValueError: mask: dtype torch.float32 is not torch.bool; give True for candidates and False for padding
     """
     if mask.dtype != torch.bool:
-        raise ValueError(f"mask: got dtype {mask.dtype}; it must be torch.bool, True where there is a candidate.")
+        raise ValueError(f"mask: dtype {mask.dtype} is not torch.bool; give True for candidates and False for padding")
 
 
 def check_no_nan(scores: Tensor, mask: Tensor) -> None:
-    """Refuse NaN among the unmasked scores: it has no rank, and sorting would put it on top.
+    """Refuse unmasked NaN scores: they have no rank, and sorting would put them on top.
+
+    Args:
+        scores: Float, any shape.
+        mask: Bool, same shape, False at padding.
 
     Raises:
-        ValueError: With the number and the first place of the NaN scores.
+        ValueError: If an unmasked score is NaN; the message gives their number and the index of the first.
+
+    Example:
+        >>> check_no_nan(torch.tensor([[0.5, torch.nan]]), torch.tensor([[True, True]]))
+        Traceback (most recent call last):
+        ValueError: scores=nan: 1 of 2 candidates have no score, the first at (0, 1); give numbers, ...
     """
     bad = scores.isnan() & mask
     if bad.any():
-        place = tuple(bad.nonzero()[0].tolist())
+        index = tuple(bad.nonzero()[0].tolist())
         raise ValueError(
-            f"scores: got NaN for {int(bad.sum())} of {int(mask.sum())} candidates, the first at {place}; a score must"
-            " be a number, or minus infinity for what a retriever missed. Look for an overflow in the model."
+            f"scores=nan: {int(bad.sum())} of {int(mask.sum())} candidates have no score, the first at {index}; give"
+            " numbers, or minus infinity for items that a retriever missed, and look for an overflow in the model"
         )

@@ -3,12 +3,12 @@
 A pair of a positive with weight v and a negative with weight w counts v * w times: 1 for a win, 1/2 for a tie. With
 all weights 1 it is `metrics.auc`.
 
-**Popularity-matched AUC.** Uniformly drawn negatives are less popular than positives, so that popularity alone scores
-well. Here popularity (train likes of the item) is cut into bins b at quantiles of the positives; with P_b positives
-and N_b negatives in a bin, a negative of it weighs P_b / N_b. The weighted negatives are then spread over the bins
-exactly as the positives are, as if they had been drawn by the positives' popularity, and the bin itself as a score gets
-exactly 1/2. A positive in a bin without any negative has nothing to be compared with: it weighs 0, and is to be
-counted.
+**Popularity-matched AUC.** Uniformly drawn negatives are less popular than positives, so popularity alone already
+scores well. Here popularity (train likes of the item) is cut into bins b at quantiles of the positives; with P_b
+positives and N_b negatives in a bin, each of its negatives weighs P_b / N_b. The weighted negatives then spread over
+the bins exactly as the positives do, as if they had been drawn by the positives' popularity, and the bin itself, used
+as a score, gets exactly 1/2. A positive in a bin without negatives cannot be compared with anything: it weighs 0, and
+the caller has to count it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from mllm_srec.metrics.clustered import Floats
 
 @dataclass(frozen=True)
 class SortedRows:
-    """Rows sorted by list and score, so that areas under many weights cost no further sort.
+    """Rows sorted once by list and score, for AUCs under many different weights.
 
     Attributes:
-        order: `(N,)` rows, list by list, ascending scores.
-        positive: `(N,)` bool, in that order.
-        block: `(M,)` first row of each block of equal scores of a list.
+        order: `(N,)` indices of the rows, list by list, scores ascending.
+        positive: Bool `(N,)`, in that order.
+        block: `(M,)` first row of each block of equal scores within a list.
         block_list: `(M,)` list of each block.
         n_lists: Number of lists.
+
+    Example:
+        >>> rows = SortedRows.of(scores=[0.9, 0.8, 0.1], positive=[1, 0, 0])
+        >>> rows.auc(weights=[1, 1, 1]).tolist()
+        [1.0]
     """
 
     order: Ints
@@ -44,26 +49,29 @@ class SortedRows:
     def of(
         cls, scores: npt.ArrayLike, positive: npt.ArrayLike, list_index: npt.ArrayLike | None = None, n_lists: int = 1
     ) -> SortedRows:
-        """Sort rows.
+        """Sort rows by list, then by score.
 
         Args:
             scores: `(N,)`, higher is better; minus infinity is below every number and ties with itself.
-            positive: `(N,)` bool or 0 and 1.
-            list_index: `(N,)` whole numbers below `n_lists`; None: all rows are one list.
+            positive: `(N,)` bool, or 0 and 1.
+            list_index: `(N,)` integers below `n_lists`; None if all rows are one list.
             n_lists: Number of lists.
 
+        Returns:
+            The sorted rows.
+
         Raises:
-            ValueError: Shapes differ, a score is NaN, or `positive` holds something else than 0 and 1.
+            ValueError: If shapes differ, a score is NaN, or `positive` is not binary.
         """
         values, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive)
         lists = np.zeros(values.shape, np.int64) if list_index is None else np.asarray(list_index, dtype=np.int64)
         if values.ndim != 1 or not values.shape == labels.shape == lists.shape:
             raise ValueError(
-                f"scores, positive, list_index: got shapes {values.shape}, {labels.shape} and {lists.shape}; all must "
-                "be the same (N,)"
+                f"scores, positive, list_index: shapes {values.shape}, {labels.shape} and {lists.shape} must be the "
+                "same (N,)"
             )
         if np.isnan(values).any() or not np.isin(labels, (0, 1)).all():
-            raise ValueError("scores, positive: got NaN, or labels other than 0 and 1; remove such rows and count them")
+            raise ValueError("scores, positive: NaN, or labels other than 0 and 1; leave these rows out and count them")
         order = np.lexsort((values, lists))
         ascending, of_list = values[order], lists[order]
         changed = (ascending[1:] != ascending[:-1]) | (of_list[1:] != of_list[:-1])
@@ -71,13 +79,13 @@ class SortedRows:
         return cls(order, labels[order] == 1, block, of_list[block], n_lists)
 
     def auc(self, weights: npt.ArrayLike) -> Floats:
-        """Areas under the ROC curve.
+        """Area under the ROC curve of each list.
 
         Args:
-            weights: `(N,)` of at least 0, in the order of the rows that were given.
+            weights: `(N,)` weights of at least 0, in the original order of the rows.
 
         Returns:
-            `(n_lists,)` in [0, 1]; NaN where positives or negatives of a list have no weight.
+            `(n_lists,)` in [0, 1]; NaN where the positives or the negatives of a list have no weight.
         """
         if not len(self.order):
             return np.full(self.n_lists, np.nan)
@@ -86,7 +94,7 @@ class SortedRows:
         negatives = np.add.reduceat(np.where(self.positive, 0.0, of_rows), self.block)  # (M,)
         n_positive = np.bincount(self.block_list, positives, self.n_lists)
         n_negative = np.bincount(self.block_list, negatives, self.n_lists)
-        before = np.concatenate([[0.0], np.cumsum(n_negative)[:-1]])  # of earlier lists
+        before = np.concatenate([[0.0], np.cumsum(n_negative)[:-1]])  # (n_lists,) negatives of earlier lists
         below = np.cumsum(negatives) - negatives - before[self.block_list]
         wins = np.bincount(self.block_list, positives * (below + negatives / 2), self.n_lists)
         pairs = n_positive * n_negative
@@ -95,41 +103,46 @@ class SortedRows:
 
 
 def popularity_edges(positives: npt.ArrayLike, n_bins: int) -> list[int]:
-    """Bins of popularity with about as many positives each.
+    """Cut popularity into bins that hold about equally many positives.
 
     Args:
         positives: `(P,)` train likes of the positives' items.
-        n_bins: Bins wanted; where many positives are equally popular there are fewer.
+        n_bins: Number of bins, at least 1; there are fewer where many positives are equally popular.
 
     Returns:
-        Lowest number of each bin, the first 0.
+        Lower edge of each bin, the first 0.
 
     Raises:
-        ValueError: `n_bins` is below 1.
+        ValueError: If `n_bins` is below 1.
 
-    >>> popularity_edges([1, 1, 2, 5, 9, 9], 3)
-    [0, 2, 9]
+    Example:
+        >>> popularity_edges([1, 1, 2, 5, 9, 9], n_bins=3)
+        [0, 2, 9]
     """
     if n_bins < 1:
-        raise ValueError(f"n_bins: got {n_bins}; it must be at least 1")
+        raise ValueError(f"n_bins={n_bins}: too small; give at least 1")
     likes = np.sort(np.asarray(positives, dtype=np.int64))
     cuts = likes[[len(likes) * k // n_bins for k in range(1, n_bins)]] if len(likes) else likes
     return [0, *(int(cut) for cut in np.unique(cuts) if cut > 0)]
 
 
 def matching_weights(likes: npt.ArrayLike, positive: npt.ArrayLike, edges: list[int]) -> Floats:
-    """Weights that spread negatives over popularity as the positives are; see the head of this file.
+    """Weigh rows so that negatives are as popular as positives; see the head of this file.
 
     Args:
         likes: `(N,)` train likes of each row's item.
-        positive: `(N,)` bool or 0 and 1.
-        edges: From `popularity_edges`.
+        positive: `(N,)` bool, or 0 and 1.
+        edges: Lower edges of the bins, from `popularity_edges`.
 
     Returns:
-        `(N,)`: P_b / N_b for negatives; 1 for positives, but 0 where their bin has no negative.
+        `(N,)`: P_b / N_b for negatives; 1 for positives, or 0 where their bin has no negatives.
 
-    >>> matching_weights([5, 5, 5, 0, 0], [1, 0, 0, 0, 1], [0, 5]).tolist()
-    [1.0, 0.5, 0.5, 1.0, 1.0]
+    Raises:
+        ValueError: If a number of likes is negative, or `edges` do not start at 0 and increase.
+
+    Example:
+        >>> matching_weights([5, 5, 5, 0, 0], positive=[1, 0, 0, 0, 1], edges=[0, 5]).tolist()
+        [1.0, 0.5, 0.5, 1.0, 1.0]
     """
     labels, bins = np.asarray(positive) == 1, bin_of(likes, edges)
     n_positive = np.bincount(bins[labels], minlength=len(edges)).astype(np.float64)  # (bins,)

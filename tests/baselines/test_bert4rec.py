@@ -259,14 +259,14 @@ def test_initial_weights(initial_weights):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mask_ratio": 1.5}, "mask_ratio=1.5; give a number from 0 to 1"),
-        ({"last_only_share": -1}, "last_only_share=-1; give a number from 0 to 1"),
-        ({"initial_weights": "zero"}, "initial_weights='zero'; give one of xavier, paper"),
-        ({"n_heads": 0}, "n_heads=0; give a divisor of hidden=64"),
-        ({"warmup_steps": -1}, "warmup_steps=-1; give at least 0"),
-        ({"warmup_steps": 5, "decay_steps": 5}, "decay_steps=5; give 0, or more than warmup_steps=5"),
-        ({"dropout": 1}, "dropout=1; give a number from 0 to 1, 1 excluded"),
-        ({"hidden": 0}, "hidden=0; give at least 1"),
+        ({"mask_ratio": 1.5}, "mask_ratio=1.5: out of range; give a number from 0 to 1"),
+        ({"last_only_share": -1}, "last_only_share=-1: out of range; give a number from 0 to 1"),
+        ({"initial_weights": "zero"}, "initial_weights='zero': unknown; give one of xavier, paper"),
+        ({"n_heads": 0}, "n_heads=0: not a divisor of hidden=64; give one of its divisors"),
+        ({"warmup_steps": -1}, "warmup_steps=-1: too small; give at least 0"),
+        ({"warmup_steps": 5, "decay_steps": 5}, "decay_steps=5: too small; give 0, or more than warmup_steps=5"),
+        ({"dropout": 1}, "dropout=1: out of range; give a number from 0 to 1, 1 excluded"),
+        ({"hidden": 0}, "hidden=0: too small; give at least 1"),
     ],
 )
 def test_bad_settings(settings, message):

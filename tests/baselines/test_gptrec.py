@@ -316,14 +316,17 @@ def test_the_share_of_collisions_is_logged(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_layers": 0}, "n_layers=0; give at least 1"),
-        ({"n_tokens": 0}, "n_tokens=0; give at least 1"),
-        ({"n_values": 1}, "n_values=1; give at least 2"),
-        ({"hidden": 10, "n_heads": 4}, "n_heads=4; give a divisor of hidden=10"),
-        ({"dropout": 1.0}, "dropout=1.0; give a number from 0 to 1, 1 excluded"),
-        ({"ranking": "best"}, "ranking='best'; give one of top_k, next_k"),
-        ({"ranking": "next_k", "n_generated": 9, "max_history": 8}, "n_generated=9; give at most max_history=8"),
-        ({"max_history": 0}, "max_history=0; give at least 1"),
+        ({"n_layers": 0}, "n_layers=0: too small; give at least 1"),
+        ({"n_tokens": 0}, "n_tokens=0: too small; give at least 1"),
+        ({"n_values": 1}, "n_values=1: too small; give at least 2"),
+        ({"hidden": 10, "n_heads": 4}, "n_heads=4: not a divisor of hidden=10; give one of its divisors"),
+        ({"dropout": 1.0}, "dropout=1.0: out of range; give a number from 0 to 1, 1 excluded"),
+        ({"ranking": "best"}, "ranking='best': unknown; give one of top_k, next_k"),
+        (
+            {"ranking": "next_k", "n_generated": 9, "max_history": 8},
+            "n_generated=9: too large; give at most max_history=8",
+        ),
+        ({"max_history": 0}, "max_history=0: too small; give at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

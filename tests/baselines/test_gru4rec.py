@@ -98,10 +98,10 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden": 0}, "hidden=0; give at least 1"),
-        ({"gru_hidden": -2}, "gru_hidden=-2; give at least 1"),
-        ({"n_layers": 0}, "n_layers=0; give at least 1"),
-        ({"dropout": -0.1}, "dropout=-0.1; give a number from 0 to 1, 1 excluded"),
+        ({"hidden": 0}, "hidden=0: too small; give at least 1"),
+        ({"gru_hidden": -2}, "gru_hidden=-2: too small; give at least 1"),
+        ({"n_layers": 0}, "n_layers=0: too small; give at least 1"),
+        ({"dropout": -0.1}, "dropout=-0.1: out of range; give a number from 0 to 1, 1 excluded"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -269,19 +269,19 @@ def test_paper_defaults():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss": "cross"}, "loss='cross'; give one of bce, ce, gbce, sampled_softmax"),
-        ({"norm": "post"}, "norm='post'; give one of pre, original"),
-        ({"hidden": 0}, "hidden=0; give at least 1"),
-        ({"n_layers": 0}, "n_layers=0; give at least 1"),
-        ({"inner": 0}, "inner=0; give at least 1"),
-        ({"n_negatives": 0}, "n_negatives=0; give at least 1"),
-        ({"n_heads": 3}, "n_heads=3; give a divisor of hidden=64"),
-        ({"dropout": 1.0}, "dropout=1.0; give a number from 0 to 1, 1 excluded"),
-        ({"gbce_t": 1.1}, "gbce_t=1.1; give a number from 0 to 1"),
-        ({"max_history": 0}, "max_history=0; give at least 1"),
-        ({"patience": 0}, "patience=0; give at least 1"),
-        ({"lr": -1.0}, "lr=-1.0; give at least 0"),
-        ({"weight_decay": -0.1}, "weight_decay=-0.1; give at least 0"),
+        ({"loss": "cross"}, "loss='cross': unknown; give one of bce, ce, gbce, sampled_softmax"),
+        ({"norm": "post"}, "norm='post': unknown; give one of pre, original"),
+        ({"hidden": 0}, "hidden=0: too small; give at least 1"),
+        ({"n_layers": 0}, "n_layers=0: too small; give at least 1"),
+        ({"inner": 0}, "inner=0: too small; give at least 1"),
+        ({"n_negatives": 0}, "n_negatives=0: too small; give at least 1"),
+        ({"n_heads": 3}, "n_heads=3: not a divisor of hidden=64; give one of its divisors"),
+        ({"dropout": 1.0}, "dropout=1.0: out of range; give a number from 0 to 1, 1 excluded"),
+        ({"gbce_t": 1.1}, "gbce_t=1.1: out of range; give a number from 0 to 1"),
+        ({"max_history": 0}, "max_history=0: too small; give at least 1"),
+        ({"patience": 0}, "patience=0: too small; give at least 1"),
+        ({"lr": -1.0}, "lr=-1.0: too small; give at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1: too small; give at least 0"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -291,11 +291,11 @@ def test_bad_settings(settings, message):
 
 
 def test_only_cross_entropy_can_spare_known_items():
-    with pytest.raises(ConfigError, match="spare_known=true is for loss='ce'; got loss='bce'"):
+    with pytest.raises(ConfigError, match="spare_known=true: has no effect on loss='bce'"):
         SASRec(spare_known=True)
 
 
 def test_more_negatives_than_items_are_refused_for_gbce():
     model = SASRec(loss="gbce", n_negatives=20)
-    with pytest.raises(ConfigError, match="n_negatives=20; gbce needs fewer than the 20 items"):
+    with pytest.raises(ConfigError, match="n_negatives=20: too many; with gbce give fewer than 20"):
         model.attach(train_data(markov_chains(n_users=5, n_items=20), 20))

@@ -404,14 +404,14 @@ def test_the_rate_warms_up():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"finetune": "lora"}, "finetune='lora'; give one of adapters, full"),
+        ({"finetune": "lora"}, "finetune='lora': unknown; give one of adapters, full"),
         ({"scoring": "beam"}, "scoring='beam'"),
-        ({"n_visual_tokens": 0}, "n_visual_tokens=0; give at least 1"),
+        ({"n_visual_tokens": 0}, "n_visual_tokens=0: too small; give at least 1"),
         ({"target_window": -1}, "target_window=-1"),
-        ({"max_tokens": 2000}, "max_tokens=2000; the table of words has 1024 rows"),
+        ({"max_tokens": 2000}, "max_tokens=2000: exceeds the table of words; give at most 1024"),
         ({"dropout": 1.0}, "dropout=1.0"),
-        ({"hidden": 30, "n_heads": 4}, "n_heads=4; give a divisor of hidden=30"),
-        ({"strict": True}, "strict=True freezes two tables"),
+        ({"hidden": 30, "n_heads": 4}, "n_heads=4: not a divisor of hidden=30; give one of its divisors"),
+        ({"strict": True}, "strict=True: freezes tables of a frozen T5"),
         ({"finetune": "adapters"}, "has random weights, which finetune='adapters' would freeze"),
     ],
 )
@@ -427,7 +427,7 @@ def test_an_unknown_backbone_is_refused(tmp_path):
 
 
 def test_an_adapter_wider_than_the_layer_is_refused(t5_folder):
-    with pytest.raises(ConfigError, match="adapter_reduction=64; give 1 to 32"):
+    with pytest.raises(ConfigError, match="adapter_reduction=64: out of range; give 1 to 32"):
         small(backbone=t5_folder, finetune="adapters", adapter_reduction=64).attach(world())
 
 

@@ -168,7 +168,7 @@ def test_an_unknown_setting_is_named(desk, capsys):
 
 def test_a_bad_setting_is_explained(desk, capsys):
     fit = ["fit", "--config", "gru.yaml", "--name", "odd"]
-    assert "hidden=0; give at least 1" in refused([*fit, "--baseline.init_args.hidden", "0"], capsys)
+    assert "hidden=0: too small; give at least 1" in refused([*fit, "--baseline.init_args.hidden", "0"], capsys)
     with pytest.raises(SystemExit):
         main([*fit, "--baseline.init_args.hidden", "many"])
     assert "Expected a <class 'int'>. Got value: many" in capsys.readouterr().err

@@ -25,11 +25,11 @@ def test_labels():
 
 @pytest.mark.parametrize("edges", [[], [1, 2], [0, 3, 3], [0, 4, 2]])
 def test_bins_that_lose_a_number_are_refused(edges):
-    with pytest.raises(ValueError, match=r"bins: got .*beginning with 0 and rising"):
+    with pytest.raises(ValueError, match=r"bins=\[.*\]: does not start at 0 and increase"):
         check_edges(edges, "bins")
 
 
 def test_counts_below_zero_are_refused():
-    with pytest.raises(ValueError, match="values: got -1; counts are at least 0"):
+    with pytest.raises(ValueError, match="values=-1: negative; give counts of at least 0"):
         bin_of([3, -1], [0, 2])
     assert bin_of([], [0, 2]).tolist() == []

@@ -79,15 +79,15 @@ def test_mass_by_hand_and_at_its_ends():
 
 
 def test_a_normaliser_of_other_logits_is_refused():
-    with pytest.raises(ValueError, match="log_normalizer: got a mass of 2 on two tokens, at most 1 is possible"):
+    with pytest.raises(ValueError, match="log_normalizer: gives two tokens a mass of 2, which cannot exceed 1"):
         yes_no_mass(torch.zeros(3, 2), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"got shapes \(3, 2\) and \(2,\); accepted are \(\.\.\., 2\) and \(\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"shapes \(3, 2\) and \(2,\) are not \(\.\.\., 2\) and \(\.\.\.\)"):
         yes_no_mass(torch.zeros(3, 2), torch.zeros(2))
-    with pytest.raises(ValueError, match=r"got shapes \(3, 5\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"shapes \(3, 5\) and \(3,\)"):
         yes_no_mass(torch.zeros(3, 5), torch.zeros(3))
-    with pytest.raises(ValueError, match="log_normalizer: got nan; 1 of 3 values are not finite numbers"):
+    with pytest.raises(ValueError, match="log_normalizer=nan: 1 of 3 values are not finite"):
         yes_no_mass(torch.zeros(3, 2), torch.tensor([1.0, math.nan, 1.0]))
-    with pytest.raises(ValueError, match="yes_no_logits: got inf; 2 of 6 values are not finite"):
+    with pytest.raises(ValueError, match="yes_no_logits=inf: 2 of 6 values are not finite"):
         yes_no_mass(torch.tensor([[INF, INF], [0, 0], [0, 0]]), torch.ones(3))
 
 
@@ -265,21 +265,21 @@ def test_temperature_scales_with_the_logits_over_hundreds_of_orders():
 
 def test_wrong_arguments_are_refused():
     half, label = torch.tensor([0.5, 0.5]), torch.tensor([1, 0])
-    with pytest.raises(ValueError, match="n_bins: got 0; it must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="n_bins=0: too small; give 1 or more"):
         expected_calibration_error(half, label, n_bins=0)
-    with pytest.raises(ValueError, match=r"probabilities: got 1.5; accepted are numbers from 0 to 1. Turn logits"):
+    with pytest.raises(ValueError, match=r"probabilities=1.5: not a probability; give numbers from 0 to 1, and turn"):
         expected_calibration_error(half + 1, label)
-    with pytest.raises(ValueError, match="probabilities: got nan"):
+    with pytest.raises(ValueError, match="probabilities=nan: not a probability"):
         expected_calibration_error(half * math.nan, label)
-    with pytest.raises(ValueError, match=r"labels: got 5; accepted are 0 and 1. Turn ratings into labels first"):
+    with pytest.raises(ValueError, match=r"labels=5: not binary; turn ratings into labels 0 and 1 first"):
         expected_calibration_error(half, 5 * label)
-    with pytest.raises(ValueError, match=r"probabilities, labels: got shapes \(2,\) and \(1,\); both must be the same"):
+    with pytest.raises(ValueError, match=r"probabilities, labels: shapes \(2,\) and \(1,\) must be the same"):
         expected_calibration_error(half, label[:1])
-    with pytest.raises(ValueError, match=r"logits, labels: got shapes \(1, 2\) and \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"logits, labels: shapes \(1, 2\) and \(1, 2\)"):
         optimal_temperature(half[None], label[None])
-    with pytest.raises(ValueError, match="logits: got -inf; 1 of 2 values are not finite numbers"):
+    with pytest.raises(ValueError, match="logits=-inf: 1 of 2 values are not finite"):
         optimal_temperature(torch.tensor([-INF, 0.0]), label)
-    with pytest.raises(ValueError, match="labels: got 2; accepted are 0 and 1"):
+    with pytest.raises(ValueError, match="labels=2: not binary"):
         optimal_temperature(half, 2 * label)
 
 
@@ -378,19 +378,19 @@ def test_the_precision_of_a_module_does_not_touch_the_states(dtype):
 def test_wrong_targets_are_refused():
     logits, relevance, mask, mass = targets(3)
     full = torch.ones_like(mask)
-    with pytest.raises(ValueError, match=r"logits, relevance, mask, mass: got shapes .* all must be the same"):
+    with pytest.raises(ValueError, match=r"logits, relevance, mask, mass: shapes .* differ; give all the same shape"):
         CalibrationMetrics().update(logits, relevance[:, :2], mask)
-    with pytest.raises(ValueError, match=r"got shapes .*\(3, 4, 1\)\]; all must be the same"):
+    with pytest.raises(ValueError, match=r"shapes .*\(3, 4, 1\)\] differ; give all the same shape"):
         CalibrationMetrics().update(logits, relevance, mask, mass[..., None])
-    with pytest.raises(ValueError, match=r"mask: got dtype torch.int64; it must be torch.bool"):
+    with pytest.raises(ValueError, match=r"mask: dtype torch.int64 is not torch.bool"):
         CalibrationMetrics().update(logits, relevance, mask.long())
-    with pytest.raises(ValueError, match="logits: got -inf; 12 of 12 values are not finite"):
+    with pytest.raises(ValueError, match="logits=-inf: 12 of 12 values are not finite"):
         CalibrationMetrics().update(torch.full_like(logits, -INF), relevance, full)
-    with pytest.raises(ValueError, match="relevance: got 2; accepted are 0 and 1"):
+    with pytest.raises(ValueError, match="relevance=2: not binary; turn ratings into labels 0 and 1"):
         CalibrationMetrics().update(logits, 2 * torch.ones_like(relevance), full)
-    with pytest.raises(ValueError, match="mass: got nan; accepted are numbers from 0 to 1"):
+    with pytest.raises(ValueError, match="mass=nan: not a probability; give numbers from 0 to 1"):
         CalibrationMetrics().update(logits, relevance, full, mass * math.nan)
-    with pytest.raises(ValueError, match="n_bins: got 0"):
+    with pytest.raises(ValueError, match="n_bins=0"):
         CalibrationMetrics(n_bins=0)
 
 

@@ -62,12 +62,12 @@ def test_resamples_without_a_value_are_left_out_of_the_interval():
 
 @pytest.mark.parametrize("changes", [{"n_resamples": 0}, {"confidence": 1.0}, {"confidence": 0}])
 def test_settings_out_of_range_are_refused(changes):
-    with pytest.raises(ValueError, match="n_resamples, confidence: got"):
+    with pytest.raises(ValueError, match=r"n_resamples=0: too small|confidence=(1\.0|0): out of range"):
         clustered_mean([1.0], [1], **changes)
 
 
 def test_values_that_are_none_are_refused():
     with pytest.raises(ValueError, match="1 of 2 are not finite; leave them out and count them"):
         clustered_mean([1.0, np.nan], [1, 2])
-    with pytest.raises(ValueError, match=r"got shapes \(2,\) and \(1,\)"):
+    with pytest.raises(ValueError, match=r"shapes \(2,\) and \(1,\)"):
         clustered_mean([1.0, 2.0], [1])

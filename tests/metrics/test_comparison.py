@@ -106,20 +106,20 @@ def test_names_cannot_be_mixed_up():
 
 def test_wrong_tables_are_refused():
     good = {"hr@5": np.zeros((1, 3))}
-    with pytest.raises(ValueError, match=r"values: got 1 runs \('a'\); give at least two"):
+    with pytest.raises(ValueError, match=r"values: 1 runs \('a'\) are too few; give at least two"):
         compare_with_first({"a": good})
-    with pytest.raises(ValueError, match=r"got metrics \['mrr@5'\] for 'b' and \['hr@5'\] for the first run"):
+    with pytest.raises(ValueError, match=r"metrics \['mrr@5'\] of 'b' and \['hr@5'\] of the first run"):
         compare_with_first({"a": good, "b": {"mrr@5": np.zeros((1, 3))}})
-    with pytest.raises(ValueError, match=r"got metrics \[\] for 'a'"):
+    with pytest.raises(ValueError, match=r"metrics \[\] of 'a'"):
         compare_with_first({"a": {}, "b": {}})
     for shape in ((3,), (0, 3), (1, 1, 3)):
         with pytest.raises(
-            ValueError, match=rf"got shape {shape} for 'hr@5' of 'b'".replace("(", r"\(").replace(")", r"\)")
+            ValueError, match=rf"shape {shape} of 'hr@5' of 'b'".replace("(", r"\(").replace(")", r"\)")
         ):
             compare_with_first({"a": good, "b": {"hr@5": np.zeros(shape)}})
-    with pytest.raises(ValueError, match=r"got shapes \(3,\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"shapes \(3,\) and \(4,\)"):
         compare_with_first({"a": good, "b": {"hr@5": np.zeros((1, 4))}})
-    with pytest.raises(ValueError, match="other: got nan for 1 of 3 users"):
+    with pytest.raises(ValueError, match="other=nan: 1 of 3 users"):
         compare_with_first({"a": good, "b": {"hr@5": np.array([[0, math.nan, 0]])}})
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.evaluation import CALIBRATION, EvaluationMetrics, with_missed
-from mllm_srec.metrics.ranking import PairAUC, RankingMetrics
+from mllm_srec.metrics.ranking import RankingMetrics
 
 SCORES = torch.tensor([[2.0, 1.0, 0.5], [1.0, 3.0, 9.0]])
 RELEVANCE = torch.tensor([[1, 0, 0], [1, 0, 0]])
@@ -63,6 +64,6 @@ def test_probabilities_are_measured_where_they_are_stated():
     found = numbers(metrics)
     assert set(CALIBRATION) <= set(found)
     assert (found["yes_no_mass"], found["n_mass"], found["share_liked"]) == (0.5, 5, 0.4)
-    with pytest.raises(ValueError, match="logits: got None, but this model states probabilities"):
+    with pytest.raises(ValueError, match="logits=None: this model predicts probabilities"):
         metrics.add_pairs(SCORES, RELEVANCE, KIND, MASK)
     assert not set(CALIBRATION) & set(numbers(EvaluationMetrics()))

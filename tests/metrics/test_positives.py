@@ -8,7 +8,7 @@ import torch
 
 from mllm_srec.metrics.auc import user_auc
 from mllm_srec.metrics.functional import recall
-from mllm_srec.metrics.positives import places_among, positive_places
+from mllm_srec.metrics.positives import positive_ranks, ranks_from_counts
 
 
 def by_orders(scores, index, top_k):
@@ -23,10 +23,10 @@ def by_orders(scores, index, top_k):
 def test_one_list_by_all_orders(seed):
     rng = np.random.default_rng(seed)
     scores, labels = rng.integers(0, 3, 6).tolist(), [1, 1, 0, 0, 0, 0]
-    found = positive_places(scores, labels, [0] * 6)
+    ranks = positive_ranks(scores, labels, [0] * 6)
     for top_k in (1, 3, 6, 9):
-        assert found.recall(top_k).tolist() == pytest.approx([by_orders(scores, i, top_k) for i in (0, 1)])
-    for index, value in enumerate(found.auc()):
+        assert ranks.recall(top_k).tolist() == pytest.approx([by_orders(scores, i, top_k) for i in (0, 1)])
+    for index, value in enumerate(ranks.auc()):
         assert value == pytest.approx(np.mean([(scores[index] > s) + 0.5 * (scores[index] == s) for s in scores[2:]]))
 
 
@@ -45,33 +45,33 @@ def test_positives_make_up_their_list(seed):
     scores, labels = lists_world(seed)
     index = np.repeat(np.arange(25), 12)
     order = np.random.default_rng(seed).permutation(300)
-    found = positive_places(scores.ravel()[order], labels.ravel()[order], index[order])
+    ranks = positive_ranks(scores.ravel()[order], labels.ravel()[order], index[order])
     own = index[order][labels.ravel()[order] == 1]
     n = np.bincount(own)
     for top_k in (1, 5, 10, 20):
         expected = recall(torch.tensor(scores), torch.tensor(labels), top_k=top_k)
-        assert (np.bincount(own, found.recall(top_k)) / n).tolist() == pytest.approx(expected.tolist())
+        assert (np.bincount(own, ranks.recall(top_k)) / n).tolist() == pytest.approx(expected.tolist())
     expected = user_auc(torch.tensor(scores), torch.tensor(labels))
-    assert (np.bincount(own, found.auc()) / n).tolist() == pytest.approx(expected.tolist())
+    assert (np.bincount(own, ranks.auc()) / n).tolist() == pytest.approx(expected.tolist())
 
 
-def test_places_that_were_kept_give_the_same():
-    """Of a whole catalogue only places are kept; here are both."""
+def test_ranks_from_stored_counts_are_the_same():
+    """Of a whole catalogue only counts are stored; here are both."""
     scores, labels = lists_world(9)
     index, scores, labels = np.repeat(np.arange(25), 12), np.maximum(scores, -1).ravel(), labels.ravel()
-    whole = positive_places(scores, labels, index)
+    whole = positive_ranks(scores, labels, index)
     own = labels == 1
     above = np.array([((scores > s) & (index == i)).sum() for s, i in zip(scores[own], index[own], strict=True)])
     tied = np.array([((scores == s) & (index == i)).sum() for s, i in zip(scores[own], index[own], strict=True)])
-    kept = places_among(scores[own], index[own], above, tied, whole.n_negatives)
+    kept = ranks_from_counts(scores[own], index[own], above, tied, whole.n_negatives)
     for name in vars(whole):
         assert getattr(kept, name).tolist() == getattr(whole, name).tolist(), name
 
 
 def test_no_negatives_no_area_and_nothing_at_all():
-    found = positive_places([1.0, -np.inf], [1, 1], [0, 0])
-    assert np.isnan(found.auc()).all()
-    assert found.recall(5).tolist() == [1.0, 0.0]
-    assert positive_places([], [], []).auc().tolist() == []
-    with pytest.raises(ValueError, match="1 of 2 are NaN"):
-        positive_places([np.nan, 0.0], [1, 0], [0, 0])
+    ranks = positive_ranks([1.0, -np.inf], [1, 1], [0, 0])
+    assert np.isnan(ranks.auc()).all()
+    assert ranks.recall(5).tolist() == [1.0, 0.0]
+    assert positive_ranks([], [], []).auc().tolist() == []
+    with pytest.raises(ValueError, match="scores=nan: 1 of 2 rows have no score"):
+        positive_ranks([np.nan, 0.0], [1, 0], [0, 0])

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.functional import auc, hit_rate, ndcg, ranking_metrics, recall, user_auc
-from mllm_srec.metrics.ranking import PAIR_KINDS, PairAUC, RankingMetrics
+from mllm_srec.metrics.ranking import RankingMetrics
+from mllm_srec.types import KINDS
 
 INF = math.inf
 SEEDS = st.integers(0, 2**32 - 1)
@@ -220,7 +222,7 @@ def test_two_users_of_one_auc_and_three_quarters():
     scores, relevance = torch.tensor([[0.9, 0.8], [0.2, 0.1]]), torch.tensor([[1, 0], [1, 0]])
     assert result_of(RankingMetrics(), (scores, relevance))["user_auc"] == 1.0
     for negative in ("sampled", "disliked"):
-        kind = torch.tensor([[0, PAIR_KINDS.index(negative)]] * 2)
+        kind = torch.tensor([[0, KINDS.index(negative)]] * 2)
         pairs = result_of(PairAUC(), (scores, relevance, kind))
         key, other = ("auc", "auc_disliked") if negative == "sampled" else ("auc_disliked", "auc")
         assert pairs[key] == 0.75

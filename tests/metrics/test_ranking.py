@@ -13,8 +13,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.functional import ranking_metrics, user_auc
-from mllm_srec.metrics.ranking import PAIR_KINDS, PairAUC, RankingMetrics
+from mllm_srec.metrics.ranking import RankingMetrics
 from mllm_srec.types import EVAL_TOP_K, KINDS
 
 WORKER = Path(__file__).with_name("gloo_worker.py")
@@ -106,10 +107,10 @@ def test_nothing_seen_is_nan_and_not_zero():
 
 
 def test_a_bad_cut_off_and_a_nan_score_are_refused():
-    with pytest.raises(ValueError, match="top_k: got 0"):
+    with pytest.raises(ValueError, match="top_k=0"):
         RankingMetrics(top_k=(5, 0))
     metric = RankingMetrics()
-    with pytest.raises(ValueError, match="got NaN for 1 of 2 candidates"):
+    with pytest.raises(ValueError, match="scores=nan: 1 of 2 candidates"):
         metric.update(torch.tensor([[math.nan, 0.0]]), torch.tensor([[1, 0]]))
 
 
@@ -133,7 +134,7 @@ def test_the_precision_of_a_module_does_not_touch_the_sums(dtype):
 
 
 def test_kinds_are_numbered_as_in_the_batches():
-    assert PAIR_KINDS == KINDS
+    assert KINDS == ("liked", "disliked", "sampled")
 
 
 def test_pair_auc_equals_scikit_learn_by_kind_of_negative():
@@ -184,13 +185,13 @@ def test_scores_that_differ_in_float32_are_not_tied():
 
 def test_wrong_pairs_are_refused():
     scores, relevance, kind = torch.tensor([[2.0, 1.0]]), torch.tensor([[1, 0]]), torch.tensor([[0, 2]])
-    with pytest.raises(ValueError, match="got NaN for 1 of 2 candidates"):
+    with pytest.raises(ValueError, match="scores=nan: 1 of 2 candidates"):
         PairAUC().update(torch.tensor([[2.0, math.nan]]), relevance, kind)
-    with pytest.raises(ValueError, match="kind: got -1; accepted are 0 to 2 for liked, disliked, sampled"):
+    with pytest.raises(ValueError, match="kind=-1: unknown; give 0 to 2 for liked, disliked, sampled"):
         PairAUC().update(scores, relevance, torch.tensor([[0, -1]]))
-    with pytest.raises(ValueError, match="relevance: got 0 for a target of kind 'liked'; it must be 1 for liked"):
+    with pytest.raises(ValueError, match="relevance=0: contradicts kind 'liked'; give 1 for liked"):
         PairAUC().update(scores, 1 - relevance, kind)
-    with pytest.raises(ValueError, match="all four must be the same"):
+    with pytest.raises(ValueError, match="give all four the same shape"):
         PairAUC().update(scores, relevance, kind[:, :1])
 
 
@@ -200,14 +201,14 @@ def test_a_mask_of_numbers_is_refused(dtype):
     scores, kind = torch.tensor([2.0, 1.0, 0.5, 3.0]), torch.tensor([0, 2, 0, 2])
     mask = torch.tensor([1, 1, 0, 1])
     for batch in ((scores, (kind == 0).long(), kind), tuple(x[None] for x in (scores, (kind == 0).long(), kind))):
-        with pytest.raises(ValueError, match=rf"mask: got dtype {dtype}; it must be torch.bool"):
+        with pytest.raises(ValueError, match=rf"mask: dtype {dtype} is not torch.bool"):
             PairAUC().update(*batch, mask.reshape(batch[0].shape).to(dtype))
 
 
 def test_a_kind_between_two_kinds_is_refused():
     """It would be counted nowhere."""
     scores, relevance, kind = torch.tensor([2.0, 1.0]), torch.tensor([1, 0]), torch.tensor([0.0, 1.5])
-    with pytest.raises(ValueError, match=r"kind: got 1.5; accepted are 0 to 2"):
+    with pytest.raises(ValueError, match=r"kind=1.5: unknown; give 0 to 2"):
         PairAUC().update(scores, relevance, kind)
 
 
@@ -215,7 +216,7 @@ def test_scores_that_float32_cannot_hold_are_refused():
     """As infinities they would all be tied; what is infinite already is kept."""
     wide = torch.tensor([1e300, 1e200], dtype=torch.float64)
     relevance, kind = torch.tensor([1, 0]), torch.tensor([0, 2])
-    with pytest.raises(ValueError, match=r"scores: got 1e\+300, which float32 cannot hold"):
+    with pytest.raises(ValueError, match=r"scores=1e\+300: too large for float32"):
         PairAUC().update(wide, relevance, kind)
     assert result_of(PairAUC(), (torch.tensor([math.inf, -math.inf]), relevance, kind))["auc"] == 1.0
     assert result_of(RankingMetrics(top_k=(1,)), (wide[None], relevance[None]))["hr_worst@1"] == 1.0

@@ -1,6 +1,6 @@
 """Self-attention over histories that are padded on the left; shared by SASRec and BERT4Rec.
 
-Both papers write attention without biases, and so is it here: a bias of the keys would have no effect on the softmax.
+As in both papers, the projections have no biases; a bias of the keys would have no effect on the softmax anyway.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 
-def attention_mask(real: Tensor, causal: bool) -> Tensor:
-    """Which position may look at which: at real ones, not at later ones if `causal`, and always at itself.
+def attention_mask(is_item: Tensor, causal: bool) -> Tensor:
+    """Make the attention mask: a position attends to items, to no later ones if `causal`, and always to itself.
 
-    Padding looks at itself alone, so that a softmax never runs over nothing: a history without items gives numbers.
+    Since padding attends to itself, no softmax is over an empty set, and a history without items gives finite numbers.
 
     Args:
-        real: Bool `(B, S)`, False on padding.
-        causal: Hide later positions.
+        is_item: Bool `(B, S)`, False on padding.
+        causal: True to hide later positions.
 
     Returns:
-        Bool `(B, 1, S, S)`: row looks at column.
+        Bool `(B, 1, S, S)`, True where the row's position attends to the column's.
     """
-    length = real.shape[1]
-    itself = torch.eye(length, dtype=torch.bool, device=real.device)  # (S, S)
-    allowed = real[:, None, :].expand(-1, length, -1)  # (B, S, S)
+    length = is_item.shape[1]
+    itself = torch.eye(length, dtype=torch.bool, device=is_item.device)  # (S, S)
+    allowed = is_item[:, None, :].expand(-1, length, -1)  # (B, S, S)
     if causal:
         allowed = allowed & torch.ones_like(itself).tril()
     return (allowed | itself)[:, None]
 
 
 class MultiHeadAttention(nn.Module):
-    """Scaled dot-product attention in heads, each with its own projections of queries, keys and values.
+    """Multi-head scaled dot-product attention.
 
     Args:
-        hidden: D.
-        n_heads: Heads, which share D equally.
-        project: Mix the heads by a last projection.
+        hidden: D, width of the states.
+        n_heads: Number of heads, a divisor of D.
+        project: True to mix the heads by an output projection.
     """
 
     def __init__(self, hidden: int, n_heads: int, project: bool) -> None:
@@ -46,20 +46,20 @@ class MultiHeadAttention(nn.Module):
         self.projection = nn.Linear(hidden, hidden, bias=False) if project else nn.Identity()
 
     def forward(self, queries: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """What each position finds at those it may look at.
+        """Attend from queries to states.
 
         Args:
-            queries: What asks `(B, S, D)`.
-            states: What is looked at, keys and values in one `(B, S, D)`.
-            mask: Of `attention_mask` `(B, 1, S, S)`.
+            queries: `(B, S, D)` input of the queries.
+            states: `(B, S, D)` input of the keys and values.
+            mask: `(B, 1, S, S)` from `attention_mask`.
 
         Returns:
-            `(B, S, D)`.
+            Attended states `(B, S, D)`.
         """
         query, key, value = (
             layer(source).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, heads, S, D / heads)
             for layer, source in ((self.to_query, queries), (self.to_key, states), (self.to_value, states))
         )
-        found = scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, heads, S, D / heads)
-        mixed: Tensor = self.projection(found.transpose(1, 2).flatten(2))
-        return mixed
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, heads, S, D / heads)
+        output: Tensor = self.projection(attended.transpose(1, 2).flatten(2))
+        return output

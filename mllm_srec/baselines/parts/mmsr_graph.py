@@ -1,6 +1,6 @@
-"""MMSR's graph of a user's history: items, picture codes and text codes as nodes, ten types of directed edges.
+"""MMSR's graph of a user's history: items, image codes and text codes as nodes, and ten types of directed edges.
 
-All graphs of a batch are built at once from one table: which node occurs at which place of the history.
+All graphs of a batch are built at once, from a table of the positions of the history at which each node occurs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ITEM, IMAGE, TEXT = 1, 2, 3
 """Kinds of nodes; 0 is padding."""
 
 SELF, FORWARD, BACKWARD, BOTH = 1, 2, 3, 4
-"""Types of edges between nodes of one kind; `BOTH`: each followed the other somewhere. 0 is no edge."""
+"""Types of edges between nodes of one kind; `BOTH`: each follows the other somewhere. 0 is no edge."""
 
 ACROSS = ((0, 0, 0, 0), (0, 0, 5, 7), (0, 6, 0, 9), (0, 8, 10, 0))
 """Types of edges between kinds: item to image 5 and back 6, item to text 7 and back 8, image to text 9 and back 10."""
@@ -23,25 +23,26 @@ ACROSS = ((0, 0, 0, 0), (0, 0, 5, 7), (0, 6, 0, 9), (0, 8, 10, 0))
 class Graphs(NamedTuple):
     """The graphs of B histories, padded to the n nodes of the largest."""
 
-    nodes: Tensor  # (B, n) int64 numbers of nodes, each once; 0 is padding
-    kinds: Tensor  # (B, n) int64, ITEM, IMAGE, TEXT; 0 is padding
-    occurs: Tensor  # (B, n, S) float32, 1 where the node stands at a place of the history
+    nodes: Tensor  # (B, n) int64 node numbers, each once; 0 is padding
+    kinds: Tensor  # (B, n) int64, ITEM, IMAGE or TEXT; 0 is padding
+    occurs: Tensor  # (B, n, S) float32, 1 where the node occurs at a position of the history
     edges: Tensor  # (B, n, n) int64, type of the edge from row to column; 0 is none
-    last: Tensor  # (B,) int64, place among the nodes of the latest item; arbitrary where there is none
+    last: Tensor  # (B,) int64, index of the latest item's node; arbitrary for an empty history
 
 
 def build_graphs(history: Tensor, links: Tensor, n_items: int, n_image_codes: int) -> Graphs:
-    """Graphs of histories.
-
-    Node numbers: items 1..N, then codes of pictures, then codes of texts.
+    """Build the graphs of histories; nodes are numbered: items 1..N, then image codes, then text codes.
 
     Args:
         history: `(B, S)` items, oldest first, padded on the left with 0.
-        links: `(N + 1, L)` numbers of the code nodes of each item, 0 where there is none.
-        n_items: N.
-        n_image_codes: Codes of pictures.
+        links: `(N + 1, L)` code nodes of each item, 0 where there is none.
+        n_items: N, size of the catalogue.
+        n_image_codes: Number of image codes.
+
+    Returns:
+        The graphs, padded to the largest.
     """
-    tokens = torch.cat([history[..., None], links[history]], dim=-1)  # (B, S, 1 + L) nodes at each place
+    tokens = torch.cat([history[..., None], links[history]], dim=-1)  # (B, S, 1 + L) nodes at each position
     nodes = distinct(tokens.flatten(1))  # (B, n)
     bounds = torch.tensor([0, n_items, n_items + n_image_codes], device=nodes.device)
     kinds = torch.bucketize(nodes, bounds)  # (B, n)
@@ -52,34 +53,34 @@ def build_graphs(history: Tensor, links: Tensor, n_items: int, n_image_codes: in
 
 
 def distinct(numbers: Tensor) -> Tensor:
-    """The distinct positive numbers of each row, filled up with 0.
+    """Keep each positive number of a row once, and pad with 0.
 
     Args:
-        numbers: `(B, M)`.
+        numbers: `(B, M)` integers of at least 0.
 
     Returns:
-        `(B, n)`, descending; n is what the richest row needs, at least 1.
+        `(B, n)`, descending; n is the largest number of distinct values in a row, at least 1.
     """
     ordered = numbers.sort(dim=1, descending=True).values  # (B, M)
-    repeated = torch.zeros_like(ordered, dtype=torch.bool)
-    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    kept = ordered.masked_fill(repeated, 0).sort(dim=1, descending=True).values
+    duplicate = torch.zeros_like(ordered, dtype=torch.bool)
+    duplicate[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    kept = ordered.masked_fill(duplicate, 0).sort(dim=1, descending=True).values
     n = int((kept > 0).sum(dim=1).max()) if kept.numel() else 0
     return kept[:, : max(1, n)].contiguous()
 
 
 def edge_types(kinds: Tensor, occurs: Tensor) -> Tensor:
-    """Types of the edges between all nodes.
+    """Compute the type of the edge between every two nodes.
 
-    Nodes of one kind are joined where one occurs at the place after the other's, nodes of different kinds where they
-    occur at the same place, and every node with itself.
+    Nodes of one kind are joined if one occurs right after the other, nodes of different kinds if they occur at the same
+    position, and every node with itself.
 
     Args:
-        kinds: `(B, n)`.
-        occurs: `(B, n, S)` float32.
+        kinds: `(B, n)` kinds of the nodes.
+        occurs: `(B, n, S)` float32, 1 where a node occurs.
 
     Returns:
-        `(B, n, n)` int64.
+        `(B, n, n)` int64 types of the edges from row to column; 0 is none.
     """
     follows = (occurs[..., :-1] @ occurs[..., 1:].mT) > 0  # (B, n, n) column right after row
     same_kind = kinds[:, :, None] == kinds[:, None]

@@ -1,7 +1,7 @@
-"""Modality codes: the few clusters that pictures or texts fall into, which stand for them in MMSR's graphs.
+"""Modality codes: clusters of image or text features, which represent the modality in MMSR's graphs.
 
-Features are no interactions, so the codes are fitted on those of the whole catalogue. The official code reduces them
-with an autoencoder; here principal components do, which need no training and no settings.
+Features contain no interactions, so the clusters are fitted on the whole catalogue without a leak. The official code
+reduces features by an autoencoder; here it is principal components, which need no training and no settings.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch.nn import functional
 from mllm_srec.types import ConfigError
 
 N_COMPONENTS = 128
-"""Features are reduced to at most so many dimensions before they are clustered (official code of MMSR)."""
+"""Dimensions to which features are reduced, at most, before clustering (official code of MMSR)."""
 
 TOLERANCE = 1e-4
-"""A beginning of k-means ends when a step lowers the sum of squared distances by less than this share."""
+"""A run of k-means ends when a step lowers the sum of squared distances by less than this share."""
 
 
 @dataclass(frozen=True)
 class ModalityCodes:
-    """Which clusters each item belongs to in one modality.
+    """Codes of the items in one modality.
 
     Attributes:
         links: `(N + 1, k)` int64, codes 1..c of the k nearest centroids, nearest first; 0 for items without the
             modality, and for padding (row 0).
-        centroids: `(c, P)` float32 in principal components, the most important first; c is 0 where no item has the
-            modality. Row i belongs to code i + 1.
+        centroids: `(c, P)` float32 in principal components, by decreasing variance; row i belongs to code i + 1, and c
+            is 0 if no item has the modality.
     """
 
     links: Tensor
@@ -38,25 +38,28 @@ class ModalityCodes:
 
 
 def modality_codes(features: np.ndarray, present: np.ndarray, n_clusters: int, n_links: int) -> ModalityCodes:
-    """Cluster the features of the items that have them; draws from torch's global random state.
+    """Cluster the features of the items that have them, using torch's global random state.
 
     Args:
-        features: `(N + 1, D)`; row 0 is padding's.
-        present: `(N + 1,)` bool, which rows say something.
-        n_clusters: c, at most the number of items that have the modality.
-        n_links: k, centroids to which an item is linked.
+        features: `(N + 1, D)` features of the items; row 0 is padding.
+        present: Bool `(N + 1,)`, True for items with features.
+        n_clusters: c, at most the number of items with features.
+        n_links: k, number of nearest centroids that an item is linked to.
+
+    Returns:
+        Codes of all items.
 
     Raises:
-        ConfigError: More clusters than items, or more links than clusters.
+        ConfigError: If there are more clusters than items with features, or more links than clusters.
     """
     if not 1 <= n_links <= n_clusters:
-        raise ConfigError(f"n_links={n_links}; give 1 to n_clusters={n_clusters}")
+        raise ConfigError(f"n_links={n_links}: out of range; give 1 to n_clusters={n_clusters}")
     links = torch.zeros(len(features), n_links, dtype=torch.long)  # (N + 1, k)
     rows = torch.from_numpy(np.flatnonzero(present))
     if not len(rows):
         return ModalityCodes(links, torch.zeros(0, 0))
     if len(rows) < n_clusters:
-        raise ConfigError(f"n_clusters={n_clusters}, but only {len(rows)} items have features; give at most that many")
+        raise ConfigError(f"n_clusters={n_clusters}: only {len(rows)} items have features; give at most that many")
     reduced = principal_components(torch.from_numpy(features)[rows].double(), N_COMPONENTS)  # (M, P)
     centroids, _ = kmeans(reduced, n_clusters)
     links[rows] = _squared_distances(reduced, centroids).topk(n_links, dim=1, largest=False).indices + 1
@@ -64,14 +67,14 @@ def modality_codes(features: np.ndarray, present: np.ndarray, n_clusters: int, n
 
 
 def principal_components(x: Tensor, n_components: int) -> Tensor:
-    """Centred rows in the directions of largest variance, largest first.
+    """Project centred rows on the directions of largest variance.
 
     Args:
-        x: `(M, D)` float64.
-        n_components: At most so many; there are never more than D.
+        x: Float64 `(M, D)`.
+        n_components: Number of directions, at most; there are never more than D.
 
     Returns:
-        `(M, P)`. The sign of a direction is such that its largest weight is positive: equal on all machines.
+        `(M, P)`, by decreasing variance. Signs make the largest weight of a direction positive, on every machine.
     """
     centred = x - x.mean(dim=0)
     directions: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :n_components]  # (D, P)
@@ -80,16 +83,16 @@ def principal_components(x: Tensor, n_components: int) -> Tensor:
 
 
 def kmeans(x: Tensor, n_clusters: int, n_init: int = 5, max_steps: int = 100) -> tuple[Tensor, float]:
-    """Lloyd's k-means from several k-means++ beginnings; draws from torch's global random state.
+    """Run Lloyd's k-means from several k-means++ initialisations, using torch's global random state.
 
     Args:
-        x: `(M, P)` float64.
-        n_clusters: c, at most M.
-        n_init: Beginnings; the best of them is kept.
-        max_steps: After which a beginning is taken as it is.
+        x: Float64 `(M, P)` points.
+        n_clusters: c, number of clusters, at most M.
+        n_init: Number of initialisations, of which the best is kept.
+        max_steps: Limit of the steps from one initialisation.
 
     Returns:
-        Centroids `(c, P)`, and the sum of squared distances of points to their nearest.
+        Centroids `(c, P)`, and the sum of squared distances of the points to their nearest centroid (the inertia).
     """
     best, best_inertia = x[:n_clusters], float("inf")
     for _ in range(n_init):
@@ -100,11 +103,11 @@ def kmeans(x: Tensor, n_clusters: int, n_init: int = 5, max_steps: int = 100) ->
 
 
 def _plus_plus(x: Tensor, n_clusters: int) -> Tensor:
-    """Points far from each other `(c, P)`: each is drawn by its squared distance to those drawn before."""
+    """Draw points far from each other `(c, P)`: each by its squared distance to the nearest point drawn before."""
     chosen = [int(torch.randint(len(x), ()))]
     distance = (x - x[chosen[0]]).square().sum(dim=1)  # (M,)
     while len(chosen) < n_clusters:
-        weights = distance if distance.any() else torch.ones_like(distance)  # all points are taken: duplicates
+        weights = distance if distance.any() else torch.ones_like(distance)  # only duplicates are left
         chosen.append(int(torch.multinomial(weights, 1)))
         distance = torch.minimum(distance, (x - x[chosen[-1]]).square().sum(dim=1))
     return x[chosen]
@@ -113,7 +116,7 @@ def _plus_plus(x: Tensor, n_clusters: int) -> Tensor:
 def _lloyd(x: Tensor, centroids: Tensor, max_steps: int) -> tuple[Tensor, float]:
     """Assign points and move centroids until the inertia hardly falls.
 
-    A centroid without points goes to a point that is farthest from its own.
+    A centroid without points is moved to one of the points farthest from their centroid.
     """
     inertia = float("inf")
     for _ in range(max_steps):
@@ -130,27 +133,27 @@ def _lloyd(x: Tensor, centroids: Tensor, max_steps: int) -> tuple[Tensor, float]
 
 
 def _squared_distances(x: Tensor, centroids: Tensor) -> Tensor:
-    """Squared Euclidean distances `(M, c)` in one matrix product, which float64 is exact enough for."""
+    """Squared Euclidean distances `(M, c)` by one matrix product, for which float64 is exact enough."""
     return (x.square().sum(dim=1, keepdim=True) - 2 * x @ centroids.T + centroids.square().sum(dim=1)).clamp(min=0)
 
 
 def initial_embeddings(centroids: Tensor, hidden: int) -> Tensor:
-    """Where the embeddings of codes begin: centroids, scaled to the range of all other initial weights.
+    """Initialise the embeddings of codes by their centroids, scaled to the range of all other initial weights.
 
     The smallest coordinate of all centroids becomes -1/sqrt(hidden), the largest +1/sqrt(hidden) (official code).
-    Centroids that have more than `hidden` coordinates keep the first, which vary most; missing ones are 0.
+    Of more than `hidden` coordinates the first are kept, which vary most; missing ones are 0.
 
     Args:
-        centroids: `(c, P)`.
-        hidden: D.
+        centroids: `(c, P)` centroids of the codes.
+        hidden: D, width of the embeddings.
 
     Returns:
-        `(c, D)`.
+        `(c, D)` initial embeddings.
     """
     kept = centroids[:, :hidden]  # (c, min(P, D))
-    found = kept.new_zeros(len(kept), hidden)  # (c, D)
+    embeddings = kept.new_zeros(len(kept), hidden)  # (c, D)
     if kept.numel():
         low, high = kept.min(), kept.max()
         unit = (kept - low) / (high - low).clamp(min=1e-12)  # 0..1
-        found[:, : kept.shape[1]] = (2 * unit - 1) / hidden**0.5
-    return found
+        embeddings[:, : kept.shape[1]] = (2 * unit - 1) / hidden**0.5
+    return embeddings

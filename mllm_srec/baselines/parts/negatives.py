@@ -1,4 +1,4 @@
-"""What users know of the train split, and negatives for training: uniform over all that they do not know."""
+"""Items that users have seen in the train split, and negatives sampled uniformly from all others."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from mllm_srec.baselines.parts.train_data import TrainData
 from mllm_srec.types import DataError
 
 MAX_ROUNDS = 1000
+"""Rounds of rejection sampling before giving up."""
 
 
 class KnownItems(nn.Module):
-    """Items that each user has interacted with in the train split, liked or not.
+    """Items that each user has interacted with in the train split, liked or not ("seen" items).
 
     Args:
         train: The train split.
@@ -28,34 +29,34 @@ class KnownItems(nn.Module):
         self.register_buffer("seen", keys, persistent=False)
 
     def mask(self, users: Tensor) -> Tensor:
-        """Bool `(B, N)` for users `(B,)`: column j says whether the user knows item number j + 1."""
+        """Mark the items that users `(B,)` have seen: bool `(B, N)`, column j for item number j + 1."""
         mask = torch.zeros(len(users), self.n_items, dtype=torch.bool, device=users.device)
         begin = torch.searchsorted(self.seen, users * (self.n_items + 1))  # (B,)
         sizes = torch.searchsorted(self.seen, (users + 1) * (self.n_items + 1)) - begin  # (B,)
         row = torch.repeat_interleave(torch.arange(len(users), device=users.device), sizes)  # (E,)
         first = (sizes.cumsum(0) - sizes)[row]  # (E,)
-        place = begin[row] + torch.arange(len(row), device=users.device) - first  # (E,)
-        mask[row, self.seen[place] % (self.n_items + 1) - 1] = True
+        index = begin[row] + torch.arange(len(row), device=users.device) - first  # (E,)
+        mask[row, self.seen[index] % (self.n_items + 1) - 1] = True
         return mask
 
     def holds(self, users: Tensor, items: Tensor) -> Tensor:
-        """Whether users `(B,)` know items `(B, n)`: bool `(B, n)`."""
+        """Test which of the items `(B, n)` users `(B,)` have seen: bool `(B, n)`."""
         keys = users[:, None] * (self.n_items + 1) + items  # (B, n)
-        place = torch.searchsorted(self.seen, keys)
-        found = self.seen[place.clamp(max=max(0, len(self.seen) - 1))] if len(self.seen) else torch.zeros_like(keys)
-        return (place < len(self.seen)) & (found == keys)
+        index = torch.searchsorted(self.seen, keys)
+        nearest = self.seen[index.clamp(max=max(0, len(self.seen) - 1))] if len(self.seen) else torch.zeros_like(keys)
+        return (index < len(self.seen)) & (nearest == keys)
 
 
 class NegativeSampler(KnownItems):
-    """Draws items that a user does not know from the train split.
+    """Samples items that a user has not seen in the train split.
 
-    Held-out items are drawn like all others: avoiding them would tell the model which they are.
+    Held-out items are sampled like all others: avoiding them would leak which items they are.
 
     Args:
         train: The train split.
 
     Raises:
-        DataError: A user has interacted with the whole catalogue.
+        DataError: If a user has interacted with the whole catalogue.
     """
 
     def __init__(self, train: TrainData) -> None:
@@ -63,22 +64,31 @@ class NegativeSampler(KnownItems):
         users = torch.div(self.seen, train.n_items + 1, rounding_mode="floor")
         full = (torch.bincount(users) >= train.n_items).nonzero().flatten() if len(self.seen) else self.seen
         if len(full):
-            raise DataError(f"user number {full[0].item()} knows all {train.n_items} items: no negative can be drawn")
+            raise DataError(
+                f"user number {full[0].item()} has seen all {train.n_items} items, so that no negative can be sampled; "
+                "leave this user out of the train split"
+            )
 
     def forward(self, users: Tensor, n: int) -> Tensor:
-        """Draw from torch's global random state.
+        """Sample negatives, using torch's global random state.
 
         Args:
-            users: `(B,)`.
-            n: Negatives for each; repeats are possible.
+            users: `(B,)` user numbers.
+            n: Number of negatives per user; duplicates are possible.
 
         Returns:
             Item numbers `(B, n)`.
+
+        Raises:
+            DataError: If no unseen item was found in `MAX_ROUNDS` rounds.
         """
-        drawn = torch.randint(1, self.n_items + 1, (len(users), n), device=users.device)  # (B, n)
+        sampled = torch.randint(1, self.n_items + 1, (len(users), n), device=users.device)  # (B, n)
         for _ in range(MAX_ROUNDS):
-            known = self.holds(users, drawn)
-            if not known.any():
-                return drawn
-            drawn[known] = torch.randint(1, self.n_items + 1, (int(known.sum()),), device=users.device)
-        raise DataError(f"no unseen item was found in {MAX_ROUNDS} draws; some user knows nearly the whole catalogue")
+            seen = self.holds(users, sampled)
+            if not seen.any():
+                return sampled
+            sampled[seen] = torch.randint(1, self.n_items + 1, (int(seen.sum()),), device=users.device)
+        raise DataError(
+            f"no unseen item was found in {MAX_ROUNDS} rounds; a user has seen nearly the whole catalogue: leave such "
+            "users out of the train split"
+        )

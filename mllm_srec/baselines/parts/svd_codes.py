@@ -1,8 +1,8 @@
 """Items as short codes: the sub-item tokens of GPTRec, from a truncated SVD of the train split's likes.
 
 Petrov and Macdonald, "Generative Sequential Recommendation with GPTRec" (Gen-IR at SIGIR 2023). Items liked by the same
-users lie close in the leading components, so they share tokens. Items with few likes lie near zero in all of them, and
-are told apart by noise only: look at `collision_rate`, and expect little of the codes of rare items.
+users are close in the leading components, so they share tokens. Items with few likes are near zero in all components,
+where noise alone decides on their codes: check `collision_rate`, and expect little of the codes of rare items.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ NOISE = 1e-5
 """Standard deviation of the noise that breaks exact ties, in units of a component's range (GPTRec's value)."""
 
 OVERSAMPLING, ITERATIONS = 16, 30
-"""Of the randomised SVD; in a sparse 22,000 x 12,000 matrix the first eight components are then right to 1e-8."""
+"""Of the randomised SVD; for a sparse 22,000 x 12,000 matrix the first eight components are then exact to 1e-8."""
 
 
 def like_matrix(train: TrainData) -> Tensor:
-    """Who liked what in the train split: sparse `(U, N)` float64, ones and zeros; row u - 1 is user number u."""
+    """Make the matrix of likes of the train split: sparse float64 `(U, N)` of 0 and 1; row u - 1 is user number u."""
     users, items = (torch.from_numpy(numbers) - 1 for numbers in train.likes)  # (L,) each
-    place, shape = torch.unique(torch.stack([users, items]), dim=1), (train.n_users, train.n_items)  # (2, L)
-    ones = torch.ones(place.shape[1], dtype=torch.float64)
-    return torch.sparse_coo_tensor(place, ones, shape, check_invariants=True).coalesce()
+    indices, shape = torch.unique(torch.stack([users, items]), dim=1), (train.n_users, train.n_items)  # (2, L)
+    ones = torch.ones(indices.shape[1], dtype=torch.float64)
+    return torch.sparse_coo_tensor(indices, ones, shape, check_invariants=True).coalesce()
 
 
 def item_components(matrix: Tensor, n_components: int) -> Tensor:
-    """Leading right singular vectors, by subspace iteration from a random start (torch's global state).
+    """Compute the leading right singular vectors, by subspace iteration from a random start (torch's global state).
 
     Args:
-        matrix: `(U, N)`, dense or sparse.
-        n_components: t.
+        matrix: `(U, N)` likes, dense or sparse.
+        n_components: t, number of vectors.
 
     Returns:
-        `(N, t)`, orthonormal columns; the largest entry of each by magnitude is positive, since signs are arbitrary.
+        `(N, t)` orthonormal columns; since signs are arbitrary, the entry of largest magnitude is made positive.
 
     Raises:
-        ConfigError: There are fewer users or items than components.
+        ConfigError: If there are fewer users or items than components.
     """
     rank = min(matrix.shape)
     if n_components > rank:
         raise ConfigError(
-            f"n_tokens={n_components}, but {matrix.shape[0]} users x {matrix.shape[1]} items have {rank} components; "
-            f"give at most {rank}"
+            f"n_tokens={n_components}: {matrix.shape[0]} users x {matrix.shape[1]} items have {rank} components; give "
+            f"at most {rank}"
         )
     _, _, vectors = torch.svd_lowrank(matrix, q=min(rank, n_components + OVERSAMPLING), niter=ITERATIONS)  # (N, q)
     vectors = vectors[:, :n_components]  # (N, t)
@@ -54,14 +54,14 @@ def item_components(matrix: Tensor, n_components: int) -> Tensor:
 
 
 def quantile_codes(components: Tensor, n_values: int) -> Tensor:
-    """Bins of equal size in each dimension, after min-max scaling and a tiny noise (torch's global state).
+    """Quantise each dimension into bins of equal size, after min-max scaling and tiny noise (torch's global state).
 
     Args:
-        components: `(N, t)`.
-        n_values: v, bins of a dimension.
+        components: `(N, t)` components of the items.
+        n_values: v, number of bins per dimension.
 
     Returns:
-        `(N, t)` int64, 0..v - 1, ascending with the component; bin sizes differ by at most one.
+        `(N, t)` int64 bins 0..v - 1, ascending with the component; bin sizes differ by at most one.
     """
     low, high = components.min(dim=0).values, components.max(dim=0).values  # (t,) each
     scaled = (components - low) / torch.where(high > low, high - low, 1.0)  # (N, t)
@@ -71,12 +71,12 @@ def quantile_codes(components: Tensor, n_values: int) -> Tensor:
 
 
 def item_codes(train: TrainData, n_tokens: int, n_values: int) -> Tensor:
-    """Codes of all items.
+    """Compute the codes of all items.
 
     Args:
         train: The train split.
-        n_tokens: t, codes of an item. With one, every item has a value of its own, whatever `n_values` is.
-        n_values: v, values of a code.
+        n_tokens: t, length of a code. With 1 every item has a unique value, and `n_values` has no effect.
+        n_values: v, number of values of a token.
 
     Returns:
         `(N, t)` int64, row i being item row i.
@@ -87,6 +87,6 @@ def item_codes(train: TrainData, n_tokens: int, n_values: int) -> Tensor:
 
 
 def collision_rate(codes: Tensor) -> float:
-    """Share of the items `(N, t)` whose codes another item has too: the model cannot tell them apart, and they tie."""
-    _, place, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
-    return float((counts[place] > 1).double().mean())
+    """Compute the share of items whose code `(N, t)` another item has too, so that their scores tie."""
+    _, code_of_item, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
+    return float((counts[code_of_item] > 1).double().mean())

@@ -1,4 +1,4 @@
-"""The network of VIP5: T5 with visual tokens in its input, and small adapters between its frozen layers."""
+"""The network of VIP5: T5 with visual tokens in its input and small adapters in its frozen layers."""
 
 from __future__ import annotations
 
@@ -16,39 +16,54 @@ from mllm_srec.models.backbone_files import RANDOM_MARK
 from mllm_srec.types import ConfigError
 
 RANDOM = "random"
-"""Name of the backbone that is made on the spot, untrained."""
+"""Name of the small untrained backbone."""
 
 N_WORDS = 1024
+"""Rows of the table of words, so words (and tokens) of the longest prompt."""
+
 N_CATEGORIES = 2
 """Text and visual; the official table has 16 rows, of which two are used."""
 
 
 def load_t5(backbone: str, dropout: float) -> tuple[Any, Any]:
-    """A pretrained T5 and its tokenizer.
+    """Load a pretrained T5 and its tokenizer.
 
     Args:
         backbone: Folder or hub name.
-        dropout: Of all its layers.
+        dropout: Dropout of all its layers.
+
+    Returns:
+        The model, a `T5ForConditionalGeneration`, and its tokenizer.
 
     Raises:
-        ConfigError: It cannot be read, or is no T5.
+        ConfigError: If the backbone cannot be read or is not a T5.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(backbone, use_fast=True)  # slow ones split words otherwise
+        tokenizer = AutoTokenizer.from_pretrained(backbone, use_fast=True)  # slow ones split words differently
         config = T5Config.from_pretrained(backbone)
         if config.model_type != "t5":
-            raise ConfigError(f"backbone={backbone!r} is of type {config.model_type!r}; give a T5")
+            raise ConfigError(f"backbone={backbone!r}: is of type {config.model_type!r}; give a T5")
         t5 = T5ForConditionalGeneration.from_pretrained(backbone, dropout_rate=dropout, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"backbone={backbone!r} cannot be read: {error}\nGive a folder or hub name of a T5 with its tokenizer, or "
+            f"backbone={backbone!r}: cannot be read: {error}\nGive a folder or hub name of a T5 with its tokenizer, or "
             f"`{RANDOM}` with finetune: full for a small untrained one"
         ) from error
     return t5, tokenizer
 
 
 def small_t5(hidden: int, n_layers: int, n_heads: int, dropout: float) -> tuple[Any, Any]:
-    """An untrained T5 with a tokenizer of the prompts' words and single digits; weights from torch's global state."""
+    """Make a small T5 with random weights (torch's global random state) and the tokenizer of `small_tokenizer`.
+
+    Args:
+        hidden: D, width of the model.
+        n_layers: Number of layers of the encoder, and of the decoder.
+        n_heads: Number of attention heads, a divisor of D.
+        dropout: Dropout of all layers.
+
+    Returns:
+        The model, a `T5ForConditionalGeneration`, and its tokenizer.
+    """
     tokenizer = small_tokenizer()
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -67,10 +82,10 @@ def small_t5(hidden: int, n_layers: int, n_heads: int, dropout: float) -> tuple[
 
 
 def small_tokenizer() -> PreTrainedTokenizerFast:
-    """Words of the prompts and single digits, with T5's special tokens."""
+    """Make a tokenizer of the prompts' words, single digits and T5's special tokens."""
     words = dict.fromkeys(word for phrase in (*FIXED, *ANSWERS) for word in phrase.split())
     vocabulary = ["<pad>", "</s>", "<unk>", PLACEHOLDER, USER, *"0123456789", *words]
-    core = Tokenizer(models.WordLevel({token: place for place, token in enumerate(vocabulary)}, unk_token="<unk>"))
+    core = Tokenizer(models.WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(individual_digits=True)]
     )
@@ -84,11 +99,11 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 
 
 class Adapter(nn.Module):
-    """x + up(GELU(down(x))), nearly the identity at first.
+    """Bottleneck adapter x + up(GELU(down(x))), initially almost the identity.
 
     Args:
-        hidden: D.
-        reduction: The inner width is `hidden // reduction`.
+        hidden: D, width of the states.
+        reduction: Ratio of D to the inner width.
     """
 
     def __init__(self, hidden: int, reduction: int) -> None:
@@ -99,16 +114,24 @@ class Adapter(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape `(..., D)`."""
-        changed: Tensor = x + self.up(nn.functional.gelu(self.down(x)))
-        return changed
+        """Adapt states `(..., D)`; same shape."""
+        adapted: Tensor = x + self.up(nn.functional.gelu(self.down(x)))
+        return adapted
 
 
 def insert_adapters(t5: Any, reduction: int) -> None:
-    """Put an adapter behind every self-attention, cross-attention and feed-forward layer, before its residual sum."""
+    """Insert an adapter after every self-attention, cross-attention and feed-forward layer, before its residual sum.
+
+    Args:
+        t5: `T5ForConditionalGeneration`, changed in place.
+        reduction: Ratio of the backbone's width to that of an adapter.
+
+    Raises:
+        ConfigError: If `reduction` exceeds the width.
+    """
     hidden = t5.config.d_model
     if not 1 <= reduction <= hidden:
-        raise ConfigError(f"adapter_reduction={reduction}; give 1 to {hidden}, the backbone's width")
+        raise ConfigError(f"adapter_reduction={reduction}: out of range; give 1 to {hidden}, the backbone's width")
     for block in (*t5.encoder.block, *t5.decoder.block):
         for layer in block.layer:
             for name in ("SelfAttention", "EncDecAttention"):
@@ -120,13 +143,13 @@ def insert_adapters(t5: Any, reduction: int) -> None:
 
 
 class VisualTokens(nn.Module):
-    """Turns a picture's feature into tokens: a perceptron with Tanh, cut in pieces, each normalised.
+    """Projection of image features to visual tokens: an MLP with Tanh, split into tokens, each normalised.
 
-    An item without a picture gets learnt tokens; there are none where every item has a picture.
+    Items without a picture share learnt tokens, which exist only if there are such items.
 
     Args:
-        features: Of the items; `features.image` is `(N + 1, D_image)`.
-        hidden: D.
+        features: Features of the items; `features.image` is `(N + 1, D_image)`.
+        hidden: D, width of a token.
         n_tokens: Visual tokens per item.
     """
 
@@ -147,11 +170,11 @@ class VisualTokens(nn.Module):
         self.no_picture = None if complete else nn.Parameter(torch.randn(n_tokens, hidden))
 
     def forward(self, items: Tensor) -> Tensor:
-        """Tokens of items `(n,)`, one item after another, `(n * n_tokens, D)`."""
-        found, inverse = torch.unique(items, return_inverse=True)  # an item is in many histories of a batch
-        tokens: Tensor = self.norm(self.projection(self.image[found]).unflatten(1, (self.n_tokens, -1)))  # (m, n_v, D)
+        """Compute the tokens of items `(n,)`, one item after another: `(n * n_tokens, D)`."""
+        unique, inverse = torch.unique(items, return_inverse=True)  # an item is in many histories of a batch
+        tokens: Tensor = self.norm(self.projection(self.image[unique]).unflatten(1, (self.n_tokens, -1)))  # (m, n_v, D)
         if self.no_picture is not None:
-            tokens = torch.where(self.has_image[found][:, None, None], tokens, self.no_picture)
+            tokens = torch.where(self.has_image[unique][:, None, None], tokens, self.no_picture)
         return tokens[inverse].flatten(0, 1)
 
 
@@ -159,9 +182,9 @@ class VIP5Network(nn.Module):
     """T5 that reads prompts with visual tokens.
 
     Args:
-        t5: A `T5ForConditionalGeneration`.
-        features: Of the items.
-        n_visual_tokens: Per item.
+        t5: `T5ForConditionalGeneration`, with adapters or without.
+        features: Features of the items.
+        n_visual_tokens: Visual tokens per item.
     """
 
     def __init__(self, t5: Any, features: ItemFeatures, n_visual_tokens: int) -> None:
@@ -173,11 +196,12 @@ class VIP5Network(nn.Module):
         self.categories = nn.Embedding(N_CATEGORIES, hidden)
 
     def freeze(self, finetune: Literal["adapters", "full"], strict: bool) -> None:
-        """Leave trainable what the mode trains; everything is trainable before.
+        """Freeze the weights that a mode does not train.
 
         Args:
-            finetune: `adapters` freezes T5 but for its adapters and layer norms.
-            strict: Freeze the tables of words and categories too, as the official code does unawares.
+            finetune: `adapters` freezes T5 except adapters and layer norms; `full` freezes nothing.
+            strict: With `adapters`, also freeze the tables of words and categories, as the official code does by
+                accident.
         """
         if finetune == "full":
             return
@@ -189,7 +213,7 @@ class VIP5Network(nn.Module):
             table.requires_grad_(not strict)
 
     def encode(self, prompts: Prompts) -> Tensor:
-        """Output of the encoder `(B, T, D)`."""
+        """Run the encoder on prompts: `(B, T, D)`."""
         text: Tensor = self.t5.shared(prompts.tokens)  # (B, T, D)
         visual = self.visual(prompts.items).to(text.dtype)
         merged = text.masked_scatter(prompts.visual[..., None], visual)
@@ -198,7 +222,7 @@ class VIP5Network(nn.Module):
         return output
 
     def decode(self, memory: Tensor, prompts: Prompts, labels: Tensor) -> Tensor:
-        """Logits that predict each of `labels` `(B, L)` from the ones before it, `(B, L, V)`."""
+        """Compute the logits `(B, L, V)` that predict each of `labels` `(B, L)` from the ones before it."""
         output = self.t5(
             encoder_outputs=(memory,),
             attention_mask=prompts.mask.long(),

@@ -14,7 +14,7 @@ import polars as pl
 
 from mllm_srec.metrics.bins import Ints, bin_labels, bin_of
 from mllm_srec.metrics.clustered import Estimate, Floats
-from mllm_srec.metrics.positives import places_among, positive_places
+from mllm_srec.metrics.positives import positive_ranks, ranks_from_counts
 from mllm_srec.metrics.weighted_auc import SortedRows, matching_weights, popularity_edges
 from mllm_srec.pipeline.analysis.scored_tables import ScoredTables
 from mllm_srec.pipeline.analysis.strata import Mask, Strata, StrataSettings, StratumRow, Users, left_out, stratum_row
@@ -170,9 +170,9 @@ def _of_positives(seed: ScoredTables, top_k: int) -> dict[str, Floats]:
     list_index = np.unique(rows["group_id"].to_numpy(), return_inverse=True)[1]
     score = rows["score"].to_numpy()
     if seed.complete:
-        places = positive_places(score, positive, list_index)
+        ranks = positive_ranks(score, positive, list_index)
     else:  # all positives were kept, each with the number of candidates above it
         above, tied, n = (rows[name].to_numpy()[positive] for name in ("n_above", "n_tied", "n_candidates"))
         n_negatives = n - np.bincount(list_index[positive], minlength=list_index.max() + 1)[list_index[positive]]
-        places = places_among(score[positive], list_index[positive], above, tied, n_negatives)
-    return {f"recall@{top_k}": places.recall(top_k), "auc_in_list": places.auc()}
+        ranks = ranks_from_counts(score[positive], list_index[positive], above, tied, n_negatives)
+    return {f"recall@{top_k}": ranks.recall(top_k), "auc_in_list": ranks.auc()}

@@ -50,14 +50,14 @@ def naive(gpt2, history, code):
 def test_beginnings_are_found_once():
     codes = torch.tensor([[[1, 2, 0], [0, 2, 0], [1, 2, 1], [1, 0, 0]], [[3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]]])
     first, second = code_levels(codes, 4)
-    assert first.place.tolist() == [[1, 0, 1, 1], [0, 0, 0, 0]]
-    assert second.place.tolist() == [[2, 0, 2, 1], [0, 0, 0, 0]]
+    assert first.prefix.tolist() == [[1, 0, 1, 1], [0, 0, 0, 0]]
+    assert second.prefix.tolist() == [[2, 0, 2, 1], [0, 0, 0, 0]]
     assert first.example.shape == (2, 2)
     assert second.example.shape == (2, 3)
     for level in (first, second):  # an example has the beginning that it stands for
         for row in range(2):
-            for place in level.place[row].unique():
-                assert level.place[row, level.example[row, place]] == place
+            for place in level.prefix[row].unique():
+                assert level.prefix[row, level.example[row, place]] == place
 
 
 def test_one_token_needs_no_beginning():

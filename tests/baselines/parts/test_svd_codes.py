@@ -108,5 +108,5 @@ def test_dislikes_leave_the_codes_alone():
 
 
 def test_more_tokens_than_components_are_refused():
-    with pytest.raises(ConfigError, match=r"n_tokens=3, but 2 users x 9 items have 2 components; give at most 2"):
+    with pytest.raises(ConfigError, match=r"n_tokens=3: 2 users x 9 items have 2 components; give at most 2"):
         item_codes(train_data([[1, 2], [3]], n_items=9), 3, 4)

@@ -281,8 +281,8 @@ def test_a_kind_that_is_not_there_has_no_number():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"history_bins": (1, 3)}, r"history_bins: got \[1, 3\]; accepted are the lowest numbers"),
-        ({"like_bins": (0, 3, 3)}, r"like_bins: got \[0, 3, 3\]"),
+        ({"history_bins": (1, 3)}, r"history_bins=\[1, 3\]: does not start at 0 and increase"),
+        ({"like_bins": (0, 3, 3)}, r"like_bins=\[0, 3, 3\]"),
         ({"popularity_bins": 0}, "popularity_bins=0: must be at least 1"),
         ({"n_resamples": 0}, "n_resamples=0: must"),
     ],
