@@ -17,7 +17,7 @@ from mllm_srec.data.settings import (
 )
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.settings import StageSettings, SummarySettings
+from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -174,7 +174,7 @@ def summary_settings(config: Any) -> SummarySettings:
     values = plain(config)
     if isinstance(values, SummarySettings):
         return values
-    stages = {name: _stage_settings(plain(values[name])) for name in ("image", "item", "preference")}
+    stages = {name: _stage_settings(plain(values[name])) for name in STAGES}
     return SummarySettings(**{**values, **stages})
 
 

@@ -14,7 +14,7 @@ from mllm_srec.prompts.builder import Picture
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.inputs import SummaryInputs
 from mllm_srec.summaries.on_arrival import SummaryArrivals
-from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.settings import StageSettings, SummarySettings
 from mllm_srec.types import ConfigError
 

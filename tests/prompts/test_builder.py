@@ -108,7 +108,7 @@ def test_item_without_text_says_so():
 
 
 def test_settings_refuse_nonsense():
-    with pytest.raises(ValueError, match="wording='poem' is not known"):
+    with pytest.raises(ValueError, match="wording='poem': not a wording"):
         PromptSettings(wording="poem")
     with pytest.raises(ValueError, match="max_item_tokens=0"):
         PromptSettings(max_item_tokens=0)

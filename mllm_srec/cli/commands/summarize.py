@@ -19,14 +19,14 @@ from mllm_srec.cli.schema import (
     prompt_settings,
     summary_settings,
 )
-from mllm_srec.summaries.settings import STAGES, SummarySettings
+from mllm_srec.summaries.settings import STAGES, Stage, SummarySettings
 from mllm_srec.types import ConfigError
 
 if TYPE_CHECKING:
     import jsonargparse
     from lightning.pytorch import Trainer
 
-    from mllm_srec.summaries.requests import SummaryPlan
+    from mllm_srec.summaries.plan import SummaryPlan
 
 DESCRIPTION = (
     "Write image summaries (VIU), item summaries (IMSG) and preferences (TUBC), each where it is missing: a run that "
@@ -69,7 +69,7 @@ def summary_plan(config: Any, prepare_command: str) -> SummaryPlan:
         prepare_command: The command that would prepare the data set, for the error.
     """
     from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
-    from mllm_srec.summaries.requests import SummaryPlan
+    from mllm_srec.summaries.plan import SummaryPlan
 
     folder = Path(config.data.root) / config.data.name
     prepare, candidates = prepare_settings(config.prepare), candidate_settings(config.candidates)
@@ -104,6 +104,4 @@ def _trainer(config: Any) -> Trainer:
 
 
 def _add_stage(parser: jsonargparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--stage", type=Literal["image", "item", "preference", "all"], default="all", help="What to write."
-    )
+    parser.add_argument("--stage", type=Literal[Stage, "all"], default="all", help="Stage to write.")
