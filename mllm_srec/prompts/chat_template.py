@@ -79,8 +79,8 @@ class ChatTemplate:
             layout = self._layout(turns)
         if layout is None:
             raise ConfigError(
-                f"the chat template of {self._name!r} does not write each of the turns {[role for role, _ in turns]} "
-                "once and in order; give a model with a plain chat template"
+                f"the chat template of {self._name!r} does not write the turns {[role for role, _ in turns]} "
+                "each once and in order; give a model with a plain chat template"
             )
         pieces = [*layout[0]]
         for (_, text), behind in zip(turns, layout[1:], strict=True):
