@@ -26,7 +26,7 @@ from mllm_srec.pipeline.build import resolve_backbone
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.inputs import SummaryInputs
-from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.run import Summarizer, summary_trainer
 from mllm_srec.summaries.settings import STAGES, Stage, StageSettings, SummarySettings
 

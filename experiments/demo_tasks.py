@@ -15,8 +15,7 @@ import numpy as np
 from mllm_srec.data.demo import words as demo_language
 from mllm_srec.data.demo import words as demo_words
 from mllm_srec.data.demo.words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
-from mllm_srec.prompts import builder, summaries
-from mllm_srec.prompts import chain_of_thought as chain
+from mllm_srec.prompts import builder, chain_of_thought, summaries
 from mllm_srec.prompts.builder import TURN_END, TURN_START, ItemText, Picture, Piece
 from mllm_srec.prompts.templates import (
     ANSWERS,
@@ -304,15 +303,15 @@ def four_turns(rng: Rng, n_targets: int = 4) -> Sample:
     """The chain of thought in both orders; rows that share nothing but the system turn in the article's."""
     context, (settings, user, profile) = draw_context(rng), draw_prompt_settings(rng)
     settings = replace(settings, cot=True, cot_order="user_first" if rng.random() < 0.6 else "article")
-    prompts = chain.ChainPrompts()
-    frame = chain.chain_context(prompts, user, profile, settings)
+    prompts = chain_of_thought.CotPrompts()
+    frame = chain_of_thought.cot_context(prompts, user, profile, settings)
     body = [*frame.head, context.text, *frame.tail]
     prefix, middle = (body, frame.apart) if frame.body_first else (frame.apart, body)
     targets = []
     for _ in range(n_targets if frame.body_first else 2):
         item = draw_target(context, rng)
         text, seen, fused = item_line(item, rng), demo_language.image_summary(item), demo_language.item_summary(item)
-        steps = chain.chain_target(prompts, True, seen, text, fused)
+        steps = chain_of_thought.cot_target(prompts, True, seen, text, fused)
         pieces = [*steps, *middle, *builder.target(fused, None, settings)]
         targets.append(Target(pieces, None, item, reader.probability(context.beliefs, item)))
     return Sample("four turns", prefix, targets)

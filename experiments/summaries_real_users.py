@@ -33,8 +33,8 @@ from mllm_srec.data.raw.amazon import read_reviews
 from mllm_srec.data.tables.interactions import deduplicate, is_liked
 from mllm_srec.prompts.templates import ITEM_PROMPT, PREFERENCE_PROMPT
 from mllm_srec.summaries.preference_chains import build_chains
-from mllm_srec.summaries.quality import copies, is_refusal, repeats_itself
 from mllm_srec.summaries.tables import LATEST
+from mllm_srec.summaries.text_quality import copies, is_refusal, repeats_itself
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "summaries_real_users.json"

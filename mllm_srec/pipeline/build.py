@@ -15,19 +15,7 @@ from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.files.folders import atomic_folder, locked
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.prompts.builder import ItemText, item_text
-from mllm_srec.prompts.templates import (
-    CAPTION_PROMPT,
-    IMAGE_PROMPT,
-    ITEM_PROMPT,
-    NO_HISTORY,
-    NO_PICTURE,
-    PREFERENCE_PROMPT,
-    SINCE,
-    SYSTEM,
-    VST_PROMPT,
-    WORDINGS,
-    PromptSettings,
-)
+from mllm_srec.prompts.templates import PromptSettings, prompt_texts
 from mllm_srec.summaries.settings import STAGES, SummarySettings
 from mllm_srec.types import ConfigError
 
@@ -125,8 +113,4 @@ def _texts(data: PreparedDataset) -> Iterator[str]:
         yield item_text(ItemText(row["title"], row["brand"] or "", row["categories"], row["description"]), fields)
     if data.users is not None:
         yield from data.users["profile"]
-    for wording in WORDINGS.values():
-        phrases = [text for name, text in vars(wording).items() if isinstance(text, str) and name != "version"]
-        yield from phrases * 2  # a word must be seen twice to be learnt
-    questions = [IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, CAPTION_PROMPT, VST_PROMPT]
-    yield from [SYSTEM, NO_PICTURE, NO_HISTORY, SINCE, *questions, "system\n user\n assistant\n user_ "] * 2
+    yield from prompt_texts()

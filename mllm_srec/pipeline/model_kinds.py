@@ -30,8 +30,9 @@ from mllm_srec.pipeline.features.items import item_features
 from mllm_srec.pipeline.features.pictures import extract_features, frozen
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.reports.terminal.summaries import print_quality
-from mllm_srec.summaries.requests import SummaryPlan
-from mllm_srec.summaries.run import ensure_summaries, summary_accuracy, summary_tokens
+from mllm_srec.summaries.plan import SummaryPlan
+from mllm_srec.summaries.quality import summary_accuracy, summary_tokens
+from mllm_srec.summaries.run import ensure_summaries
 from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import Split
 

@@ -1,8 +1,10 @@
-"""The four-turn chain of thought: image summary, item summary and preference come as earlier turns of the chat.
+"""The chain of thought in four turns: image summary, item summary and preference come as earlier turns of the chat.
 
-A prompt of either order is four parts, `prefix | before | middle | after`: prefix and middle are the context's, before
-and after the target's. So both kinds are tokenised once, whatever the order, and the prefix stays shared. `after` is
-`builder.target` without a picture, which stands in the first question.
+In either order a prompt has four parts, `prefix | before | middle | after`: prefix and middle belong to the context,
+before and after to the target. So contexts and targets are each tokenised once, whatever the order, and the prefix is
+shared. `after` is `builder.target` without a picture, because the picture is in the first question.
+
+A preference chain is something else: the windows from which `summaries/` writes a user's preference step by step.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from mllm_srec.prompts.templates import IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PR
 
 
 @dataclass(frozen=True)
-class ChainPrompts:
+class CotPrompts:
     """The questions of the three earlier turns, as the summary stages asked them."""
 
     image: str = IMAGE_PROMPT
@@ -31,14 +33,14 @@ class ChainPrompts:
     preference: str = PREFERENCE_PROMPT
 
 
-def chain_context(prompts: ChainPrompts, user_id: str, profile: str | None, settings: PromptSettings) -> ContextFrame:
-    """System turn, TUBC turn with the body as its answer, and the opening of the last question.
+def cot_context(prompts: CotPrompts, user_id: str, profile: str | None, settings: PromptSettings) -> ContextFrame:
+    """Frame a context: system turn, TUBC turn with the body as its answer, and the opening of the last question.
 
     Args:
-        prompts: The questions of the earlier turns.
+        prompts: Questions of the earlier turns.
         user_id: The user, named in the last question.
-        profile: The user's profile, where there is one.
-        settings: Wording and order.
+        profile: The user's profile; None where there is none.
+        settings: Wording and order of the turns.
     """
     system = turn("system", SYSTEM)
     asked: list[Piece] = [*turn("user", prompts.preference), TURN_START, "assistant\n"]
@@ -49,16 +51,16 @@ def chain_context(prompts: ChainPrompts, user_id: str, profile: str | None, sett
     return ContextFrame([*system, *asked], end, apart=question)
 
 
-def chain_target(
-    prompts: ChainPrompts, has_picture: bool, image_summary: str | None, text: str | None, item_summary: str
+def cot_target(
+    prompts: CotPrompts, has_picture: bool, image_summary: str | None, text: str | None, item_summary: str
 ) -> list[Piece]:
-    """VIU and IMSG of the target: two questions with their stored answers.
+    """Return the VIU and IMSG turns of a target: two questions with their stored answers.
 
     Args:
-        prompts: The questions.
-        has_picture: The picture stands in the first question.
-        image_summary: Answer to the first question; None leaves that turn out, where pictures are not to be used.
-        text: The item's text; None where it is not to be used.
+        prompts: Questions of the earlier turns.
+        has_picture: True if the first question shows a picture.
+        image_summary: Answer to the first question; None leaves that turn out, where pictures are not used.
+        text: Text of the item; None where it is not used.
         item_summary: Answer to the second question.
     """
     seen: list[Piece] = [Picture()] if has_picture else []
@@ -70,8 +72,8 @@ def chain_target(
 
 
 def _question(user_id: str, profile: str | None, settings: PromptSettings) -> list[Piece]:
-    """The last question up to the quote that opens the target."""
+    """Return the last question up to the quote that opens the target."""
     wording = settings.phrases
-    asked = wording.chain_question.format(user=user_name(user_id, settings, with_article=True))
+    asked = wording.cot_question.format(user=user_name(user_id, settings, with_article=True))
     opening = user_clause(user_id, profile, settings)
-    return [TURN_START, "user\n", wording.instruction, opening, wording.chain, asked]
+    return [TURN_START, "user\n", wording.instruction, opening, wording.cot_preference, asked]

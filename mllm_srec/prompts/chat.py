@@ -1,6 +1,7 @@
-"""Chats -> token ids for any instruction-tuned model: ChatML for Qwen-VL, a model's own chat template for others.
+"""Encodes chats for any model that writes summaries: ChatML for Qwen-VL, the model's own chat template for others.
 
-Whatever a title, a description or an earlier summary holds, only the chat format itself can become a control token.
+This file chooses between the two and holds the first; `chat_template.py` holds the second. Whatever a title, a
+description or an earlier summary says, only the chat format itself can become a control token.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from mllm_srec.prompts.encoding import REQUIRED, PlainText, PromptEncoder
 from mllm_srec.prompts.summaries import Message
 
 END_OF_TEXT = "<|endoftext|>"
-"""Ends a document, and now and then an answer: Qwen's own files list it beside `<|im_end|>`."""
+"""Ends a document, and sometimes an answer: Qwen's own files list it beside `<|im_end|>`."""
 THINK = "<think>"
-"""A vocabulary with this token is of a later, text-only Qwen, whose template must be asked not to think aloud."""
+"""Marks the vocabulary of a later, text-only Qwen, whose template needs a flag to turn reasoning off."""
 
 
 class ChatEncoder:
     """Encodes chats up to the opening of the assistant's turn, and decodes answers.
 
     Args:
-        tokenizer: A Hugging Face tokenizer: of a Qwen-VL model, or any with a chat template.
+        tokenizer: Hugging Face tokenizer of a Qwen-VL model, or of any model with a chat template.
 
     Attributes:
         stop_ids: Tokens that end an answer, at least one.
         image_token_id: Placeholder of one picture token; None where the chat cannot show pictures.
 
     Raises:
-        ConfigError: The tokenizer has no chat template, or nothing tells where an answer ends.
+        ConfigError: The tokenizer has no chat template, or does not define the end of an answer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -43,35 +44,35 @@ class ChatEncoder:
 
     @property
     def pad_token_id(self) -> int:
-        """Fills shorter rows of a batch; any id would do, since it is never attended to."""
+        """Token that fills shorter rows of a batch; any would do, since it is never attended to."""
         return self.stop_ids[0]
 
     def encode(self, messages: Sequence[Message], n_image_tokens: int = 0) -> list[int]:
-        """Token ids of `messages` and the opening of the assistant's turn.
+        """Return the token ids of `messages` and of the opening of the assistant's turn.
 
         Args:
             messages: The chat so far.
             n_image_tokens: Placeholders of its picture: patches of the grid divided by the merge area (4).
 
         Raises:
-            ConfigError: A picture for a text-only model, or a chat that the model's template does not take.
+            ConfigError: A text-only model is shown a picture, or its template refuses the chat.
         """
         return self._format.encode(messages, n_image_tokens)
 
     def cut(self, text: str, max_tokens: int) -> str:
-        """`text`, or its first `max_tokens` tokens where it has more."""
+        """Return `text`, or its first `max_tokens` tokens where it has more."""
         ids = self._plain.encode(text)
         return text if len(ids) <= max_tokens else self.decode(ids[:max_tokens])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The answer without control tokens, stripped; half a letter at its end, left by a limit, goes too."""
+        """Return the answer without control tokens, stripped, and without a cut character at its end."""
         control_ids = frozenset(self._plain.control_ids.values())
         kept = [index for index in ids if index not in control_ids]
         text: str = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text.rstrip("\ufffd").strip()
 
     def fingerprint(self) -> str:
-        """Hash of vocabulary, chat format and ends of an answer: names the encoder in stored summaries."""
+        """Return a hash of vocabulary, chat format and stop tokens, which names the encoder in stored summaries."""
         probe = [Message("system", ("Be brief.",)), Message("user", ("A red mug?",))]
         content = f"{self._plain.fingerprint()} {self.encode(probe)} {self.stop_ids}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -81,7 +82,7 @@ class ChatML:
     """The chat format of all Qwen-VL models, pictures included.
 
     Args:
-        tokenizer: The tokenizer of a Qwen-VL model.
+        tokenizer: Tokenizer of a Qwen-VL model.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -91,7 +92,7 @@ class ChatML:
         self.stop_ids = [int(vocabulary[token]) for token in (TURN_END.token, END_OF_TEXT) if token in vocabulary]
 
     def encode(self, messages: Sequence[Message], n_image_tokens: int) -> list[int]:
-        """See `ChatEncoder.encode`."""
+        """Encode a chat; see `ChatEncoder.encode`."""
         pieces: list[Piece] = []
         for message in messages:
             pieces += [TURN_START, f"{message.role}\n", *message.content, TURN_END, "\n"]

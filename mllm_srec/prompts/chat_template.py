@@ -1,4 +1,7 @@
-"""A model's own chat template, cut where contents go, so that contents are never parsed with it."""
+"""Encodes chats by a model's own chat template, which is cut where contents go, so that contents are never parsed.
+
+For text-only models that write summaries; `chat.py` chooses between this and the ChatML of Qwen-VL.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +19,30 @@ from mllm_srec.types import ConfigError
 Turn = tuple[str, str]
 """Role and text of one message."""
 Layout = list[list[str | Control]]
-"""What a template writes before, between and behind the contents of a chat."""
+"""Parts that a template writes before, between and behind the contents of a chat."""
 
 SENTINEL = "MLLMSREC{}CONTENT"
 FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
-"""Stands before every template: Llama 3.2 and others write today's date into each prompt, and a summary must not
-depend on the day it was asked for. The date is the one that Llama 3.1 falls back on."""
+"""Prepended to every template: Llama 3.2 and others write today's date into each prompt, and a summary must not depend
+on the day it is written. The date is the default of Llama 3.1."""
 
 
 class ChatTemplate:
     """Encodes chats by a tokenizer's chat template.
 
-    The template is rendered with a sentinel in place of each content and cut at the sentinels. Control tokens are
-    read from the template's own parts only; contents go in between as plain text.
+    The template is rendered with a sentinel in place of each content and split at the sentinels. Control tokens are
+    parsed in the template's own parts only; contents go in between as plain text.
 
     Args:
-        tokenizer: A Hugging Face tokenizer.
-        plain: Encodes plain text by the same tokenizer.
+        tokenizer: Hugging Face tokenizer with a chat template.
+        plain: Encoder of plain text with the same tokenizer.
 
     Attributes:
         stop_ids: The control token that the template writes behind an answer, and the tokenizer's end of sequence.
         image_token_id: Always None: such a model is shown no pictures.
 
     Raises:
-        ConfigError: The tokenizer has no chat template, or nothing tells where an answer ends.
+        ConfigError: The tokenizer has no chat template, or does not define the end of an answer.
     """
 
     image_token_id: int | None = None
@@ -48,8 +51,8 @@ class ChatTemplate:
         self._name = tokenizer.name_or_path
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
-                f"the tokenizer of {self._name!r} has no chat template: the model is not instruction-tuned, or an old "
-                "one; give one that is, such as Llama-3.1-8B-Instruct, or put a chat_template.jinja beside its files"
+                f"the tokenizer of {self._name!r} has no chat template: the model is old or not instruction-tuned; "
+                "give one that has it, such as Llama-3.1-8B-Instruct, or put a chat_template.jinja beside its files"
             )
         self._tokenizer, self._plain = tokenizer, plain
         self._source = FIXED_DATE + str(tokenizer.get_chat_template())
@@ -58,16 +61,16 @@ class ChatTemplate:
         self.stop_ids = self._find_stop_ids()
 
     def encode(self, messages: Sequence[Message], n_image_tokens: int = 0) -> list[int]:
-        """Token ids of a chat and the opening of the assistant's turn.
+        """Return the token ids of a chat and of the opening of the assistant's turn.
 
-        Where the template knows no system role, that text opens the first user turn.
+        Where the template has no system role, the system text opens the first user turn.
 
         Args:
             messages: The chat, texts only.
-            n_image_tokens: Of no use here.
+            n_image_tokens: Ignored; such models see no pictures.
 
         Raises:
-            ConfigError: A picture; or the template drops, repeats or reorders contents.
+            ConfigError: A message shows a picture, or the template drops, repeats or reorders contents.
         """
         turns = [(message.role, self._text(message)) for message in messages]
         layout = self._layout(turns)
@@ -94,21 +97,21 @@ class ChatTemplate:
         return "".join(texts)
 
     def _find_stop_ids(self) -> list[int]:
-        """Ids that end an answer, the one that ends the turn first."""
+        """Return the ids that end an answer, first the one that ends the turn."""
         layout = self._cut(("user", "assistant"), add_generation_prompt=False)
         behind = [piece for piece in (layout[-1] if layout else []) if not isinstance(piece, str) or piece.strip()]
-        found = [self._plain.control_ids[piece.token] for piece in behind[:1] if isinstance(piece, Control)]
-        if self._tokenizer.eos_token_id not in (None, *found):
-            found.append(int(self._tokenizer.eos_token_id))
-        if not found:
+        stop_ids = [self._plain.control_ids[piece.token] for piece in behind[:1] if isinstance(piece, Control)]
+        if self._tokenizer.eos_token_id not in (None, *stop_ids):
+            stop_ids.append(int(self._tokenizer.eos_token_id))
+        if not stop_ids:
             raise ConfigError(
-                f"nothing tells where an answer of {self._name!r} ends: its chat template writes no special token "
-                "there; set eos_token in the model's tokenizer_config.json"
+                f"the tokenizer of {self._name!r} does not define the end of an answer: it has no end of sequence, and "
+                "its chat template writes no special token there; set eos_token in the model's tokenizer_config.json"
             )
-        return found
+        return stop_ids
 
     def _layout(self, turns: Sequence[Turn]) -> Layout | None:
-        """Parts around the contents; None where the template does not take these roles. Rendered once per roles."""
+        """Return the parts around the contents, rendered once for the same roles; None if the template refuses them."""
         roles = tuple(role for role, _ in turns)
         if roles not in self._layouts:
             self._layouts[roles] = self._cut(roles, add_generation_prompt=True)
@@ -122,7 +125,7 @@ class ChatTemplate:
                 chat_template=self._source,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                enable_thinking=False,  # Qwen3 and its like; others do not know the word
+                enable_thinking=False,  # for Qwen3 and its like; other templates ignore it
             )
         except TemplateError:
             return None
@@ -132,17 +135,17 @@ class ChatTemplate:
         return [list(self._parse(part)) for part in parts[::2]]
 
     def _parse(self, part: str) -> Iterator[str | Control]:
-        """Control tokens of the template's own text, and what stands between them."""
+        """Yield the control tokens of the template's own text, and the texts between them."""
         end = 0
-        for found in self._pattern.finditer(part):
-            yield part[end : found.start()]
-            yield Control(found.group().strip())
-            end = found.end()
+        for match in self._pattern.finditer(part):
+            yield part[end : match.start()]
+            yield Control(match.group().strip())
+            end = match.end()
         yield part[end:]
 
 
 def _control_pattern(tokenizer: Any, plain: PlainText) -> re.Pattern[str]:
-    """Matches control tokens, with the white space that some of them swallow."""
+    """Return a pattern of control tokens, with the white space that some of them absorb."""
     flags = {str(token.content): (token.lstrip, token.rstrip) for token in tokenizer.added_tokens_decoder.values()}
     written = [
         (r"\s*" if flags[token][0] else "") + re.escape(token) + (r"\s*" if flags[token][1] else "")
@@ -152,7 +155,7 @@ def _control_pattern(tokenizer: Any, plain: PlainText) -> re.Pattern[str]:
 
 
 def _without_system(turns: Sequence[Turn]) -> list[Turn]:
-    """The same chat with the system's text at the head of the first user turn."""
+    """Return the same chat with the system text at the head of the first user turn."""
     system = "\n\n".join(text for role, text in turns if role == "system")
     rest = [turn for turn in turns if turn[0] != "system"]
     first = next((index for index, (role, _) in enumerate(rest) if role == "user"), None)

@@ -1,4 +1,4 @@
-"""How an answer is decoded: the settings that the summary stages take and that generation follows."""
+"""Settings of decoding: `summaries.<stage>.generation`, which `models/generation.py` follows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mllm_srec.types import ConfigError
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How a summary is decoded; nothing is inherited from a model's own files.
+    """How a summary is decoded; a model's own `generation_config.json` is ignored.
 
     Args:
-        max_new_tokens: Longest summary; one that reaches it is marked as cut off.
-        sample: Draw tokens instead of taking the most likely one; each summary has its own seed, so that it does not
-            depend on what else is in its batch.
-        temperature: Of the draw, above 0.
-        top_p: Smallest set of tokens with this probability that is drawn from; in (0, 1].
-        seed: Seed of the draws.
+        max_new_tokens: Tokens of the longest summary; one that reaches them is marked as cut off.
+        sample: Sample tokens instead of taking the most likely one; each summary has its own seed, so that it does not
+            depend on the rest of its batch.
+        temperature: Temperature of sampling, above 0.
+        top_p: Probability of the smallest set of tokens that is sampled from, in (0, 1].
+        seed: Seed of sampling.
     """
 
     max_new_tokens: int = 200
@@ -28,16 +28,17 @@ class GenerationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers without a meaning."""
+        """Check the ranges."""
         if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={self.max_new_tokens} leaves no summary; give at least 1")
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens}: leaves no summary; give at least 1")
         if not (self.temperature > 0 and 0 < self.top_p <= 1):
             raise ConfigError(
-                f"temperature={self.temperature}, top_p={self.top_p}; give a temperature above 0 and a share in (0, 1]"
+                f"temperature={self.temperature}, top_p={self.top_p}: out of range; give a temperature above 0 and a "
+                "probability in (0, 1]"
             )
 
     def identity(self) -> dict[str, Any]:
-        """What decides a text, for content addresses: settings of a draw count only where there is one."""
+        """Return what decides a text, for content addresses: settings of sampling count only if `sample` is true."""
         if self.sample:
             return asdict(self)
         return {"max_new_tokens": self.max_new_tokens, "sample": False}

@@ -1,7 +1,7 @@
-"""List prompts: candidates with letters in one prompt, shown in several orders, so that no place is favoured.
+"""Listwise prompts: lettered candidates in one prompt, shown in several random orders, so that no position is favoured.
 
-Which candidates stand together, and in which order, is drawn from (seed, group, shuffle) and from the set of
-candidates alone: not from the order in which they came, nor from what else is in the batch.
+Which candidates share a prompt, and in which order, depends on (seed, group, shuffle) and on the set of candidates
+only: not on the order in which they came, nor on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mllm_srec.types import PackedBatch
 
 @dataclass(frozen=True)
 class ListPrompt:
-    """Which candidates a prompt shows.
+    """The candidates that one listwise prompt shows.
 
     Attributes:
-        shuffle: Number of the order that it belongs to.
-        candidates: Their places among the group's candidates, by letter.
+        shuffle: Index of the random order that the prompt is part of.
+        candidates: Indices among the group's candidates, one a letter.
     """
 
     shuffle: int
@@ -32,12 +32,12 @@ class ListPrompt:
 
 @dataclass(frozen=True)
 class ListGroup:
-    """One context and its candidates, shown as lists.
+    """One context and its candidates, as listwise prompts.
 
     Attributes:
-        prompts: The context and one target per list prompt.
-        shown: Whom each of them shows.
-        candidates: The same context's candidates; they have no tokens of their own.
+        prompts: The context, with one target per listwise prompt.
+        shown: Candidates of each prompt.
+        candidates: The context's candidates, without tokens.
     """
 
     prompts: PromptGroup
@@ -46,37 +46,37 @@ class ListGroup:
 
 
 def draw_lists(item_index: np.ndarray, group_id: int, list_size: int, n_shuffles: int, seed: int) -> list[ListPrompt]:
-    """Draw orders of a group's candidates, and cut each into lists of equal size, one more or less.
+    """Draw random orders of a group's candidates, and split each into lists whose sizes differ by at most one.
 
     Args:
-        item_index: `(C,)` the candidates' rows in the items table, which is sorted by id; no item twice.
-        group_id: The group.
+        item_index: `(C,)` the candidates' rows in the items table, which is sorted by id; no duplicates.
+        group_id: Id of the group.
         list_size: Candidates of a list, at most.
-        n_shuffles: Orders.
+        n_shuffles: Number of orders.
         seed: Seed of the draws.
 
     Returns:
-        Every candidate is in one list of each shuffle.
+        Lists of all shuffles; each candidate is in exactly one list of a shuffle.
     """
     by_id = np.argsort(item_index, kind="stable")  # (C,)
     n_lists = -(-len(by_id) // list_size)
-    found: list[ListPrompt] = []
+    lists: list[ListPrompt] = []
     for shuffle in range(n_shuffles):
         order = np.random.default_rng([seed, group_id, shuffle]).permutation(len(by_id))  # (C,)
-        found += [ListPrompt(shuffle, by_id[part].tolist()) for part in np.array_split(order, n_lists)]
-    return found
+        lists += [ListPrompt(shuffle, by_id[part].tolist()) for part in np.array_split(order, n_lists)]
+    return lists
 
 
 def list_tokens(
     lines: Sequence[Sequence[int]], label_ids: Sequence[int], end: Sequence[int], shown: ListPrompt
 ) -> list[int]:
-    """Tokens of one list prompt behind its context.
+    """Return the tokens of one listwise prompt behind its context.
 
     Args:
-        lines: What follows the letter of each of the group's candidates.
+        lines: Tokens behind the letter, of each of the group's candidates.
         label_ids: Tokens of the letters.
-        end: What follows the list.
-        shown: Which candidates, in which order.
+        end: Tokens behind the last candidate.
+        shown: Candidates of the prompt, in order.
     """
     ids: list[int] = []
     for label, candidate in zip(label_ids, shown.candidates, strict=False):
@@ -87,12 +87,12 @@ def list_tokens(
 def pack_lists(
     groups: Sequence[ListGroup], label_ids: Sequence[int], pad_token_id: int, settings: PackingSettings
 ) -> PackedBatch:
-    """Lay list prompts out as packed rows, and say where each candidate stands in them.
+    """Lay listwise prompts out as packed rows, and record where the score of each candidate is read.
 
     Args:
         groups: B groups, all with the same number of shuffles.
-        label_ids: K tokens of letters.
-        pad_token_id: Any token.
+        label_ids: Tokens of K letters.
+        pad_token_id: Token that fills rows; any will do.
         settings: Rows and padding side.
     """
     batch, _ = pack(

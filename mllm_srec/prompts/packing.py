@@ -1,8 +1,8 @@
-"""Groups of prompts -> tensors: packed rows, positions, masks and labels.
+"""Packs groups of prompts into tensors: packed rows, positions, masks and labels.
 
-A group is one context and the targets asked about in it. It becomes `prefix | target 1 + answer 1 | target 2 + answer 2
-| ...` in one row: each target sees the prefix and itself only, and its positions go on from the end of the prefix, so
-that every target is computed exactly as if it stood alone behind the prefix.
+A group is one context and its targets. It becomes `prefix | target 1 + answer 1 | target 2 + answer 2 | ...` in one
+row: each target sees the prefix and itself only, and its positions continue from the end of the prefix, so that every
+target is computed exactly as if it were the only one behind the prefix.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class PromptTarget:
     """One target item of a group, as tokens.
 
     Attributes:
-        input_ids: Target text with picture placeholders, up to the opening of the answer's turn.
-        answer_ids: The response for training; empty for scoring.
-        grid: Patch grid of the target's picture, None where it has none.
+        input_ids: Tokens of the target with picture placeholders, up to the opening of the answer's turn.
+        answer_ids: Tokens of the response for training; empty for scoring.
+        grid: Patch grid of the target's picture; None where it has none.
         picture: Key of the picture in the image or feature store.
         item_index: Row of the item in the items table.
         relevance: 1 liked, 0 not.
@@ -55,12 +55,12 @@ class PackingSettings:
     """How groups become rows.
 
     Args:
-        packed: Several targets share one row and its prefix; false lays every target out in a row of its own, the
-            reference that the packed rows are tested against.
-        max_row_tokens: A group that needs more tokens than this takes several rows.
+        packed: Let several targets share one row and its prefix; false gives every target a row of its own, the
+            reference for tests of packed rows.
+        max_row_tokens: Tokens of a row; a group that needs more takes several rows.
         padding_side: Side on which shorter rows of a batch are padded.
         loss_on: `response` trains on the answer only; `all` is the literal reading of the article's Eq. 3, on every
-            token but the pictures' (and the prefix once per row).
+            token except those of pictures (and on the prefix once per row).
     """
 
     packed: bool = True
@@ -70,7 +70,7 @@ class PackingSettings:
 
 
 def split_targets(prefix: int, lengths: Sequence[int], settings: PackingSettings) -> list[list[int]]:
-    """Indices of a group's targets, row by row: as many as fit `max_row_tokens`, and at least one."""
+    """Return the indices of a group's targets, row by row: as many as fit `max_row_tokens`, and at least one."""
     rows: list[list[int]] = []
     room = 0
     for index, length in enumerate(lengths):
@@ -95,7 +95,7 @@ class _Row:
 
 
 def _lay_out(group: PromptGroup, chosen: Sequence[int], image_token_id: int, settings: PackingSettings) -> _Row:
-    """Prefix and the chosen targets of one group as one row."""
+    """Lay out the prefix and the chosen targets of one group as one row."""
     prefix = torch.tensor(list(group.prefix_ids), dtype=torch.long)
     positions, start = rope_positions(prefix, (), image_token_id, 0)
     ids, spans, segments = [prefix], [positions], [torch.zeros_like(prefix)]
@@ -129,18 +129,20 @@ def pack(
 
     Args:
         groups: B groups, each with at least one target.
-        image_token_id: The placeholder token.
-        pad_token_id: Any token: padding is neither seen nor trained on.
+        image_token_id: Placeholder of one picture token.
+        pad_token_id: Token of padding; any will do, since it is neither attended to nor trained on.
         settings: Rows, padding side and loss.
 
     Returns:
         The batch without picture tensors, and the pictures (key, grid) in the order of their placeholders.
 
     Raises:
-        ValueError: No group, or a group without targets.
+        ValueError: There is no group, or a group has no targets.
     """
     if not groups or any(not group.targets for group in groups):
-        raise ValueError(f"{len(groups)} groups to pack; every batch needs a group and every group a target")
+        raise ValueError(
+            f"groups: {len(groups)} of them; a batch needs a group, and every group a target; leave out empty groups"
+        )
     rows: list[_Row] = []
     answer_index = torch.zeros(len(groups), max(len(group.targets) for group in groups), 2, dtype=torch.long)
     for b, group in enumerate(groups):
@@ -165,7 +167,7 @@ def pack(
 
 
 def candidate_fields(groups: Sequence[PromptGroup]) -> CandidateBatch:
-    """What a batch says of the targets of B groups, whatever their prompts."""
+    """Return the fields of a batch about the targets of B groups, which do not depend on their prompts."""
     return {
         "group_id": torch.tensor([group.group_id for group in groups]),  # (B,)
         "candidate_mask": _per_target(groups, lambda target: 1, 0).bool(),  # (B, C)
@@ -177,7 +179,7 @@ def candidate_fields(groups: Sequence[PromptGroup]) -> CandidateBatch:
 
 
 def no_groups() -> PackedBatch:
-    """The batch of a process that got no group: every process runs each loop, so that none waits for ever."""
+    """Return the batch of a process without groups: every process runs each loop, so that none waits forever."""
     rows = torch.zeros(0, 0, dtype=torch.long)  # (R, T), and (B, C)
     none = torch.zeros(0, dtype=torch.long)  # (B,)
     return {
@@ -188,7 +190,7 @@ def no_groups() -> PackedBatch:
 
 
 def _per_target(groups: Sequence[PromptGroup], value: Callable[[PromptTarget], int], fill: int) -> torch.Tensor:
-    """One number per target, padded with `fill` to `(B, C)`."""
+    """Return one number per target, padded with `fill` to `(B, C)`."""
     rows = [[value(target) for target in group.targets] for group in groups]
     n_targets = max(map(len, rows))
     return torch.tensor([row + [fill] * (n_targets - len(row)) for row in rows])

@@ -1,7 +1,8 @@
-"""The inverse of packing: which tokens of packed rows are a group's prefix and its targets, and in what order to run.
+"""The inverse of packing: finds the prefix and the targets of each group in packed rows, and plans forward passes.
 
-Every token that a score depends on is named once here, whatever the layout of the rows: prefixes that several rows
-repeat, padding and responses are left out.
+A span is a range of tokens in a row. Every token that a score depends on is in exactly one span, whatever the layout of
+the rows: padding, responses, and prefixes that further rows repeat are left out. Chats and texts are elsewhere
+(`builder.py`, `chat.py`); here are only positions.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Span:
 
 @dataclass(frozen=True)
 class GroupSpans:
-    """Where the tokens stand that a group's scores depend on.
+    """Positions of the tokens that a group's scores depend on.
 
     Attributes:
-        prefix: The context, in the row of the first target; may be empty.
-        targets: By column of the batch: a target up to the token whose output predicts the response.
+        prefix: Tokens of the context, in the row of the first target; may be empty.
+        targets: Column of the batch -> tokens of the target up to the one whose output predicts the response.
     """
 
     prefix: Span
@@ -42,14 +43,14 @@ class GroupSpans:
 
 @dataclass(frozen=True)
 class PassGroup:
-    """What one forward pass computes of one group.
+    """The part of one group that one forward pass computes.
 
     Attributes:
-        group: Index in the batch.
-        prefix: The group's context.
-        begins: The pass computes the context too; else an earlier one did, whose keys and values are at hand.
-        targets: Column and span, shortest first.
-        continues: A later pass computes further targets.
+        group: Index of the group in the batch.
+        prefix: Tokens of its context.
+        begins: True if the pass computes the context too; False if an earlier pass did, whose keys and values are kept.
+        targets: Column and span of each target, shortest first.
+        continues: True if a later pass computes further targets.
     """
 
     group: int
@@ -68,19 +69,19 @@ def group_spans(batch: PackedBatch) -> list[GroupSpans]:
     """Find every group's prefix and targets, in whatever layout they were packed.
 
     Args:
-        batch: Its `segment_ids`, `answer_index` and the mask of its targets are read.
+        batch: Batch whose `segment_ids`, `answer_index` and target mask are read.
 
     Returns:
-        B groups. Responses (in training batches) and masked targets are left out; a prompt of a list is one target.
+        B groups, without responses (in training batches) and masked targets; a listwise prompt is one target.
     """
     segments = batch["segment_ids"].cpu().numpy()  # (R, T)
     present = batch["label_mask"].any(dim=-1) if "label_mask" in batch else batch["candidate_mask"]  # (B, C) or (B, P)
     answers, mask = batch["answer_index"].tolist(), present.tolist()
     begins = [_begins(row) for row in segments]
     groups = []
-    for places, present in zip(answers, mask, strict=True):
+    for positions, present in zip(answers, mask, strict=True):
         targets: dict[int, Span] = {}
-        for column, (row, token) in enumerate(places):
+        for column, (row, token) in enumerate(positions):
             if present[column]:
                 targets[column] = Span(row, begins[row][int(segments[row, token])], token + 1)
         row = min((span.row for span in targets.values()), default=0)
@@ -90,25 +91,25 @@ def group_spans(batch: PackedBatch) -> list[GroupSpans]:
 
 
 def _begins(row: np.ndarray) -> dict[int, int]:
-    """First token of each segment of a row; a segment is one run of tokens."""
+    """Return the first token of each segment of a row; a segment is one run of tokens."""
     changes = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist()]
     return {int(row[token]): token for token in changes}
 
 
 def plan_passes(groups: Sequence[GroupSpans], max_tokens: int) -> list[list[PassGroup]]:
-    """Cut a batch into forward passes in which every token occurs once.
+    """Split a batch into forward passes that compute every token once.
 
-    A group that does not fit goes on in the next pass, so that at most one prefix is kept between two passes.
+    A group that does not fit continues in the next pass, so that at most one prefix is kept between two passes.
 
     Args:
-        groups: What `group_spans` found.
-        max_tokens: Tokens of a pass; more only where one prefix with one target needs more.
+        groups: Groups of the batch, as `group_spans` returned them.
+        max_tokens: Tokens of a pass; exceeded only where one prefix with one target needs more.
 
     Raises:
         ValueError: `max_tokens` is below 1.
     """
     if max_tokens < 1:
-        raise ValueError(f"max_tokens={max_tokens}; a forward pass computes at least 1 token, give some such as 4096")
+        raise ValueError(f"max_tokens={max_tokens}: a forward pass has at least 1 token; give a limit such as 4096")
     passes: list[list[PassGroup]] = []
     room = 0
     for index, group in enumerate(groups):
@@ -127,5 +128,5 @@ def plan_passes(groups: Sequence[GroupSpans], max_tokens: int) -> list[list[Pass
 
 
 def _fitting(lengths: Sequence[int], room: int) -> int:
-    """How many of the first targets fit, at least one."""
+    """Return how many of the first targets fit, at least one."""
     return max(1, int(np.searchsorted(np.cumsum(lengths), room, side="right")))

@@ -1,8 +1,9 @@
-"""The wording of every prompt, versioned: Table 1 of the article and its switches, and those of two baselines.
+"""The text of every prompt, versioned, and the settings that choose among them.
 
-Text here is data: the article's own spelling is kept letter by letter in the wording `article` (a blank before the
-comma, "his"), and any change of a text below must come with a new version name, since stored prompts, checkpoints and
-results name it.
+First the questions of the summary stages, then the recommender's prompts: Table 1 of the article and its switches, and
+those of two baselines. Texts here are data: the wording `article` keeps the article's spelling character by character
+(a blank before the comma, "his"), and a change of any text needs a new version name, since stored prompts, checkpoints
+and results name it.
 """
 
 from __future__ import annotations
@@ -14,36 +15,61 @@ from typing import Literal
 from mllm_srec.types import ConfigError, check_literals
 
 ANSWERS = {1: "Yes.", 0: "No."}
-"""The response by label (article, Table 1): a capital letter and a full stop. The first token is what is scored."""
+"""The response by label (article, Table 1), with a capital and a full stop. Its first token is scored."""
 
 SYSTEM = "You are a helpful assistant."  # the turn Qwen2-VL was instruction-tuned with
 NO_PICTURE = "no picture available"
 NO_HISTORY = "no history"
 LABELS = string.ascii_uppercase
-"""Names of the candidates of a list prompt; what comes first in the answer is scored."""
+"""Names of the candidates in a listwise prompt; the first token of the answer, one of them, is scored."""
 
-EMPTY_LIST = "none\n"  # stands where a list of items has none
+EMPTY_LIST = "none\n"  # in place of a list without items
 UNTITLED = "untitled item"
 SINCE = "Since then:\n"  # between a preference and the items that came after its last window
 
 
+# --- the questions of the summary stages ------------------------------------------------------------------------------
+
+SUMMARY_VERSION = "summaries-article-v1"
+
+IMAGE_PROMPT = "What is in the image and describe its category, type, color, style, brand, specifications, and feature?"
+"""p1 of Eq. 1 (VQA-based image understanding, VIU)."""
+ITEM_PROMPT = "Please combine visual summary and text to summarize the item."
+"""p2 of Eq. 2 (item multimodal summary generator, IMSG)."""
+PREFERENCE_PROMPT = (
+    "Please summarize the user’s multimodal summaries sequence in chronological order to refine the user’s "  # noqa: RUF001
+    "interests and preferences."
+)
+"""p3 (temporal user behavior comprehend, TUBC)."""
+CAPTION_PROMPT = "Describe the image."
+"""Asks for a plain caption, as the article's Base model does in place of p1."""
+
+VST_VERSION = "summaries-vst-v1"
+VST_PROMPT = "What does the picture show of this item? Answer with a short summary."
+"""Asks for a visual summary with the item's title in sight (Rec-GPT4V, its Visual-Summary Thought; our words)."""
+STAGE_PROMPTS = (IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT, CAPTION_PROMPT, VST_PROMPT)
+"""All questions above."""
+
+# --- the recommender's prompts ----------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Wording:
-    """Phrases of one wording; braces are filled by the builder, with text that is never parsed again."""
+    """Phrases of one wording; the builder fills the braces with text that is never parsed again."""
 
     version: str
     instruction: str
-    profile: str  # clause that opens the input where a profile is known
+    profile: str  # clause that opens the input for a user with a profile
     preference: str  # up to the opening quote of the preference
     question: str  # from the closing quote of the preference up to the opening quote of the target
     question_end: str  # from the closing quote of the target
-    chain: str = ""  # stands for `preference` and its text where the chain of thought gave it in an earlier turn
-    chain_question: str = ""  # then as `question`
-    no_profile: str = "Based"  # stands for `profile` where none is known
+    cot_preference: str = ""  # replaces `preference` and its text in a chain of thought, whose earlier turn gave it
+    cot_question: str = ""  # replaces `question` in a chain of thought
+    no_profile: str = "Based"  # replaces `profile` for a user without one
     items_only: bool = False  # lists items: has no place for a written preference, a chain of thought or pictures
     disliked: str = ""  # heads a second list, of disliked items; empty where they are not shown
-    choices: str = ""  # heads a list of candidates to choose from; empty where the wording cannot ask so
-    choices_end: str = ""  # behind that list
+    choices: str = ""  # heads the candidates of a listwise prompt; empty where the wording has none
+    choices_end: str = ""  # follows the candidates
 
 
 WORDINGS = {
@@ -55,8 +81,8 @@ WORDINGS = {
         preference=' on the previous multimodal interaction history ,his preferences are summarized as: \n "',
         question='" \n Whether {user} will like the target item "',
         question_end='" next ? \n',
-        chain=" on the previous multimodal interaction history ,his preferences are summarized above. \n ",
-        chain_question='Whether {user} will like the target item "',
+        cot_preference=" on the previous multimodal interaction history ,his preferences are summarized above. \n ",
+        cot_question='Whether {user} will like the target item "',
     ),
     "neutral": Wording(
         version="table1-neutral-v1",
@@ -66,8 +92,8 @@ WORDINGS = {
         preference=' on the previous interactions, the preferences are summarized as:\n"',
         question='"\nWill {user} like the target item "',
         question_end='" next?\n',
-        chain=" on the previous interactions, the preferences are summarized above.\n",
-        chain_question='Will {user} like the target item "',
+        cot_preference=" on the previous interactions, the preferences are summarized above.\n",
+        cot_question='Will {user} like the target item "',
     ),
     # TALLRec (Bao et al., RecSys 2023): liked and disliked titles, then the target. The words are ours.
     "tallrec": Wording(
@@ -103,26 +129,26 @@ class PromptSettings:
     """What a prompt says.
 
     Args:
-        wording: `article` is Table 1 letter by letter; `neutral` says the same without its slips; `tallrec` lists
-            liked and disliked items apart, `rec_gpt4v` the liked ones, both without pictures.
-        user_id: Name the user by id, as Table 1 does (a channel for memorising users: worth an ablation).
+        wording: `article` is Table 1 character by character; `neutral` says the same without its slips; `tallrec`
+            lists liked and disliked items apart, `rec_gpt4v` the liked ones, both without pictures.
+        user_id: Name the user by id, as Table 1 does (the model could memorise users by it: worth an ablation).
         profile: Open with the user's profile where the data set has one (Amazon has none).
-        brand: Give the brand with the title, where it is known.
+        brand: Give the brand with the title, where there is one.
         categories: Give the categories with the title.
         description: Give the description with the title.
         max_history: Latest items that a context lists (of liked and disliked ones together, where the wording shows
-            both); null lists all that `prepare.max_history` kept.
+            both); null lists all that `prepare.max_history` kept. See `data/history.py`.
         max_item_tokens: Tokens of one item's text, in the history and as target; longer texts are cut and counted.
         max_preference_tokens: Tokens of a preference summary; longer ones are cut and counted.
         cot: Chain of thought: four turns (image summary, item summary, preference, question) instead of one question;
             the earlier answers come from the stored summaries.
         cot_order: `user_first` begins with the preference, so that all targets of a context share it; `article` is
             the article's order, image and item summary of the target first.
-        layout: `pointwise` asks about one target at a time. `listwise` lays the candidates of a list before the model,
-            each with a letter, and asks for the best; labelled pairs are still asked about one at a time, since a list
-            of one has no order.
-        list_size: Candidates of a list prompt at most, 2 to 26; a longer list is cut into parts at random.
-        list_shuffles: Orders in which a list is shown, each drawn anew: scores are averaged over them.
+        layout: `pointwise` asks about one target at a time. `listwise` shows the candidates of a list, each with a
+            letter, and asks for the best; labelled pairs are still asked about one at a time, since a list of one has
+            no order.
+        list_size: Candidates of a listwise prompt at most, 2 to 26; a longer candidate list is split at random.
+        list_shuffles: Random orders in which a candidate list is shown; scores are averaged over them.
     """
 
     wording: Literal["article", "neutral", "tallrec", "rec_gpt4v"] = "article"
@@ -141,38 +167,39 @@ class PromptSettings:
     list_shuffles: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse an unknown wording and a limit that leaves no text."""
+        """Check the choices, the limits of texts, and that the chain of thought and lists suit the wording."""
         check_literals(self, error=ValueError)
         for name in ("max_item_tokens", "max_preference_tokens"):
             if (limit := getattr(self, name)) < 1:
-                raise ValueError(f"{name}={limit} leaves no text; give at least 1")
+                raise ValueError(f"{name}={limit}: leaves no text; give at least 1")
         if self.max_history is not None and self.max_history < 1:
-            raise ConfigError(f"max_history={self.max_history} shows no past; give at least 1, or null for all")
+            raise ConfigError(f"max_history={self.max_history}: shows no past; give at least 1, or null for all")
         if self.cot and self.phrases.items_only:
-            chained = sorted(name for name, wording in WORDINGS.items() if not wording.items_only)
+            able = sorted(name for name, wording in WORDINGS.items() if not wording.items_only)
             raise ConfigError(
-                f"cot=true with wording={self.wording!r}, which asks one question about lists of items; "
-                f"set cot to false, or wording to one of {chained}"
+                f"cot=true, wording={self.wording!r}: this wording asks one question about lists of items; "
+                f"set cot to false, or wording to one of {able}"
             )
-
         self._check_lists()
 
     def _check_lists(self) -> None:
-        """Refuse lists that cannot be asked about."""
+        """Check the settings of listwise prompts."""
         if self.layout == "listwise" and not self.phrases.choices:
             able = sorted(name for name, wording in WORDINGS.items() if wording.choices)
             raise ConfigError(
-                f"layout='listwise' with wording={self.wording!r}, which has no question about a list; "
+                f"layout='listwise', wording={self.wording!r}: this wording has no question about a list; "
                 f"set layout to pointwise, or wording to one of {able}"
             )
         if not 2 <= self.list_size <= len(LABELS):
-            raise ConfigError(f"list_size={self.list_size}; candidates are named by letters, give 2 to {len(LABELS)}")
+            raise ConfigError(
+                f"list_size={self.list_size}: candidates are named by letters; give a size from 2 to {len(LABELS)}"
+            )
         if self.list_shuffles < 1:
-            raise ConfigError(f"list_shuffles={self.list_shuffles}; a list is shown at least once")
+            raise ConfigError(f"list_shuffles={self.list_shuffles}: a list is shown at least once; give at least 1")
 
     @property
     def phrases(self) -> Wording:
-        """The texts of the wording."""
+        """Texts of the wording."""
         return WORDINGS[self.wording]
 
     @property
@@ -181,20 +208,8 @@ class PromptSettings:
         return self.phrases.version
 
 
-VERSION = "summaries-article-v1"
-
-IMAGE_PROMPT = "What is in the image and describe its category, type, color, style, brand, specifications, and feature?"
-"""p1 of Eq. 1 (VQA-based image understanding, VIU)."""
-ITEM_PROMPT = "Please combine visual summary and text to summarize the item."
-"""p2 of Eq. 2 (item multimodal summary generator, IMSG)."""
-PREFERENCE_PROMPT = (
-    "Please summarize the user’s multimodal summaries sequence in chronological order to refine the user’s "  # noqa: RUF001
-    "interests and preferences."
-)
-"""p3 (temporal user behavior comprehend, TUBC)."""
-CAPTION_PROMPT = "Describe the image."
-"""What the article's Base model asks in place of p1: a plain caption."""
-
-VST_VERSION = "summaries-vst-v1"
-VST_PROMPT = "What does the picture show of this item? Answer with a short summary."
-"""Asks for a visual summary with the item's title in sight (Rec-GPT4V, its Visual-Summary Thought; our words)."""
+def prompt_texts() -> list[str]:
+    """Return every fixed text of a prompt, so that a tokenizer made for a data set can be trained on them."""
+    fixed = [SYSTEM, NO_PICTURE, NO_HISTORY, SINCE, *STAGE_PROMPTS, "system\n user\n assistant\n user_ "]
+    phrases = [[text for name, text in vars(wording).items() if name != "version"] for wording in WORDINGS.values()]
+    return [text for texts in (*phrases, fixed) for text in texts * 2 if isinstance(text, str)]  # learnt if seen twice

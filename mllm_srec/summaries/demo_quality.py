@@ -1,7 +1,7 @@
-"""Summaries of the demo shop against its truth: are they right?
+"""Accuracy of summaries of the demo shop, whose truth is known.
 
-Texts are read by words alone (`demo_language.named_values`), so that those of any model can be judged: "not red" names
-red. Nothing here feeds a model; it is the examiner who knows the truth.
+Texts are read word by word (`data/demo/words.named_values`), so that those of any model can be judged: "not red" names
+red. No model reads anything from here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mllm_srec.data.demo.shop import DAY_MS, item_truth, user_truth
 from mllm_srec.data.demo.truth import MODALITIES, TasteModel
 from mllm_srec.data.demo.words import ATTRIBUTES, LEVELS, TEXT_ATTRIBUTES, VALUES, named_values
 from mllm_srec.data.settings import DemoSettings
-from mllm_srec.summaries.quality import Number
-from mllm_srec.summaries.settings import Modality, Stage
+from mllm_srec.summaries.settings import PARTS, Modality, Stage
+from mllm_srec.summaries.text_quality import Number
 from mllm_srec.types import ConfigError, DataError
 
 TASTE_CHANCE = 0.5
-"""Half of an attribute's values are liked on any day: accuracy of naming none, all, or any at random."""
+"""Accuracy of naming none, all or random values: half of an attribute's values are liked on any day."""
 
 _JUDGED_SCHEMA = {
     "is_last": pl.Boolean, "attribute": pl.String, "n_right": pl.Int64, "n_named": pl.Int64, "n_values": pl.Int64,
@@ -32,7 +32,7 @@ _LEVELLED = re.compile(rf"\b({'|'.join(LEVELS)})\s+([^\W\d_]+)")
 
 
 def demo_settings(manifest: Mapping[str, Any]) -> DemoSettings | None:
-    """What recreates the truth of a prepared data set; None where its source is not the demo shop.
+    """Return the settings that recreate the truth of a prepared data set; None where it is not the demo shop.
 
     Args:
         manifest: `PreparedDataset.manifest`.
@@ -47,18 +47,18 @@ def demo_settings(manifest: Mapping[str, Any]) -> DemoSettings | None:
         return DemoSettings(**prepare["demo"])
     except TypeError as error:
         raise ConfigError(
-            f"manifest.json: prepare.demo={prepare['demo']} is of another version of the demo shop ({error}); "
+            f"manifest.json: prepare.demo={prepare['demo']}: is of another version of the demo shop ({error}); "
             "delete the data set and prepare it again with `python -m mllm_srec prepare`"
         ) from error
 
 
 def demo_quality(stage: Stage, table: pl.DataFrame, data: PreparedDataset, modality: Modality) -> dict[str, Number]:
-    """Judge a stage by the attributes that its texts can tell; empty where the data set's truth is not known.
+    """Measure a stage by the attributes that its texts can show; empty where the data set's truth is not known.
 
     Args:
-        stage: `image` is judged by what a picture shows, the others by what `modality` does.
-        table: The stage's view.
-        data: The data set it was made from.
+        stage: Stage that is judged: `image` by what a picture shows, the others by what `modality` shows.
+        table: View of the stage.
+        data: Data set that it was written from.
         modality: `summaries.modality`.
 
     Raises:
@@ -68,25 +68,25 @@ def demo_quality(stage: Stage, table: pl.DataFrame, data: PreparedDataset, modal
     settings = demo_settings(data.manifest)
     if settings is None:
         return {}
-    if stage == "preference":
+    if PARTS[stage].subject == "user":
         return taste_accuracy(table, settings, MODALITIES[modality])
-    return attribute_accuracy(table, data.items, settings, "image" if stage == "image" else modality)
+    return attribute_accuracy(table, data.items, settings, "image" if PARTS[stage].reads == "picture" else modality)
 
 
 def attribute_accuracy(
     table: pl.DataFrame, items: pl.DataFrame, settings: DemoSettings, modality: Modality
 ) -> dict[str, Number]:
-    """Do item texts name each attribute's true value, and no other value of it?
+    """Measure whether item texts name each attribute's true value, and no other value of it.
 
     `attribute_accuracy` is the share of right answers over all (summary, attribute), `attribute_accuracy/<attribute>`
-    over the summaries; `chance` is that of naming one value at random. An empty summary is wrong everywhere. What only
-    the picture shows is not judged of an item without one.
+    over the summaries; `chance` is the accuracy of naming one value at random. An empty summary is wrong everywhere.
+    Attributes that only a picture shows are not judged for an item without one.
 
     Args:
         table: View of the stage image or item.
         items: Items of the data set: `item_id` and `image`.
-        settings: What the shop was generated with.
-        modality: Judged are the attributes that it shows.
+        settings: Settings that the shop was generated with.
+        modality: Modality whose attributes are judged.
 
     Returns:
         The shares (None: nothing to judge), the number `n_judged` of (summary, attribute), and of the data set's items
@@ -99,19 +99,19 @@ def attribute_accuracy(
     rows = table.join(item_truth(settings), on="item_id", how="left").join(pictured, on="item_id", how="left")
     _demand(rows, "item_id", ATTRIBUTES[0])
     right = _answers(rows, modality)
-    told = pictured.filter("has_picture") if modality == "image" else pictured
+    expected = pictured.filter("has_picture") if modality == "image" else pictured
     return {
         "attribute_accuracy": _share([answer for answers in right.values() for answer in answers]),
         **{f"attribute_accuracy/{name}": _share(answers) for name, answers in right.items()},
         "chance": _share([1 / len(VALUES[name]) for name, answers in right.items() for _ in answers]),
         "n_judged": sum(len(answers) for answers in right.values()),
         "n_items_without_picture": items["image"].null_count(),
-        "n_items_without_summary": told.join(table, on="item_id", how="anti").height,
+        "n_items_without_summary": expected.join(table, on="item_id", how="anti").height,
     }
 
 
 def taste_accuracy(table: pl.DataFrame, settings: DemoSettings, attributes: Sequence[str]) -> dict[str, Number]:
-    """Do preferences say what their users like on the day of the state's key?
+    """Measure whether preferences name what their users like on the day of the state's key.
 
     Measured over the last state of every chain (of both visible sets), and with the prefix `all_states/` over all:
 
@@ -123,12 +123,13 @@ def taste_accuracy(table: pl.DataFrame, settings: DemoSettings, attributes: Sequ
     - `named_share`: mean over (state, attribute) of the share of the attribute's values that are named;
     - `chance` of the accuracy, 0.5. That of the strongest is 0.5 for one value at random, and more for several.
 
-    An empty state names nothing: it is counted, and right by half. Shares are None where there is nothing to judge.
+    An empty state names nothing: it is counted, with half of its values right. Shares are None where there is nothing
+    to judge.
 
     Args:
         table: View of the stage preference.
-        settings: What the shop was generated with.
-        attributes: Those that are judged.
+        settings: Settings that the shop was generated with.
+        attributes: Attributes that are judged.
 
     Raises:
         DataError: The table names a user on a day that the shop does not have.
@@ -145,7 +146,7 @@ def taste_accuracy(table: pl.DataFrame, settings: DemoSettings, attributes: Sequ
 
 
 def strongest_values(text: str) -> dict[str, set[str]]:
-    """Attribute -> the values right behind the strongest level word that a text uses for it; others are missing."""
+    """Return attribute -> values directly behind the strongest level word that a text uses for it, if it uses any."""
     found: dict[str, dict[int, set[str]]] = {}
     for level, word in _LEVELLED.findall(text.lower()):
         for name, values in named_values(word).items():
@@ -155,7 +156,7 @@ def strongest_values(text: str) -> dict[str, set[str]]:
 
 
 def _answers(rows: pl.DataFrame, modality: Modality) -> dict[str, list[bool]]:
-    """Attribute -> whether each summary that can tell it names its true value only."""
+    """Return attribute -> True for each summary that names only its true value, of those that can show it."""
     right: dict[str, list[bool]] = {name: [] for name in MODALITIES[modality]}
     for row in rows.iter_rows(named=True):
         named = named_values(row["text"])
@@ -167,7 +168,7 @@ def _answers(rows: pl.DataFrame, modality: Modality) -> dict[str, list[bool]]:
 
 
 def _judged_states(table: pl.DataFrame, settings: DemoSettings, attributes: Sequence[str]) -> pl.DataFrame:
-    """One row per (state, attribute): how many of its values are judged rightly, and how many are named."""
+    """Return one row a (state, attribute): how many of its values the state gets right, and how many it names."""
     rows = table.with_columns(
         day=pl.col("timestamp") // DAY_MS, is_last=pl.col("step") == pl.col("step").max().over("user_id", "visible")
     ).join(user_truth(settings), on=["user_id", "day"], how="left")
@@ -203,7 +204,7 @@ def _share(values: Sequence[float]) -> float | None:
 
 
 def _demand(rows: pl.DataFrame, name: str, truth: str) -> None:
-    """Raise if a row has no truth."""
+    """Check that every row has a truth."""
     unknown = rows.filter(pl.col(truth).is_null())
     if unknown.height:
         raise DataError(

@@ -1,4 +1,7 @@
-"""What each summary is written from: pictures and texts of items, earlier summaries, and chains of likes."""
+"""What each summary is written from, and the texts of all summaries as prompts use them.
+
+Sources are pictures and texts of items, earlier summaries, and the likes of preference chains.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,57 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, SummaryTexts, Visible
+from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.prompts.builder import ItemText, item_text
-from mllm_srec.prompts.chain_of_thought import ChainPrompts
+from mllm_srec.prompts.chain_of_thought import CotPrompts
 from mllm_srec.prompts.summaries import (
     SummaryPrompt,
     captioned_line,
+    collapse_whitespace,
     image_messages,
     item_messages,
-    one_line,
     preference_messages,
     reviewed_line,
     titled_image_messages,
 )
 from mllm_srec.prompts.templates import IMAGE_PROMPT, NO_PICTURE
+from mllm_srec.summaries.plan import PartPlan, SummaryPlan
 from mllm_srec.summaries.preference_chains import Chain, ChainStep
-from mllm_srec.summaries.requests import STAGE_OF, Part, PartPlan, SummaryPlan
-from mllm_srec.summaries.tables import read_view
+from mllm_srec.summaries.settings import PARTS, Part
+from mllm_srec.summaries.tables import preference_states, read_view
 from mllm_srec.types import ConfigError
 
 Row = Mapping[str, Any]
-"""Fields of the items table."""
+"""A row of the items table."""
+
+
+def read_summary_texts(plan: SummaryPlan, inputs: SummaryInputs | None = None) -> SummaryTexts:
+    """Read all texts of a plan.
+
+    Args:
+        plan: Plan whose stages have been written.
+        inputs: Inputs whose texts of items are shared, so that items added there later appear here too; None reads
+            them from the tables.
+
+    Raises:
+        ConfigError: A stage was not run for these settings, data and models; names the command that does.
+    """
+    inputs = inputs or SummaryInputs(plan)
+    if plan.titled:
+        return SummaryTexts(plan.identity, "both", inputs.texts("image"), {}, {}, titled=True)
+    image = plan.plan("image").prompt if "image" in plan.parts else IMAGE_PROMPT
+    return SummaryTexts(
+        identity=plan.identity,
+        modality=plan.settings.modality,
+        image=inputs.texts("image"),
+        item=inputs.texts("item"),
+        preference=preference_states(inputs.table("preference")),
+        prompts=CotPrompts(image, plan.plan("item").prompt, plan.plan("preference").prompt),
+    )
 
 
 class SummaryInputs:
-    """Puts prompts together; tables of earlier stages are read when first needed.
+    """Builds the prompts of summaries; tables of earlier stages are read when first needed.
 
     Args:
         plan: Models, prompts and names of the tables.
@@ -45,58 +74,58 @@ class SummaryInputs:
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        """item_id -> fields of the items table; further items may be added."""
+        """item_id -> row of the items table; new items may be added."""
         return {row["item_id"]: row for row in self.plan.data.items.iter_rows(named=True)}
 
-    # --- what earlier stages wrote ---------------------------------------------------------------------------------
+    # --- texts of earlier parts ------------------------------------------------------------------------------------
 
     def table(self, part: Part) -> pl.DataFrame:
-        """The table that a part wrote.
+        """Read the table of a part.
 
         Raises:
-            ConfigError: It was not written yet, or for other settings, data or pictures.
+            ConfigError: The part was not written yet, or for other settings, data or pictures.
         """
         table = read_view(self.plan.folder(part), self.plan.view(part))
         if table is None:
             raise ConfigError(
-                f"{self.plan.folder(part)} holds no {part} summaries of these settings, data and model; first run "
-                f"`python -m mllm_srec summarize --stage {STAGE_OF[part]}` with the same configuration"
+                f"{self.plan.folder(part)}: no {part} summaries of these settings, data and model; first run "
+                f"`python -m mllm_srec summarize --stage {PARTS[part].stage}` with the same configuration"
             )
         return table
 
     def texts(self, part: Part) -> dict[str, str]:
-        """item_id -> text of a part, read once; none where pictures are not used."""
+        """Return item_id -> text of a part, read once; empty if the plan does not need the part."""
         if part not in self.plan.parts:
             return {}
         if part not in self._texts:
             self._texts[part] = dict(self.table(part).select("item_id", "text").iter_rows())
         return self._texts[part]
 
-    def learn(self, part: Part, texts: Mapping[str, str]) -> None:
-        """Know texts of a part about items that the data set does not hold: what comes after it reads them."""
+    def add_texts(self, part: Part, texts: Mapping[str, str]) -> None:
+        """Add texts of a part about new items, which later parts will read."""
         self.texts(part).update(texts)
 
     @property
-    def _seen_in_history(self) -> Mapping[str, str]:
-        """What history lines of variants without item summaries say of a picture."""
+    def _shown_pictures(self) -> Mapping[str, str]:
+        """item_id -> text about its picture, for history lines of variants without item summaries."""
         return self.texts("caption" if self.settings.variant == "base" else "image")
 
     # --- prompts ---------------------------------------------------------------------------------------------------
 
     def item_prompts(self, plan: PartPlan) -> dict[str, SummaryPrompt]:
-        """Prompts of a part that writes of items: of those with a picture, or of all."""
-        found = {row["item_id"]: self.item_prompt(plan, row) for row in self.plan.data.items.iter_rows(named=True)}
-        return {item_id: prompt for item_id, prompt in found.items() if prompt is not None}
+        """Return item_id -> prompt of a part about items: those with a picture, or all."""
+        prompts = {row["item_id"]: self.item_prompt(plan, row) for row in self.plan.data.items.iter_rows(named=True)}
+        return {item_id: prompt for item_id, prompt in prompts.items() if prompt is not None}
 
     def item_prompt(self, plan: PartPlan, row: Row) -> SummaryPrompt | None:
-        """Prompt about one item; None where the part is about pictures and the item has none.
+        """Return the prompt about one item; None where the part reads pictures and the item has none.
 
         Args:
-            plan: A part that writes of items.
-            row: Fields of the items table; the item's picture is that of `plan.images`.
+            plan: Plan of a part about items.
+            row: Row of the items table; the item's picture is the one in `SummaryPlan.images`.
         """
         item_id = row["item_id"]
-        if STAGE_OF[plan.part] == "image":
+        if PARTS[plan.part].reads == "picture":
             return self._picture_prompt(plan, row)
         text = None if self.settings.modality == "image" else self._title(plan, row)
         messages = item_messages(plan.prompt, self.texts("image").get(item_id), text)
@@ -112,30 +141,30 @@ class SummaryInputs:
         return SummaryPrompt(key, tuple(messages), picture, f"item {item_id}")
 
     def _title(self, plan: PartPlan, row: Row) -> str:
-        """Title, with the fields that `data.prompt` asks for, cut at `max_item_tokens`."""
+        """Return the title and the fields that `data.prompt` asks for, cut at `max_item_tokens`."""
         item = ItemText(row["title"], row["brand"] or "", row["categories"] or (), row["description"])
         return plan.chat.cut(item_text(item, self.plan.prompt), self.plan.prompt.max_item_tokens)
 
     def preference_prompt(self, plan: PartPlan, chain: Chain, step: ChainStep, previous: str | None) -> SummaryPrompt:
-        """Prompt of one step of a chain.
+        """Return the prompt of one step of a preference chain.
 
         Args:
-            plan: The preference part.
-            chain: Whose likes.
-            step: Which of them.
-            previous: What the step before wrote, where steps refine each other.
+            plan: Plan of the preference part.
+            chain: Likes of a user.
+            step: Step of that chain.
+            previous: Text of the step before, where steps refine each other; else None.
         """
         shown = [self._line(item_id) for item_id in chain.items[step.start : step.end]]
         if self.settings.use_reviews:
-            own = chain.reviews[step.start : step.end]
-            cut = [plan.chat.cut(review, self.plan.prompt.max_item_tokens) for review in own]
+            reviews = chain.reviews[step.start : step.end]
+            cut = [plan.chat.cut(review, self.plan.prompt.max_item_tokens) for review in reviews]
             shown = [reviewed_line(line, review) for line, review in zip(shown, cut, strict=True)]
         messages = preference_messages(plan.prompt, previous, shown)
         about = f"items {step.start}-{step.end - 1} of user {chain.user_id}"
         return SummaryPrompt(plan.record_key(messages, None), tuple(messages), about=about)
 
     def _line(self, item_id: str) -> str:
-        """An item's line in a preference prompt, by variant and modality."""
+        """Return an item's line in a preference prompt, by variant and modality."""
         if self.settings.variant in ("svi", "full"):
             return self.texts("item")[item_id]
         if item_id not in self._unfused:
@@ -143,40 +172,10 @@ class SummaryInputs:
         return self._unfused[item_id]
 
     def _unfused_line(self, row: Row) -> str:
-        """Title and what was seen, side by side; one of them where the modality asks for it."""
-        title, seen = self._title(self.plan.plan("preference"), row), self._seen_in_history.get(row["item_id"], "")
+        """Return title and text about the picture side by side, or one of them, by modality."""
+        title, seen = self._title(self.plan.plan("preference"), row), self._shown_pictures.get(row["item_id"], "")
         if self.settings.modality == "text":
             return title
         if self.settings.modality == "image":
-            return one_line(seen) or NO_PICTURE
+            return collapse_whitespace(seen) or NO_PICTURE
         return captioned_line(title, seen)
-
-
-def summary_texts(plan: SummaryPlan, inputs: SummaryInputs | None = None) -> SummaryTexts:
-    """All texts of a plan.
-
-    Args:
-        plan: What was written.
-        inputs: Whose texts of items these shall be, so that what it learns later is known here too; None reads them.
-
-    Raises:
-        ConfigError: A stage was not run for these settings, data and models; names the command that does.
-    """
-    inputs = inputs or SummaryInputs(plan)
-    if plan.titled:
-        return SummaryTexts(plan.identity, "both", inputs.texts("image"), {}, {}, titled=True)
-    states: dict[tuple[str, Visible], list[PreferenceState]] = {}
-    table = inputs.table("preference").sort("user_id", "visible", "step")
-    for user_id, visible, timestamp, order, text in table.select(
-        "user_id", "visible", "timestamp", "order", "text"
-    ).iter_rows():
-        states.setdefault((user_id, visible), []).append(PreferenceState(timestamp, order, text))
-    image = plan.plan("image").prompt if "image" in plan.parts else IMAGE_PROMPT
-    return SummaryTexts(
-        identity=plan.identity,
-        modality=plan.settings.modality,
-        image=inputs.texts("image"),
-        item=inputs.texts("item"),
-        preference=states,
-        prompts=ChainPrompts(image, plan.plan("item").prompt, plan.plan("preference").prompt),
-    )

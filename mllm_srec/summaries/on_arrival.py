@@ -1,8 +1,8 @@
 """Summaries of what arrives after `summarize`: new items and new histories, by the same prompts and models.
 
-Texts go into the data set's own store under the hash of their inputs: what was written once, for whatever reason, is
-never written again, and an item that the data set holds already finds its own texts there. The tables of the stages,
-which name all items and users of the data set, stay as they are.
+Texts go into the data set's store under the hash of their inputs: no text is ever written twice, and an item that the
+data set already has finds its texts there. The tables of the stages, which list the items and users of the data set,
+stay as they are.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import polars as pl
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState
 from mllm_srec.prompts.summaries import SummaryPrompt
 from mllm_srec.summaries.inputs import Row, SummaryInputs
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.preference_chains import Chain, ChainStep, build_chains
-from mllm_srec.summaries.requests import Part, SummaryPlan
 from mllm_srec.summaries.run import SummaryLoop, SummaryWriter, summary_trainer
+from mllm_srec.summaries.settings import PARTS, Part
 from mllm_srec.summaries.store import SummaryStore
-from mllm_srec.summaries.tables import whole_letters
+from mllm_srec.summaries.tables import valid_unicode
 
 
 class SummaryArrivals:
@@ -26,8 +27,8 @@ class SummaryArrivals:
 
     Args:
         plan: Prompts, models and decoding of the run.
-        inputs: Texts of the data set's items; learns those of new ones.
-        accelerator: Of a Trainer: `auto`, `cpu`, `gpu`.
+        inputs: Texts of the data set's items; those of new items are added.
+        accelerator: Accelerator of the Trainer: `auto`, `cpu`, `gpu`.
     """
 
     def __init__(self, plan: SummaryPlan, inputs: SummaryInputs, accelerator: str = "auto") -> None:
@@ -36,31 +37,31 @@ class SummaryArrivals:
         self._stores: dict[Part, SummaryStore] = {}
 
     def add_items(self, rows: Sequence[Row]) -> None:
-        """Write image and item summaries of new items, and let `inputs` know them.
+        """Write the summaries of new items, and add them to `inputs`.
 
         Args:
-            rows: Fields of the items table; their pictures are in `plan.images` already.
+            rows: Rows as in the items table; their pictures are in `plan.images` already.
 
         Raises:
             ConfigError: The store of summaries cannot be written.
         """
         self.inputs.rows.update({row["item_id"]: row for row in rows})
         for part in self.plan.parts:
-            if part != "preference":  # each part reads the texts of those before it
-                asked = {row["item_id"]: self.inputs.item_prompt(self.plan.plan(part), row) for row in rows}
-                prompts = {item_id: prompt for item_id, prompt in asked.items() if prompt is not None}
+            if PARTS[part].subject == "item":  # each part reads the texts of those before it
+                by_item = {row["item_id"]: self.inputs.item_prompt(self.plan.plan(part), row) for row in rows}
+                prompts = {item_id: prompt for item_id, prompt in by_item.items() if prompt is not None}
                 texts = self._write(part, prompts)
-                self.inputs.learn(part, {item_id: whole_letters(text) for item_id, text in texts.items()})
+                self.inputs.add_texts(part, {item_id: valid_unicode(text) for item_id, text in texts.items()})
 
     def preferences(self, interactions: pl.DataFrame) -> list[PreferenceState]:
-        """The preference chain of one user whose interactions are no part of the data set.
+        """Write the preference chain of one user whose interactions are not in the data set.
 
         Args:
-            interactions: Columns of `interactions.parquet`, all of one user; their items are known to `inputs`.
+            interactions: Rows as in `interactions.parquet`, all of one user; `inputs` has their items.
 
         Returns:
             States in time order, as for a user of the data set: one for each full window. Where windows do not refine
-            each other, the last one that has words, which is the only one that is ever read.
+            each other, only the last one with a text, since no other is ever read.
         """
         settings = self.plan.settings
         states: list[PreferenceState] = []
@@ -73,21 +74,21 @@ class SummaryArrivals:
         return states
 
     def release(self) -> None:
-        """Let go of the models that were loaded."""
+        """Release the models that were loaded."""
         self._loops.clear()
 
     def _refined(self, chain: Chain, steps: Sequence[ChainStep]) -> list[PreferenceState]:
         states, previous = [], None
         for step in steps:
             previous = self._preference(chain, step, previous)
-            states.append(PreferenceState(*step.key, whole_letters(previous)))
+            states.append(PreferenceState(*step.key, valid_unicode(previous)))
         return states
 
     def _latest(self, chain: Chain, steps: Sequence[ChainStep]) -> list[PreferenceState]:
         for step in reversed(steps):
             text = self._preference(chain, step, None)
             if text.strip():
-                return [PreferenceState(*step.key, whole_letters(text))]
+                return [PreferenceState(*step.key, valid_unicode(text))]
         return []
 
     def _preference(self, chain: Chain, step: ChainStep, previous: str | None) -> str:
@@ -95,12 +96,12 @@ class SummaryArrivals:
         return self._write("preference", {"": prompt})[""]
 
     def _write(self, part: Part, prompts: Mapping[str, SummaryPrompt]) -> dict[str, str]:
-        """Texts of the prompts, those that are not stored yet written now."""
+        """Return the texts of the prompts, and write those that are not stored yet."""
         if part not in self._stores:
             self._stores[part] = SummaryStore(self.plan.folder(part))
         store = self._stores[part]
         if any(prompt.key not in store for prompt in prompts.values()):
-            with store:  # another process may be writing: wait, and see what it wrote
+            with store:  # another process may be writing: wait for it, and read what it wrote
                 loop, writer = self._loop(part, store)
                 writer.store = store
                 loop.write(prompts.values())

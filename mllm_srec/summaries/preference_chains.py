@@ -1,4 +1,4 @@
-"""Preference chains: which items a user's preference is made of, step by step in time order."""
+"""Preference chains: the likes from which a user's preference is written, step by step in time order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
 from mllm_srec.types import SPLITS, VISIBLE, Split
 
 VISIBLE_SPLITS: dict[Visible, tuple[Split, ...]] = {VISIBLE_NAME[split]: VISIBLE[split] for split in SPLITS}
-"""Splits whose interactions a chain is made of."""
+"""Name of a chain -> splits whose interactions it holds."""
 
 
 class Like(NamedTuple):
@@ -22,7 +22,7 @@ class Like(NamedTuple):
         item_id: The item.
         timestamp: Unix milliseconds; with `order` the key of the interaction.
         order: See `timestamp`.
-        review: The user's own words; empty where there are none.
+        review: The user's review of the item; empty where there is none.
     """
 
     item_id: str
@@ -33,13 +33,13 @@ class Like(NamedTuple):
 
 @dataclass(frozen=True)
 class ChainStep:
-    """One call of the model.
+    """One step of a chain, written by one call of the model.
 
     Attributes:
         index: Number of the step, from 0.
-        start: The step shows the items `start:end` of its chain.
+        start: First item that the step shows; it shows the items `start:end` of its chain.
         end: See `start`.
-        key: (timestamp, order) of the last of them; only contexts with a later key may read what the step wrote.
+        key: (timestamp, order) of the last of them; only contexts with a later key may read the step's text.
     """
 
     index: int
@@ -50,11 +50,11 @@ class ChainStep:
 
 @dataclass(frozen=True)
 class Chain:
-    """The liked items of a user that one visible set holds, oldest first; the tuples are of equal length.
+    """The likes of a user in one set of visible splits, oldest first; the tuples are of equal length.
 
     Attributes:
         user_id: The user.
-        visible: Whose contexts read it: `train` those of train and val, `train_val` those of test.
+        visible: Contexts that read it: `train` is for those of train and val, `train_val` for those of test.
         items: Item ids.
         keys: (timestamp, order) of each interaction, ascending.
         reviews: The user's review of each item; empty where there is none.
@@ -67,13 +67,13 @@ class Chain:
     reviews: tuple[str, ...]
 
     def steps(self, window: int, step: int, refined: bool) -> list[ChainStep]:
-        """The calls that write this chain's preferences, one for each full window.
+        """Return the steps of this chain, one for each full window.
 
         Args:
             window: Items of a window, at least 1.
             step: Items by which the window moves on, at least 1.
-            refined: True: a call shows its window, and is to be given the text of the step before (Eq. 3). False: it
-                shows everything up to the window's end, and no earlier text.
+            refined: True if a step shows its window and refines the text of the step before (Eq. 3); False if it shows
+                everything up to the window's end and no earlier text.
         """
         return [
             ChainStep(index, start if refined else 0, end, self.keys[end - 1])
@@ -82,36 +82,36 @@ class Chain:
 
 
 def windows(n_items: int, window: int, step: int) -> list[tuple[int, int]]:
-    """(start, end) of every full window of a sequence.
+    """Return (start, end) of every full window of a sequence.
 
     Args:
         n_items: Length of the sequence, at least 0.
         window: Length of a window, at least 1.
-        step: Distance of two starts, at least 1.
+        step: Distance between two starts, at least 1.
     """
     return [(start, start + window) for start in range(0, n_items - window + 1, step)]
 
 
 def visible_likes(interactions: pl.DataFrame) -> dict[tuple[str, Visible], list[Like]]:
-    """(user_id, visible) -> liked interactions in the order of their keys; no entry where there is none.
+    """Return (user_id, visible) -> likes in the order of their keys; no entry where there is none.
 
     Args:
-        interactions: Columns of `interactions.parquet`, in any order.
+        interactions: Rows as in `interactions.parquet`, in any order.
     """
     likes = in_time_order(interactions.filter(is_liked())).with_columns(pl.col("review").fill_null(""))
-    found: dict[tuple[str, Visible], list[Like]] = {}
+    chains: dict[tuple[str, Visible], list[Like]] = {}
     for visible, splits in VISIBLE_SPLITS.items():
         rows = likes.filter(pl.col("split").is_in(splits)).select("user_id", "item_id", *KEY, "review")
         for user_id, *like in rows.iter_rows():
-            found.setdefault((user_id, visible), []).append(Like(*like))
-    return found
+            chains.setdefault((user_id, visible), []).append(Like(*like))
+    return chains
 
 
 def build_chains(interactions: pl.DataFrame) -> list[Chain]:
-    """The chains of all users, by user and then visible set; those without a full window have no steps.
+    """Build the chains of all users, sorted by user and visible splits; those without a full window have no steps.
 
     Args:
-        interactions: Columns of `interactions.parquet`, in any order.
+        interactions: Rows as in `interactions.parquet`, in any order.
     """
     return [
         Chain(

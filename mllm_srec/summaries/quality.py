@@ -1,229 +1,87 @@
-"""Checks of written summaries that need no truth: are they texts at all, and do preferences name what is held out?
-
-Words are runs of letters and digits in lower case; apostrophes of either kind do not part a word.
-"""
+"""The quality of one stage: text checks, accuracy on the demo shop and CLIP similarity, saved as `quality.json`."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.stored_prompts.summary_texts import VISIBLE_NAME, PreferenceState, SummaryTexts, Visible
-from mllm_srec.prompts.templates import NO_PICTURE
-from mllm_srec.summaries.preference_chains import visible_likes
-from mllm_srec.types import SPLITS
+from mllm_srec.models.clip import clip_similarity
+from mllm_srec.summaries.demo_quality import demo_quality
+from mllm_srec.summaries.inputs import SummaryInputs
+from mllm_srec.summaries.plan import SummaryPlan
+from mllm_srec.summaries.settings import PARTS, STAGES, Stage
+from mllm_srec.summaries.text_quality import Number, text_quality, title_leaks, unchanged
 
-Number = int | float | None
-
-N_EXAMPLES = 3
-"""Texts shown of each check that fails."""
-COPIED_WORDS = 8
-"""A run of so many words of the question counts as copied; of a shorter question, all of it."""
-ECHOED_WORDS, ECHOED_SHARE = 5, 0.8
-"""Runs of so many words of the question count as copied where they make up so much of a text."""
-REPEATED_WORDS, REPEATED_TIMES, REPEATED_SHARE = 4, 3, 0.2
-"""See `repeats_itself`."""
-TITLE_WORDS = 3
-"""Shorter titles ("Red Mug") are common speech: they are not searched for."""
-
-_INVISIBLE = r"^[\p{Z}\p{C}]*$"
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`", "'"))
-_REFUSAL = re.compile(
-    r"\W*(?:[\w ]{1,30}:\W*)?(?:"  # behind quotes, marks, or a word such as "Answer:"
-    r"i (?:cannot|can not|can't|could not|couldn't|will not|won't|apologi[sz]e)\b"
-    r"|i (?:do not|don't) have (?:access|the ability)\b"
-    r"|i(?: am|'m) (?:sorry|afraid|unable|not able)\b"
-    r"|as an? (?:ai|artificial intelligence|(?:large )?language model)(?![\w-])"  # not "as an AI-powered lamp"
-    r"|(?:sorry|unfortunately|(?:my )?apologies)[,.]? (?:but )?i\b"  # not "Sorry! is a board game"
-    r"|unable to\b|it(?: is|'s) (?:not possible|impossible) to\b)"
-)
+OnChecked = Callable[[Stage, Mapping[str, Any], Mapping[str, Sequence[str]], bool], None]
+"""Receives a stage, its numbers, examples of faulty texts, and True if its model is untrained."""
 
 
-@dataclass(frozen=True)
-class Quality:
-    """What some checks found.
-
-    Attributes:
-        numbers: Name -> count, share in [0, 1], length in tokens, or None where there was nothing to measure.
-        examples: Name of a number that counts faults -> up to `N_EXAMPLES` distinct texts; none where it is 0.
-    """
-
-    numbers: dict[str, Number]
-    examples: dict[str, list[str]]
-
-
-def text_quality(table: pl.DataFrame, question: str) -> Quality:
-    """Check the texts of any stage; every count is one of rows, and a row may count in several.
-
-    `n_keys` counts distinct content addresses: chains with a common beginning share what was written once.
-    `n_empty`: nothing but blanks and invisible signs. `n_cut_off`: the limit of tokens was reached. `n_refused`,
-    `n_repeated`, `n_copied_prompt`: see `is_refusal`, `repeats_itself`, `copies`. `n_duplicates`: rows with a text,
-    letter by letter, that a row with *another key* has too; all rows of such a text count, empty ones do not.
-    `tokens_*`: distribution of the lengths in tokens, quantiles interpolated.
+def check_quality(
+    plan: SummaryPlan, stage: Stage, table: pl.DataFrame, on_checked: OnChecked | None = None
+) -> dict[str, Any]:
+    """Measure the summaries of a stage, save the numbers as `quality.json` and hand them to `on_checked`.
 
     Args:
-        table: View of a stage; `text`, `finish_reason`, `n_tokens` and `key` are read.
-        question: What the stage asked.
+        plan: Plan by which they were written.
+        stage: Stage that wrote them.
+        table: Table of the stage.
+        on_checked: Receiver of the numbers, which may show them.
+
+    Returns:
+        Content of `quality.json`.
     """
-    faults = _faults(table, question)
-    found = [name for name in faults.columns if faults[name].any()]
-    return Quality(
-        {
-            "n": table.height,
-            "n_keys": table["key"].n_unique(),
-            **{name: int(faults[name].sum()) for name in faults.columns},
-            **_lengths(table["n_tokens"]),
-        },
-        {name: _examples(table["text"].filter(faults[name]).to_list()) for name in found},
-    )
+    part = plan.plan(stage)
+    texts = text_quality(table, part.prompt)
+    numbers: dict[str, Any] = dict(texts.numbers)
+    examples = dict(texts.examples)
+    if PARTS[stage].subject == "user":
+        leaks = title_leaks(table, plan.data)
+        numbers |= unchanged(table) | leaks.numbers
+        examples |= leaks.examples
+    numbers |= demo_quality(stage, table, plan.data, plan.settings.modality)
+    if PARTS[stage].reads == "picture" and plan.settings.clip:
+        numbers |= _clip(plan, table)
+    about = {"view": plan.view(stage), "backbone": part.info.name, "random_backbone": part.info.random_weights}
+    content = {**about, **numbers}
+    (plan.folder(stage) / "quality.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if on_checked is not None:
+        on_checked(stage, numbers, examples, part.info.random_weights)
+    return content
 
 
-def is_refusal(text: str) -> bool:
-    """Whether the first sentence begins as a refusal does ("I cannot", "I'm sorry", "As an AI", ...)."""
-    return _REFUSAL.match(" ".join(text.translate(_APOSTROPHES).lower().split())) is not None
-
-
-def repeats_itself(text: str) -> bool:
-    """Whether a text goes round in circles, by one of two rules.
-
-    Runs: take every run of `REPEATED_WORDS` words that comes `REPEATED_TIMES` times or more, overlaps included; they
-    cover at least `REPEATED_SHARE` of all words. So a loop at the end of a long text counts, and a turn of phrase that
-    comes three times in one does not.
-    Sentences: one of at least `REPEATED_WORDS` words comes twice.
-
-    A list such as "surely red, surely orange, surely yellow" is neither.
-    """
-    words = _words(text)
-    runs = _runs(words, REPEATED_WORDS)
-    counts = Counter(runs)
-    covered = _covered([counts[run] >= REPEATED_TIMES for run in runs], REPEATED_WORDS)
-    if covered and covered >= REPEATED_SHARE * len(words):
-        return True
-    sentences = Counter(tuple(_words(sentence)) for sentence in re.split(r"(?<=[.!?])\s+|\n", text))
-    return any(n > 1 and len(sentence) >= REPEATED_WORDS for sentence, n in sentences.items())
-
-
-def copies(text: str, question: str) -> bool:
-    """Whether a text only gives back its prompt, by one of three rules.
-
-    It has `COPIED_WORDS` words in a row from the question, or all of a shorter question; runs of `ECHOED_WORDS` words
-    of the question cover `ECHOED_SHARE` of it; or it is the phrase that prompts put in place of a picture.
-    """
-    asked, words = _words(question), _words(text)
-    n_words = min(COPIED_WORDS, len(asked))
-    if not set(_runs(asked, n_words)).isdisjoint(_runs(words, n_words)):
-        return True
-    echoed = set(_runs(asked, ECHOED_WORDS))
-    covered = _covered([run in echoed for run in _runs(words, ECHOED_WORDS)], ECHOED_WORDS)
-    return bool(covered and covered >= ECHOED_SHARE * len(words)) or words == _words(NO_PICTURE)
-
-
-def unchanged(preferences: pl.DataFrame) -> dict[str, Number]:
-    """How often a chain stands still: `n_unchanged` of the `n_refined` later steps say what the step before said.
+def summary_accuracy(plan: SummaryPlan) -> dict[str, float]:
+    """Return the accuracy of each stage, such as `image/attribute_accuracy`; empty where the truth is not known.
 
     Args:
-        preferences: View of the stage preference.
+        plan: Plan whose stages have been written.
     """
-    before = pl.col("text").shift().over("user_id", "visible", order_by="step")
-    later = preferences.select(same=pl.col("text") == before).drop_nulls()
-    return {"n_refined": later.height, "n_unchanged": int(later["same"].sum())}
+    accuracies = {}
+    for stage in (stage for stage in STAGES if stage in plan.parts):
+        name = PARTS[stage].accuracy
+        numbers = demo_quality(stage, SummaryInputs(plan).table(stage), plan.data, plan.settings.modality)
+        if (value := numbers.get(name)) is not None:
+            accuracies[f"{stage}/{name}"] = float(value)
+    return accuracies
 
 
-def title_leaks(preferences: pl.DataFrame, data: PreparedDataset) -> Quality:
-    """Search the titles of held-out positives in the preferences that their contexts read.
-
-    A target is a label 1 of a val or test group, pairs and lists alike; it is checked where its context reads a
-    preference and its title has `TITLE_WORDS` words. `target_title_leaks` is the share of the `n_targets_checked` whose
-    title stands in that preference, `n_target_title_leaks` their number. Where the title is also (part of) that of an
-    item the preference was made of, this proves nothing: `n_titles_of_history`, not among the leaks.
+def summary_tokens(plan: SummaryPlan) -> int:
+    """Return the number of tokens of all summaries, earlier steps of preference chains included.
 
     Args:
-        preferences: View of the stage preference.
-        data: The data set it was made from.
+        plan: Plan whose stages have been written.
     """
-    texts = SummaryTexts("", "both", {}, {}, _states(preferences))
-    likes = visible_likes(data.interactions)
-    titles = {item: _spaced(title) for item, title in data.items.select("item_id", "title").iter_rows()}
-    n_checked, n_known, leaks = 0, 0, []
-    for user_id, split, timestamp, order, item_id in _held_out(data).iter_rows():
-        state, title = texts.state_before(user_id, split, timestamp, order), titles[item_id]
-        if state is None or len(title.split()) < TITLE_WORDS:
-            continue
-        n_checked += 1
-        if title in _spaced(state.text):
-            chain = likes.get((user_id, VISIBLE_NAME[split]), [])
-            known = any(title in titles[like.item_id] for like in chain if (like.timestamp, like.order) <= state.key)
-            n_known += known
-            leaks += [] if known else [state.text]
-    numbers: dict[str, Number] = {
-        "target_title_leaks": len(leaks) / n_checked if n_checked else None,
-        "n_target_title_leaks": len(leaks),
-        "n_targets_checked": n_checked,
-        "n_titles_of_history": n_known,
-    }
-    return Quality(numbers, {"n_target_title_leaks": _examples(leaks)} if leaks else {})
+    inputs = SummaryInputs(plan)
+    return sum(int(inputs.table(part)["n_tokens"].sum()) for part in plan.parts)
 
 
-def _faults(table: pl.DataFrame, question: str) -> pl.DataFrame:
-    """Name of the count -> whether each row counts."""
-    texts = table["text"].to_list()
-    return table.select(
-        pl.col("text").str.contains(_INVISIBLE).alias("n_empty"),
-        (pl.col("finish_reason") == "length").alias("n_cut_off"),
-        pl.Series("n_refused", [is_refusal(text) for text in texts], pl.Boolean),
-        pl.Series("n_repeated", [repeats_itself(text) for text in texts], pl.Boolean),
-        pl.Series("n_copied_prompt", [copies(text, question) for text in texts], pl.Boolean),
-        (pl.col("key").n_unique().over("text") > 1).alias("n_duplicates"),
-    ).with_columns(pl.col("n_duplicates") & ~pl.col("n_empty"))
-
-
-def _lengths(n_tokens: pl.Series) -> dict[str, Number]:
-    shares = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
-    quantiles = {f"tokens_{name}": n_tokens.quantile(share, "linear") for name, share in shares.items()}
-    return {**quantiles, "tokens_mean": float(n_tokens.sum()) / len(n_tokens) if len(n_tokens) else None}
-
-
-def _held_out(data: PreparedDataset) -> pl.DataFrame:
-    """Context and item of each positive of val and test; by user, so that neighbours read the same preferences."""
-    targets = pl.concat([table.select("group_id", "item_id", "label") for table in (data.samples, data.candidates)])
-    contexts = data.groups.filter(pl.col("split").is_in(SPLITS[1:]))
-    positives = targets.filter(pl.col("label") == 1).join(contexts, on="group_id")
-    return positives.select("user_id", "split", "timestamp", "order", "item_id").sort(pl.all())
-
-
-def _states(preferences: pl.DataFrame) -> dict[tuple[str, Visible], list[PreferenceState]]:
-    """(user_id, visible) -> states in time order."""
-    rows = preferences.sort("timestamp", "order").select("user_id", "visible", "timestamp", "order", "text")
-    found: dict[tuple[str, Visible], list[PreferenceState]] = {}
-    for user_id, visible, *state in rows.iter_rows():
-        found.setdefault((user_id, visible), []).append(PreferenceState(*state))
-    return found
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.translate(_APOSTROPHES).lower().replace("'", ""))
-
-
-@lru_cache(maxsize=1024)
-def _spaced(text: str) -> str:
-    """Its words with blanks around each, so that one text within another begins and ends with a word."""
-    return f" {' '.join(_words(text))} "
-
-
-def _runs(words: Sequence[str], n_words: int) -> list[tuple[str, ...]]:
-    return list(zip(*(words[start:] for start in range(n_words)), strict=False))
-
-
-def _covered(found: Sequence[bool], n_words: int) -> int:
-    """Number of words in the runs of `n_words` that were found, each counted once."""
-    return len({place + offset for place, is_one in enumerate(found) if is_one for offset in range(n_words)})
-
-
-def _examples(texts: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(texts))[:N_EXAMPLES]
+def _clip(plan: SummaryPlan, table: pl.DataFrame) -> dict[str, Number]:
+    """Return mean CLIP similarities of image summaries with titles (the article's hallucination score) and pictures."""
+    items = table.join(plan.data.items.select("item_id", "title"), on="item_id", how="left", maintain_order="left")
+    images = plan.images
+    keys = [images.picture_of(item_id) if images else None for item_id in items["item_id"]]
+    pictures = [images.pixels(key) if images and key else None for key in keys]
+    texts, titles = items["text"].to_list(), items["title"].to_list()
+    return clip_similarity(str(plan.settings.clip), None, texts, titles, pictures).numbers()

@@ -1,8 +1,8 @@
-"""The store of written summaries: content-addressed, only ever appended to, one file a rank.
+"""The store of written summaries: content-addressed, append-only, one file (a shard) a rank.
 
-A shard is read up to its last whole record. What is broken behind that is either still being written or was torn by a
-kill, a full disk or a power loss; only the process that holds the shard's lock can tell, and only that one cuts it off.
-So no reader ever remembers a place that later moves.
+A shard is read up to its last complete record. A broken rest is either still being written or was torn by a kill, a
+full disk or a power loss; only the process that holds the shard's lock can know which, and only that process truncates
+it. So no reader ever keeps an offset that later moves.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from mllm_srec.prompts.summaries import Summary
 from mllm_srec.types import ConfigError, DataError
 
 PATIENCE = 2.0
-"""Seconds of waiting for another process before that is said."""
+"""Seconds to wait for another process before printing that we wait."""
 
 
 def content_key(**parts: object) -> str:
-    """Content address of a summary: 32 hexadecimal digits of a SHA-256.
+    """Return the content address of a summary: 32 hexadecimal digits of a SHA-256.
 
     Args:
-        parts: Everything that decides the text, by name, as JSON knows it: texts, numbers, booleans, None, lists and
+        parts: All that decides the text, by name, as JSON values: texts, numbers, booleans, None, lists and
             dictionaries of them. Their order does not matter; tuples count as lists.
 
     Raises:
-        DataError: A part is not JSON, such as NaN or a Path.
+        DataError: A part is not a JSON value, such as NaN or a Path.
     """
     try:
         content = json.dumps(parts, sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"content_key: the parts {sorted(parts)} are not JSON ({error}); give texts, finite numbers, booleans, "
+            f"content_key: the parts {sorted(parts)} are not all JSON ({error}); give texts, finite numbers, booleans, "
             "None, or lists and dictionaries of them"
         ) from error
     return hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -49,29 +49,29 @@ def content_key(**parts: object) -> str:
 
 @dataclass
 class _Shard:
-    """How far the file of a rank has been read: up to the end of its last whole record."""
+    """The file of a rank, and how far it has been read: to the end of its last complete record."""
 
     path: Path
     n_bytes: int = 0
     n_lines: int = 0
 
     def read(self, notices: list[str]) -> list[Summary]:
-        """Whole records behind the last one read; broken lines between them are lost, and named in `notices`."""
+        """Read the complete records since the last read; broken lines between them are lost, and named in `notices`."""
         with self.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size  # no further: what comes later may belong to a later state
+            size = os.fstat(file.fileno()).st_size  # no further: later bytes may belong to a later state
             file.seek(self.n_bytes)
             lines = file.read(max(size - self.n_bytes, 0)).split(b"\n")[:-1]
-        found = [_parsed(line) for line in lines]
-        n_read = max((index for index, record in enumerate(found, start=1) if record is not None), default=0)
-        for number, record in enumerate(found[:n_read], start=self.n_lines + 1):
+        parsed = [_parsed(line) for line in lines]
+        n_read = max((index for index, record in enumerate(parsed, start=1) if record is not None), default=0)
+        for number, record in enumerate(parsed[:n_read], start=self.n_lines + 1):
             if record is None:
                 notices.append(f"{self.path}, line {number} is broken; its summary will be written again")
         self.n_bytes += sum(len(line) + 1 for line in lines[:n_read])
         self.n_lines += n_read
-        return [record for record in found[:n_read] if record is not None]
+        return [record for record in parsed[:n_read] if record is not None]
 
     def append(self, descriptor: int, record: Summary) -> None:
-        """Write one line, by one call of the system unless the disk is full or the call was interrupted."""
+        """Write one line, with one system call unless the disk is full or the call is interrupted."""
         line = json.dumps(asdict(record)).encode() + b"\n"
         written = os.write(descriptor, line)
         while written < len(line):
@@ -81,7 +81,7 @@ class _Shard:
 
 
 def _parsed(line: bytes) -> Summary | None:
-    """The record of a line; None where the line is broken. Fields of later versions are not looked at."""
+    """Return the record of a line; None where the line is broken. Fields of later versions are ignored."""
     try:
         fields = json.loads(line.decode("ascii"))
         record = Summary(fields["key"], fields["text"], fields["finish_reason"], fields["n_tokens"])
@@ -92,18 +92,18 @@ def _parsed(line: bytes) -> Summary | None:
 
 
 class SummaryStore:
-    """Summaries by key, those of all ranks; new ones go to the file of the own rank.
+    """Summaries of all ranks by key; new ones go to this rank's file.
 
-    Reading needs no lock. Writing does: a `with` block waits for another process of the same rank, and then knows what
-    that one wrote. Two commands of several ranks each must be kept apart as a whole, before their ranks start: each
-    could hold a lock that the other waits for.
+    Reading needs no lock. Writing does: a `with` block waits for another process of the same rank, and then reads what
+    it wrote. Two commands of several ranks each must be kept apart before their ranks start: each could hold a lock
+    that the other waits for.
 
     Args:
-        folder: Folder of the shards, `records-<rank>.jsonl`; made when something is written.
-        rank: Rank of this process, at least 0. Ranks of earlier runs are read whatever their number.
+        folder: Folder of the shards, `records-<rank>.jsonl`; made by the first write.
+        rank: Rank of this process, at least 0. Shards of all ranks of earlier runs are read.
 
     Attributes:
-        notices: What was lost or cut off, one sentence each, in the order of discovery.
+        notices: Sentences about records that were lost or cut off, in the order of discovery.
 
     Raises:
         ConfigError: `rank` is negative.
@@ -111,7 +111,7 @@ class SummaryStore:
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         if rank < 0:
-            raise ConfigError(f"rank={rank} names no process; give a number from 0 on")
+            raise ConfigError(f"rank={rank}: is no rank of a process; give a number of at least 0")
         self.folder, self.rank = folder, rank
         self.notices: list[str] = []
         self._shards: dict[int, _Shard] = {}
@@ -141,11 +141,11 @@ class SummaryStore:
 
     @property
     def duplicates(self) -> int:
-        """Stored records whose key another record has; of several, that of the lowest rank is used."""
+        """Number of stored records whose key another record has; that of the lowest rank is used."""
         return self._n_read - len(self._records)
 
     def refresh(self) -> None:
-        """Read what all processes appended since the last time; a line still being written is left for later."""
+        """Read what all processes appended since the last read, except a line that is still being written."""
         for path in self.folder.glob("records-*.jsonl"):
             name = re.fullmatch(r"records-(0|[1-9][0-9]*)\.jsonl", path.name)
             if name:
@@ -155,15 +155,15 @@ class SummaryStore:
                     self._add(rank, record)
 
     def append(self, records: Sequence[Summary]) -> None:
-        """Write records to the own shard; once this returns, they outlive a kill and a power loss.
+        """Write records to this rank's shard; once this returns, they survive a kill and a power loss.
 
-        Takes the lock where it is not held yet.
+        Takes the lock if it is not held yet.
 
         Args:
-            records: Those whose key is stored already are not written again.
+            records: New summaries; those whose key is stored already are skipped.
 
         Raises:
-            ConfigError: The folder cannot be written or the disk is full; what was written as whole lines stays.
+            ConfigError: The folder cannot be written or the disk is full; complete lines stay.
         """
         descriptor, shard = self._open(), self._shards[self.rank]
         try:
@@ -173,24 +173,24 @@ class SummaryStore:
                     self._add(self.rank, record)
             os.fsync(descriptor)
         except OSError as error:
-            os.ftruncate(descriptor, shard.n_bytes)  # what a full disk took of a line
+            os.ftruncate(descriptor, shard.n_bytes)  # the part of a line that fitted onto a full disk
             raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Give the lock back; reading goes on."""
+        """Release the lock; the store can still be read."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
             self._lock.release()
 
     def _add(self, rank: int, record: Summary) -> None:
-        """Know a record; which one of several is used does not depend on what was read first."""
+        """Index a record; which of several duplicates is used does not depend on the order of reading."""
         self._n_read += 1
         if record.key not in self or rank < self._records[record.key][0]:
             self._records[record.key] = (rank, record)
 
     def _open(self) -> int:
-        """Descriptor of the own shard: locked, without a torn end, and with all that others wrote meanwhile known."""
+        """Lock this rank's shard, read what others wrote meanwhile, cut off a torn end, and return the descriptor."""
         if self._descriptor is None:
             path = self.folder / f"records-{self.rank}.jsonl"
             try:
@@ -205,13 +205,11 @@ class SummaryStore:
         return self._descriptor
 
     def _cut_off_torn_end(self, descriptor: int, shard: _Shard) -> None:
-        """Under the lock nobody is writing, so that what cannot be read at the end never will be."""
+        """Truncate an end that cannot be read: under the lock no process is writing, so it never will be readable."""
         torn = os.fstat(descriptor).st_size - shard.n_bytes
         if torn:
             os.ftruncate(descriptor, shard.n_bytes)
-            self.notices.append(
-                f"{shard.path}: cut off the last {torn} bytes, left half written by a run that was killed"
-            )
+            self.notices.append(f"{shard.path}: cut off the last {torn} bytes, half-written by a run that was killed")
 
     def _wait(self) -> None:
         try:

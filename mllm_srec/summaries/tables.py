@@ -1,4 +1,7 @@
-"""Summaries of a stage as one Parquet table: what other programs read, and what prompts are made from."""
+"""Tables of summaries: one Parquet file a part, read by other programs and by the prompts that use the summaries.
+
+A table is called a view, because the store (`store.py`) holds the texts: it names those of one set of settings.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 import polars as pl
 from filelock import FileLock
 
+from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, Visible
 from mllm_srec.files.atomic import write_table
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.summaries.preference_chains import Chain, ChainStep
@@ -15,7 +19,7 @@ from mllm_srec.summaries.store import SummaryStore
 from mllm_srec.types import DataError
 
 LATEST = "summaries.parquet"
-"""The view that was written last, whatever its name."""
+"""Copy of the view that was written last, whatever its name."""
 
 SUMMARY_SCHEMA: dict[str, pl.DataType] = {
     "text": pl.String(),
@@ -24,7 +28,7 @@ SUMMARY_SCHEMA: dict[str, pl.DataType] = {
     "key": pl.String(),  # content address in the store
 }
 ITEM_VIEW_SCHEMA: dict[str, pl.DataType] = {"item_id": pl.String(), **SUMMARY_SCHEMA}
-"""Columns of the views of the stages image and item."""
+"""Columns of views with one text an item."""
 
 PREFERENCE_VIEW_SCHEMA: dict[str, pl.DataType] = {
     "user_id": pl.String(),
@@ -34,16 +38,16 @@ PREFERENCE_VIEW_SCHEMA: dict[str, pl.DataType] = {
     "order": pl.Int64(),
     **SUMMARY_SCHEMA,
 }
-"""Columns of the views of the stage preference."""
+"""Columns of views with a chain of texts a user."""
 
 
 def item_view(item_ids: Sequence[str], keys: Sequence[str], store: SummaryStore) -> pl.DataFrame:
-    """Summaries of items, one row an item, in the given order.
+    """Make the view of texts about items, one row an item, in the given order.
 
     Args:
-        item_ids: The items.
+        item_ids: Ids of the items.
         keys: Content address of each item's summary; items with equal content may share one.
-        store: Where the summaries are.
+        store: Store that holds the summaries.
 
     Returns:
         Columns of `ITEM_VIEW_SCHEMA`.
@@ -56,12 +60,12 @@ def item_view(item_ids: Sequence[str], keys: Sequence[str], store: SummaryStore)
 
 
 def preference_view(steps: Sequence[tuple[Chain, ChainStep]], keys: Sequence[str], store: SummaryStore) -> pl.DataFrame:
-    """Preferences of users, one row a step of a chain, in the given order.
+    """Make the view of preferences, one row a step of a preference chain, in the given order.
 
     Args:
-        steps: The steps, each with its chain.
-        keys: Content address of what each step wrote; chains with a common beginning share some.
-        store: Where the summaries are.
+        steps: Steps, each with its chain.
+        keys: Content address of each step's text; chains with a common beginning share some.
+        store: Store that holds the summaries.
 
     Returns:
         Columns of `PREFERENCE_VIEW_SCHEMA`.
@@ -81,11 +85,11 @@ def preference_view(steps: Sequence[tuple[Chain, ChainStep]], keys: Sequence[str
 
 
 def write_view(folder: Path, name: str, table: pl.DataFrame) -> None:
-    """Write `<folder>/views/<name>.parquet` and the same as `<folder>/summaries.parquet`, each whole or not at all.
+    """Write a view atomically as `<folder>/views/<name>.parquet`, and a copy as `<folder>/summaries.parquet`.
 
     Args:
         folder: Folder of the stage.
-        name: Names the settings that the view belongs to.
+        name: Name of the view, a hash of the settings that it belongs to.
         table: The view.
     """
     path = folder / "views" / f"{name}.parquet"
@@ -96,27 +100,36 @@ def write_view(folder: Path, name: str, table: pl.DataFrame) -> None:
 
 
 def read_view(folder: Path, name: str) -> pl.DataFrame | None:
-    """A view as it was written; None where there is none of this name."""
+    """Read a view; None where there is none of this name."""
     path = folder / "views" / f"{name}.parquet"
     return pl.read_parquet(path, glob=False) if path.exists() else None
 
 
-def whole_letters(text: str) -> str:
-    """A stored text as views give it: half a character (a lone surrogate) is no Unicode, and Parquet holds no other."""
+def preference_states(view: pl.DataFrame) -> dict[tuple[str, Visible], list[PreferenceState]]:
+    """Return (user_id, visible) -> states in time order, of a view of preferences."""
+    rows = view.sort("timestamp", "order").select("user_id", "visible", "timestamp", "order", "text")
+    states: dict[tuple[str, Visible], list[PreferenceState]] = {}
+    for user_id, visible, *state in rows.iter_rows():
+        states.setdefault((user_id, visible), []).append(PreferenceState(*state))
+    return states
+
+
+def valid_unicode(text: str) -> str:
+    """Replace lone surrogates in a stored text, which JSON holds and Parquet does not."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _summary_columns(keys: Sequence[str], store: SummaryStore) -> dict[str, list[str] | list[int]]:
-    """Values of `SUMMARY_SCHEMA`, in the order of `keys`."""
+    """Return the columns of `SUMMARY_SCHEMA`, in the order of `keys`."""
     missing = [key for key in keys if key not in store]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(keys)} summaries are not in {store.folder}, the first has the key {missing[0]}; "
+            f"{store.folder}: {len(missing)} of {len(keys)} summaries are missing, the first has the key {missing[0]}; "
             "run the command `summarize` with the same settings to write them"
         )
     summaries: list[Summary] = [store[key] for key in keys]
     return {
-        "text": [whole_letters(summary.text) for summary in summaries],
+        "text": [valid_unicode(summary.text) for summary in summaries],
         "finish_reason": [summary.finish_reason for summary in summaries],
         "n_tokens": [summary.n_tokens for summary in summaries],
         "key": list(keys),

@@ -15,7 +15,7 @@ from mllm_srec.prompts.builder import Picture
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.inputs import SummaryInputs
 from mllm_srec.summaries.on_arrival import SummaryArrivals
-from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.settings import StageSettings, SummarySettings
 from mllm_srec.types import ConfigError
 
@@ -113,7 +113,7 @@ def test_a_newcomer_gets_no_preference(make_plan, shop):
 
 @pytest.mark.parametrize("changes", [{"modality": "text"}, {"modality": "image"}, {"use_reviews": True}])
 def test_settings_that_would_not_be_heeded_are_refused(changes):
-    with pytest.raises(ConfigError, match=r"summaries\.variant='vst' with"):
+    with pytest.raises(ConfigError, match=r"summaries\.variant='vst', "):
         SummarySettings(variant="vst", **changes)
 
 

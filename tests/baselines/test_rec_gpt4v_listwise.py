@@ -282,7 +282,7 @@ def test_lightning_tests_it(make, model, evaluator):
 
 def test_settings_that_cannot_be_asked_are_refused(run_settings_of_lists, shop_root):
     for wording in ("article", "tallrec"):
-        with pytest.raises(ConfigError, match="which has no question about a list"):
+        with pytest.raises(ConfigError, match="this wording has no question about a list"):
             PromptSettings(wording=wording, layout="listwise")
     for changes, match in [
         ({"list_size": 1}, "list_size=1"),

@@ -172,7 +172,7 @@ def test_what_the_wording_has_no_place_for_is_refused(make_datamodule, shop):
     prompt = PromptSettings(**SETTINGS)
     with pytest.raises(ConfigError, match=r"serve='pixels' with data\.prompt\.wording='tallrec'"):
         make_datamodule(prompt=prompt, pictures=PictureSettings(serve="pixels"))
-    with pytest.raises(ConfigError, match="cot=true with wording='tallrec'"):
+    with pytest.raises(ConfigError, match="cot=true, wording='tallrec'"):
         PromptSettings(wording="tallrec", cot=True)
     with pytest.raises(ConfigError, match="max_history=0"):
         PromptSettings(max_history=0)

@@ -23,7 +23,7 @@ from mllm_srec.pipeline.build import folder_lock
 from mllm_srec.pipeline.runs.names import is_first_process
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.run import Summarizer, summary_trainer
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 

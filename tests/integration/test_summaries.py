@@ -339,7 +339,7 @@ def refused(arguments, capsys):
 def test_stages_out_of_order_name_the_command_that_is_missing(desk, capsys):
     for stage, first in (("preference", "item"), ("item", "image")):
         message = refused(["summarize", *SHOP, "--stage", stage], capsys)
-        assert f"data/told/summaries/{first} holds no {first} summaries of these settings" in message
+        assert f"data/told/summaries/{first}: no {first} summaries of these settings" in message
         assert f"first run `python -m mllm_srec summarize --stage {first}` with the same configuration" in message
     assert n_written(desk / "data/told") == 0
 
@@ -363,7 +363,7 @@ def test_a_stage_that_does_not_exist(desk, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--summaries.variant", "none"], "summaries.variant is 'none', so there is nothing to summarise; choose full"),
+        (["--summaries.variant", "none"], "summaries.variant='none': there is nothing to summarise; choose full"),
         (["--trainer.accelerator", "gpu"], "No supported gpu backend found"),
         (
             ["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"],
@@ -383,7 +383,7 @@ def test_settings_that_cannot_be_met(desk, flags, message, capsys):
 
 def test_a_fit_asks_for_summaries(desk, capsys):
     lines = refused(["fit", *SHOP, "--name", "a", "--data.batch_size", "2"], capsys).splitlines()
-    assert "summaries.variant='full' needs summaries of the stages image, item, preference" in lines[-3]
+    assert "summaries.variant='full': the stages image, item, preference were not written" in lines[-3]
     assert lines[-2] == "  python -m mllm_srec summarize --config shop.yaml --name a --data.batch_size 2"
     assert lines[-1] == "or set summaries.variant to none"
 

@@ -14,7 +14,7 @@ from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import score
 from mllm_srec.prompts import builder
-from mllm_srec.prompts.chain_of_thought import ChainPrompts, chain_context, chain_target
+from mllm_srec.prompts.chain_of_thought import CotPrompts, cot_context, cot_target
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError
@@ -160,14 +160,14 @@ def make_chain_groups(encoder, settings, lists):
     """Chain-of-thought prompts: the preference, or the question, stands within every target, behind its picture."""
     groups = []
     for n, n_words in lists.items():
-        frame = chain_context(ChainPrompts(), f"A{n}", None, settings)
+        frame = cot_context(CotPrompts(), f"A{n}", None, settings)
         body = [*frame.head, builder.preference_line("likes a red mug " * n_words, False), *frame.tail]
         prefix, middle = (body, frame.apart) if frame.body_first else (frame.apart, body)
         targets = []
         for c in range(n):
             picture, name = [*GRIDS, None][c % 5], f"a blue lamp {c} " * (1 + c % 3)
             grid = GRIDS[picture] if picture else None
-            before = chain_target(ChainPrompts(), grid is not None, f"stripes {c * n}", name, "a blue lamp")
+            before = cot_target(CotPrompts(), grid is not None, f"stripes {c * n}", name, "a blue lamp")
             pieces = [*before, *middle, *builder.target(name, None, settings)]
             ids = encoder.encode(pieces, grid[1] * grid[2] // 4 if grid else 0)
             targets.append(PromptTarget(ids, [], grid, picture, kind=0))

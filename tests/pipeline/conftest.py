@@ -15,7 +15,7 @@ from mllm_srec.pipeline.ranking.loaded_run import load_run
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries import run as summarize
-from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 
 PIXELS = 4 * 28 * 28

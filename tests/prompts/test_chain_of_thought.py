@@ -3,7 +3,7 @@
 import pytest
 
 from mllm_srec.prompts.builder import Control, Picture, answer, history_line, preference_line, target
-from mllm_srec.prompts.chain_of_thought import ChainPrompts, chain_context, chain_target
+from mllm_srec.prompts.chain_of_thought import CotPrompts, cot_context, cot_target
 from mllm_srec.prompts.templates import PromptSettings
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -39,11 +39,11 @@ def write_out(pieces):
 
 def whole(settings, profile="a 34-year-old teacher", body=None, shown=None):
     """`prefix | before | middle | after` and the answer."""
-    frame = chain_context(ChainPrompts(), "A1", profile, settings)
+    frame = cot_context(CotPrompts(), "A1", profile, settings)
     body = [preference_line("Likes mugs.", True), history_line("A blue lamp.")] if body is None else body
     with_body = [*frame.head, *body, *frame.tail]
     prefix, middle = (with_body, frame.apart) if frame.body_first else (frame.apart, with_body)
-    before = chain_target(ChainPrompts(), *(shown or (True, "A green bag.", "Bag, by Acme")), "A green bag by Acme.")
+    before = cot_target(CotPrompts(), *(shown or (True, "A green bag.", "Bag, by Acme")), "A green bag by Acme.")
     return write_out([*prefix, *before, *middle, *target("A green bag by Acme.", None, settings), *answer(1)])
 
 
@@ -97,8 +97,8 @@ def test_texts_that_are_not_used_are_not_mentioned():
 
 
 def test_other_questions_are_asked_as_they_were():
-    prompts = ChainPrompts(image="Describe {it}.", item="Sum up.", preference="Taste?")
-    text = write_out(chain_target(prompts, True, "a", None, "b"))
+    prompts = CotPrompts(image="Describe {it}.", item="Sum up.", preference="Taste?")
+    text = write_out(cot_target(prompts, True, "a", None, "b"))
     assert text.count("Describe {it}.<|im_end|>") == text.count("Sum up.<|im_end|>") == 1
-    frame = chain_context(prompts, "A1", None, PromptSettings(cot=True))
+    frame = cot_context(prompts, "A1", None, PromptSettings(cot=True))
     assert write_out(frame.head).endswith("user\nTaste?<|im_end|>\n<|im_start|>assistant\n")

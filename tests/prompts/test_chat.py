@@ -209,7 +209,7 @@ def test_a_picture_for_a_text_only_model():
 
 
 def test_an_answer_without_end():
-    with pytest.raises(ConfigError, match="nothing tells where an answer"):
+    with pytest.raises(ConfigError, match="does not define the end of an answer"):
         ChatEncoder(tokenizer_of(["<s>"], "{% for m in messages %}{{ m.content }}\n{% endfor %}", None))
 
 

@@ -81,5 +81,5 @@ def test_every_token_is_computed_once_and_within_the_budget(shapes, max_tokens):
 
 
 def test_a_budget_of_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"max_tokens=0; .* at least 1 token"):
+    with pytest.raises(ValueError, match=r"max_tokens=0: .* at least 1 token"):
         plan_passes([group(1, [1])], 0)

@@ -37,8 +37,8 @@ from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries import run as summarize
-from mllm_srec.summaries.inputs import summary_texts
-from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.inputs import read_summary_texts
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 from mllm_srec.summaries.store import SummaryStore
 
@@ -604,7 +604,7 @@ def test_a_preference_is_made_of_what_its_readers_may_know(
     plan = make_plan(folder, tiny_backbone, settings)
     echoed(plan)
     rows = by_user(folder)
-    texts, states = summary_texts(plan), view(plan, "preference")
+    texts, states = read_summary_texts(plan), view(plan, "preference")
     prompt_of = {(row.user_id, row.visible, row.timestamp, row.order): row.key for row in states.itertuples()}
     n_read, n_hidden = 0, 0
     for context in pd.read_parquet(folder / "groups.parquet").itertuples():
@@ -630,7 +630,7 @@ def test_a_prompt_made_of_written_summaries_knows_the_visible_past(marked, echo,
     prompt = PromptSettings(max_preference_tokens=9999, max_item_tokens=9999)
     plan = make_plan(folder, tiny_backbone, settings, prompt)
     echoed(plan)
-    prompts = build_prompt_store(plan.data, encoder, None, prompt, 9999, summary_texts(plan))
+    prompts = build_prompt_store(plan.data, encoder, None, prompt, 9999, read_summary_texts(plan))
     rows = by_user(folder)
     for index, context in enumerate(pd.read_parquet(folder / "groups.parquet").itertuples()):
         known = past(rows, context)

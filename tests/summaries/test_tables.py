@@ -61,7 +61,7 @@ def test_columns_on_disk_are_those_of_the_contract(store, tmp_path, empty):
 
 
 def test_a_missing_summary_is_an_error_that_names_it(store):
-    with pytest.raises(DataError, match=r"2 of 3 summaries are not in .*stage, the first has the key k7"):
+    with pytest.raises(DataError, match=r"stage: 2 of 3 summaries are missing, the first has the key k7"):
         item_view(["a", "b", "c"], ["k0", "k7", "k8"], store)
     with pytest.raises(DataError, match="1 of 1"):
         preference_view([], ["k9"], store)

@@ -17,14 +17,14 @@ from mllm_srec.cli.schema import (
 )
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.summaries.settings import STAGES, SummarySettings
+from mllm_srec.summaries.settings import STAGES, Stage, SummarySettings
 from mllm_srec.types import ConfigError
 
 if TYPE_CHECKING:
     import jsonargparse
     from lightning.pytorch import Trainer
 
-    from mllm_srec.summaries.requests import SummaryPlan
+    from mllm_srec.summaries.plan import SummaryPlan
 
 DESCRIPTION = (
     "Write image summaries (VIU), item summaries (IMSG) and preferences (TUBC), each where it is missing: a run that "
@@ -67,7 +67,7 @@ def summary_plan(config: Any, prepare_command: str) -> SummaryPlan:
         prepare_command: The command that would prepare the data set, for the error.
     """
     from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
-    from mllm_srec.summaries.requests import SummaryPlan
+    from mllm_srec.summaries.plan import SummaryPlan
 
     folder, prepare, candidates = dataset_settings(config)
     with folder_lock(folder):
@@ -101,4 +101,4 @@ def _trainer(config: Any) -> Trainer:
 
 
 def _add_stage(parser: jsonargparse.ArgumentParser) -> None:
-    parser.add_argument("--stage", type=Literal[(*STAGES, "all")], default="all", help="What to write.")
+    parser.add_argument("--stage", type=Literal[Stage, "all"], default="all", help="Stage to write.")

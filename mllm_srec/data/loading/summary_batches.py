@@ -1,4 +1,4 @@
-"""Prompts of a summary stage -> batches within a token budget, padded on the left, sharded over processes."""
+"""Batches of prompts for summaries: within a token budget, padded on the left, sharded over processes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class EncodedPrompt:
     """A tokenised `SummaryPrompt`.
 
     Attributes:
-        key: Name of the record.
+        key: Key of the summary in the store.
         input_ids: int32 `(T,)`.
-        picture: Key of the picture in the image store, None for a prompt without one.
+        picture: Key of the picture in the image store; None for a prompt without one.
     """
 
     key: str
@@ -35,10 +35,10 @@ class SummaryDataset(Dataset[EncodedPrompt]):
     """Prompts, tokenised once.
 
     Args:
-        prompts: What is to be written.
+        prompts: Prompts of the summaries that are missing.
         chat: Encoder of the model that writes.
-        max_new_tokens: Room for each answer.
-        images: Where pictures are, None for stages without.
+        max_new_tokens: Tokens reserved for each answer.
+        images: Store of the pictures; None for stages without.
         max_positions: Tokens of the model's longest text, prompt and answer together; None for no limit.
 
     Raises:
@@ -61,10 +61,10 @@ class SummaryDataset(Dataset[EncodedPrompt]):
             n_tokens = len(row.input_ids) + max_new_tokens
             if max_positions is not None and n_tokens > max_positions:
                 raise DataError(
-                    f"the prompt about {prompt.about or prompt.key!r} has {len(row.input_ids)} tokens; with "
-                    f"max_new_tokens={max_new_tokens} that is beyond the {max_positions} that the model can read; "
-                    "lower data.prompt.max_item_tokens or max_new_tokens, take a model with a longer context, or, "
-                    "where whole histories are condensed at once, summaries.variant=full, which reads windows"
+                    f"max_new_tokens={max_new_tokens}: the prompt about {prompt.about or prompt.key!r} has "
+                    f"{len(row.input_ids)} tokens, together more than the {max_positions} of the model; lower "
+                    "data.prompt.max_item_tokens or max_new_tokens, or choose a model with a longer context, or "
+                    "summaries.variant=full, which reads a history in windows"
                 )
 
     def __len__(self) -> int:
@@ -78,7 +78,9 @@ class SummaryDataset(Dataset[EncodedPrompt]):
 
 def _encode(prompt: SummaryPrompt, chat: ChatEncoder, images: ImageStore | None) -> EncodedPrompt:
     if prompt.picture is not None and images is None:
-        raise ConfigError(f"record {prompt.key!r} shows picture {prompt.picture!r}, but no image store was given")
+        raise ConfigError(
+            f"images=None: the prompt {prompt.key!r} shows picture {prompt.picture!r}; give the image store that has it"
+        )
     n_image_tokens = images.n_tokens(prompt.picture) if images and prompt.picture is not None else 0
     ids = np.array(chat.encode(prompt.messages, n_image_tokens), dtype=np.int32)  # (T,)
     return EncodedPrompt(prompt.key, ids, prompt.picture)
@@ -89,18 +91,18 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     Args:
         dataset: The prompts.
-        token_budget: Most tokens of a batch, padding and answers included; a prompt beyond it goes alone.
-        rank: This process.
+        token_budget: Tokens of a batch at most, padding and answers included; a longer prompt gets a batch of its own.
+        rank: Rank of this process.
         world_size: Number of processes; every prompt goes to exactly one of them.
 
-    A process without prompts gets one empty batch: Lightning leaves out a loop of length zero, and the other processes
-    would wait for it.
+    A process without prompts gets one empty batch: Lightning skips a loop of length zero, and the other processes would
+    wait for it.
     """
 
     def __init__(self, dataset: SummaryDataset, token_budget: int, rank: int = 0, world_size: int = 1) -> None:
         order = sorted(range(len(dataset)), key=lambda index: (-dataset.lengths[index], dataset[index].key))
         self.batches: list[list[int]] = []
-        mine = order[rank::world_size]  # one length after the other in turn, so that all have about the same to do
+        mine = order[rank::world_size]  # lengths are dealt out in turn, so that all processes have about the same work
         while mine:
             widest = int(dataset.lengths[mine[0]]) + dataset.max_new_tokens
             n_rows = max(1, token_budget // widest)
@@ -118,12 +120,12 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
 
 class SummaryCollator:
-    """Tokenised prompts -> padded batches with pictures.
+    """Makes padded batches with pictures of tokenised prompts.
 
     Args:
         chat: Encoder of the model that writes.
-        images: Where pictures are, None for stages without.
-        features: The frozen tower's outputs of the same model, in place of pixels.
+        images: Store of the pictures; None for stages without.
+        features: Stored outputs of the model's vision tower, used in place of pixels; None computes them.
     """
 
     def __init__(
@@ -164,5 +166,5 @@ class SummaryCollator:
 def summary_loader(
     dataset: SummaryDataset, sampler: TokenBudgetSampler, collator: SummaryCollator, num_workers: int = 0
 ) -> DataLoader[EncodedPrompt]:
-    """Loader for `Trainer.predict`; sharding is the sampler's, so give the trainer `use_distributed_sampler=False`."""
+    """Make the loader for `Trainer.predict`; its sampler shards, so set `use_distributed_sampler=False` there."""
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=num_workers)

@@ -1,10 +1,10 @@
-"""Precomputed prompts: contexts and targets tokenised once, memory-mapped, keyed by everything that decides them.
+"""The prompt store: contexts and targets tokenised once, memory-mapped, in a folder named by all that decides them.
 
-`contexts` has one row per group (its shared prefix), `targets` one row per item. A training row or a candidate list is
-put together from them by integer look-ups. Pictures are named by key here and travel through the image store.
+`contexts.arrow` has one row a group (its shared prefix), `targets.arrow` one row an item; a training row or a candidate
+list is put together from them by integer look-ups. Pictures are named by key here, their pixels are in the image store.
 
-In a chain of thought a prompt is `prefix | before | middle | after` (see `prompts.chain`): prefix and middle are in
-`contexts`, before and after in `targets`. Without one, middle and before are empty.
+In a chain of thought a prompt is `prefix | before | middle | after` (see `prompts/chain_of_thought.py`): prefix and
+middle are in `contexts`, before and after in `targets`. Without one, middle and before are empty.
 """
 
 from __future__ import annotations
@@ -34,86 +34,11 @@ from mllm_srec.prompts.packing import PromptTarget
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError
 
-
-@dataclass
-class PromptStore:
-    """Reads precomputed prompts.
-
-    Attributes:
-        folder: Folder of the store.
-        report: What building had to shorten.
-    """
-
-    folder: Path
-    report: PromptReport = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Map the tables into memory; nothing is copied."""
-        self.report = PromptReport(**json.loads((self.folder / "report.json").read_text()))
-        self._contexts = datasets.Dataset.from_file(str(self.folder / "contexts.arrow"))
-        self._targets = datasets.Dataset.from_file(str(self.folder / "targets.arrow"))
-
-    def prefix(self, context: int) -> list[int]:
-        """Token ids of a context, by its row in the groups table."""
-        ids: list[int] = self._contexts[context]["prefix_ids"]
-        return ids
-
-    def middle(self, context: int) -> list[int]:
-        """Token ids of a context that stand within each of its targets; empty without a chain of thought."""
-        ids: list[int] = self._contexts[context]["middle_ids"]
-        return ids
-
-    def target(
-        self, item_index: int, answer_ids: list[int], relevance: int, kind: int, middle: Sequence[int] = ()
-    ) -> PromptTarget:
-        """The prompt of one target, by the item's row in the items table.
-
-        Args:
-            item_index: Row in the items table.
-            answer_ids: The response for training, empty for scoring.
-            relevance: 1 liked, 0 not.
-            kind: Index into `types.KINDS`.
-            middle: What `middle` returned for the context.
-        """
-        return replace(
-            prompt_target(self._targets[item_index], middle),
-            answer_ids=answer_ids,
-            item_index=item_index,
-            relevance=relevance,
-            kind=kind,
-        )
-
-    def choice(self, item_index: int) -> list[int]:
-        """Token ids of a candidate behind its letter, by the item's row; empty where no lists are shown."""
-        ids: list[int] = self._targets[item_index]["choice_ids"]
-        return ids
-
-    def choice_lengths(self) -> pl.Series:
-        """Tokens of every candidate behind its letter."""
-        return _lengths(self._targets, "choice_ids")
-
-    def context_lengths(self) -> pl.Series:
-        """Tokens of every context's prefix."""
-        return _lengths(self._contexts, "prefix_ids")
-
-    def middle_lengths(self) -> pl.Series:
-        """Tokens that every context adds to each of its targets."""
-        return _lengths(self._contexts, "middle_ids")
-
-    def target_lengths(self) -> pl.Series:
-        """Tokens of every target, pictures included, without the context's middle part."""
-        return _lengths(self._targets, "before_ids") + _lengths(self._targets, "input_ids")
-
-
-def prompt_target(row: Mapping[str, Any], middle: Sequence[int]) -> PromptTarget:
-    """The prompt of a target that is to be scored.
-
-    Args:
-        row: A row of `targets`.
-        middle: What the context adds to each of its targets.
-    """
-    grid: Grid | None = (row["grid"][0], row["grid"][1], row["grid"][2]) if row["picture"] else None
-    return PromptTarget([*row["before_ids"], *middle, *row["input_ids"]], (), grid, row["picture"])
+IDS = datasets.Sequence(datasets.Value("int32"))
+CONTEXT_FEATURES = datasets.Features({"prefix_ids": IDS, "middle_ids": IDS, "n_dropped": datasets.Value("int32")})
+TARGET_FEATURES = datasets.Features(
+    {"before_ids": IDS, "input_ids": IDS, "choice_ids": IDS, "picture": datasets.Value("string"), "grid": IDS}
+)
 
 
 def build_prompt_store(
@@ -129,10 +54,10 @@ def build_prompt_store(
     Args:
         data: The prepared data set.
         encoder: The backbone's tokenizer.
-        images: The image store, None for prompts without pictures.
+        images: The image store; None for prompts without pictures.
         settings: Wording and fields.
-        max_length: Tokens of a prompt with its longest target and answer; the oldest history gives way.
-        texts: Stored summaries, None for prompts of titles.
+        max_length: Tokens of a prompt with its longest target and answer; longer histories lose their oldest items.
+        texts: Stored summaries; None for prompts of titles.
 
     Raises:
         ConfigError: Instruction, question and target alone exceed `max_length`, a chain of thought has no summaries, or
@@ -145,7 +70,7 @@ def build_prompt_store(
         "settings": asdict(settings),
         "tokenizer": encoder.fingerprint(),
         "max_length": max_length,
-        "room": "of the longest item, in lists",  # which items a list may hold is not known here
+        "room": "of the longest item, in lists",  # the store does not know which items a list may hold
         "pictures": images.folder.name if images else None,
         "tables": data.content_hash,  # with each interaction: it is a pair group, and its item a sample
         "summaries": [texts.identity, texts.modality, asdict(texts.prompts)] if texts else None,
@@ -166,31 +91,105 @@ def build_prompt_store(
 
 
 def _check_summaries(settings: PromptSettings, texts: SummaryTexts | None) -> None:
-    """Refuse a chain of thought without its earlier answers, and summaries that would not be shown."""
+    """Check that a chain of thought has its earlier answers, and that the wording shows the summaries."""
     if settings.cot and (texts is None or texts.titled):
         variant = "none" if texts is None else "vst"
         raise ConfigError(
-            "data.prompt.cot=true needs stored summaries for its earlier turns, but there are none "
-            f"(summaries.variant={variant}); set summaries.variant to base, sv, svi or full, or cot to false"
+            f"data.prompt.cot=true: needs stored summaries for its earlier turns, but summaries.variant={variant} "
+            "writes none; set summaries.variant to base, sv, svi or full, or cot to false"
         )
     if settings.phrases.items_only and texts is not None and not texts.titled:
         raise ConfigError(
-            f"data.prompt.wording={settings.wording!r} lists items and has no place for preferences; "
+            f"data.prompt.wording={settings.wording!r}: lists items and has no place for preferences; "
             "set summaries.variant to none, or to vst"
         )
 
 
+@dataclass
+class PromptStore:
+    """Reads stored prompts.
+
+    Attributes:
+        folder: Folder of the store.
+        report: Counts of what was shortened when it was built.
+    """
+
+    folder: Path
+    report: PromptReport = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Map the tables into memory; nothing is copied."""
+        self.report = PromptReport(**json.loads((self.folder / "report.json").read_text()))
+        self._contexts = datasets.Dataset.from_file(str(self.folder / "contexts.arrow"))
+        self._targets = datasets.Dataset.from_file(str(self.folder / "targets.arrow"))
+
+    def prefix(self, context: int) -> list[int]:
+        """Return the token ids of a context, by its row in the groups table."""
+        ids: list[int] = self._contexts[context]["prefix_ids"]
+        return ids
+
+    def middle(self, context: int) -> list[int]:
+        """Return the token ids that a context adds to each of its targets; empty without a chain of thought."""
+        ids: list[int] = self._contexts[context]["middle_ids"]
+        return ids
+
+    def target(
+        self, item_index: int, answer_ids: list[int], relevance: int, kind: int, middle: Sequence[int] = ()
+    ) -> PromptTarget:
+        """Return the prompt of one target, by the item's row in the items table.
+
+        Args:
+            item_index: Row in the items table.
+            answer_ids: The response for training; empty for scoring.
+            relevance: 1 liked, 0 not.
+            kind: Index into `types.KINDS`.
+            middle: Token ids that the context adds, as `middle` returned them.
+        """
+        return replace(
+            prompt_target(self._targets[item_index], middle),
+            answer_ids=answer_ids,
+            item_index=item_index,
+            relevance=relevance,
+            kind=kind,
+        )
+
+    def choice(self, item_index: int) -> list[int]:
+        """Return the token ids of a candidate behind its letter, by the item's row; empty without a listwise layout."""
+        ids: list[int] = self._targets[item_index]["choice_ids"]
+        return ids
+
+    def choice_lengths(self) -> pl.Series:
+        """Return the number of tokens of every candidate behind its letter."""
+        return _lengths(self._targets, "choice_ids")
+
+    def context_lengths(self) -> pl.Series:
+        """Return the number of tokens of every context's prefix."""
+        return _lengths(self._contexts, "prefix_ids")
+
+    def middle_lengths(self) -> pl.Series:
+        """Return the number of tokens that every context adds to each of its targets."""
+        return _lengths(self._contexts, "middle_ids")
+
+    def target_lengths(self) -> pl.Series:
+        """Return the number of tokens of every target, pictures included, without the context's middle part."""
+        return _lengths(self._targets, "before_ids") + _lengths(self._targets, "input_ids")
+
+
+def prompt_target(row: Mapping[str, Any], middle: Sequence[int]) -> PromptTarget:
+    """Return the prompt of a target that is to be scored.
+
+    Args:
+        row: A row of `targets`.
+        middle: Token ids that the context adds to each of its targets.
+    """
+    grid: Grid | None = (row["grid"][0], row["grid"][1], row["grid"][2]) if row["picture"] else None
+    return PromptTarget([*row["before_ids"], *middle, *row["input_ids"]], (), grid, row["picture"])
+
+
 def _lengths(table: datasets.Dataset, column: str) -> pl.Series:
-    """Lengths of a column of lists, without reading the lists."""
+    """Return the lengths of a column of lists, without reading the lists."""
     lengths = pyarrow.compute.list_value_length(table.data.column(column))
     return pl.Series(lengths.to_pylist(), dtype=pl.Int64)
-
-
-IDS = datasets.Sequence(datasets.Value("int32"))
-CONTEXT_FEATURES = datasets.Features({"prefix_ids": IDS, "middle_ids": IDS, "n_dropped": datasets.Value("int32")})
-TARGET_FEATURES = datasets.Features(
-    {"before_ids": IDS, "input_ids": IDS, "choice_ids": IDS, "picture": datasets.Value("string"), "grid": IDS}
-)
 
 
 class PromptWriter:
@@ -199,10 +198,10 @@ class PromptWriter:
     Args:
         data: The prepared data set.
         encoder: The backbone's tokenizer.
-        images: The image store, None for prompts without pictures.
+        images: The image store; None for prompts without pictures.
         settings: Wording and fields.
         max_length: Tokens of a prompt with its longest target and answer.
-        texts: Stored summaries, None for prompts of titles; a chain of thought needs them.
+        texts: Stored summaries; None for prompts of titles. A chain of thought needs them.
 
     Raises:
         DataError: A summary that is needed was not written.
@@ -224,22 +223,23 @@ class PromptWriter:
 
     @property
     def report(self) -> PromptReport:
-        """What had to be shortened so far."""
+        """Counts of what was shortened so far."""
         return self.parts.report
 
     def write(self, folder: Path) -> None:
-        """Write both tables."""
+        """Write both tables into a folder."""
         shown = zip(self.data.items["item_id"], self.items, strict=True)
         targets = [self.parts.target(item_id, item) for item_id, item in shown]
         _write_arrow(folder / "targets.arrow", TARGET_FEATURES, iter(targets))
         lengths = [len(row["before_ids"]) + len(row["input_ids"]) for row in targets]
-        longest = max(lengths, default=0)  # any item may be ranked in a list, whatever was drawn for it
+        longest = max(lengths, default=0)  # a candidate list may hold any item
         if self.parts.listwise:
             longest = self.parts.longest_list([len(row["choice_ids"]) for row in targets])
         contexts = self._context_rows(lengths, longest)
         _write_arrow(folder / "contexts.arrow", CONTEXT_FEATURES, contexts)
 
     def _context_rows(self, target_lengths: list[int], longest: int) -> Iterator[dict[str, Any]]:
+        """Yield the rows of `contexts`; `longest` are the tokens of the longest target or list of a rank group."""
         lines = map(self.parts.line, self.items)
         fitter = self.parts.fitter(dict(zip(self.data.items["item_id"], lines, strict=True)))
         contexts = ContextTexts(self.data.interactions, self.parts.texts, self.parts.settings)
@@ -253,7 +253,7 @@ class PromptWriter:
 
 
 def _longest_target(data: PreparedDataset, target_lengths: list[int]) -> pl.DataFrame:
-    """Tokens of the longest target of each pair group: `group_id`, `longest`."""
+    """Return the tokens of the longest target of each pair group: columns `group_id`, `longest`."""
     lengths = pl.DataFrame({"item_id": data.items["item_id"], "longest": target_lengths})
     asked = data.samples.select("group_id", "item_id")
     return asked.join(lengths, on="item_id").group_by("group_id").agg(pl.col("longest").max())

@@ -1,6 +1,7 @@
-"""Contexts and the two kinds of groups made of them.
+"""The two kinds of groups, and their contexts.
 
-A context is what a model may know about a user at a key: the visible interactions before it, and nothing of the target.
+A context is what a model may see of a user at a key: the visible interactions before it, and nothing of the target. How
+many of them it keeps is in `data/history.py`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from mllm_srec.data.history import Ints, latest_rows
 from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
-from mllm_srec.data.tables.split_repair import Ints
 from mllm_srec.types import VISIBLE, Split
 
 CONTEXT_SCHEMA: dict[str, pl.DataType] = {
@@ -26,11 +27,11 @@ CONTEXT_SCHEMA: dict[str, pl.DataType] = {
 
 
 def pair_groups(interactions: pl.DataFrame, split: Split) -> pl.DataFrame:
-    """One pair group per interaction of the split, at its own key.
+    """Make one pair group per interaction of a split, at its own key.
 
     Args:
-        interactions: Rows with `split`.
-        split: Which one.
+        interactions: Interactions with the column `split`.
+        split: Split of the groups.
 
     Returns:
         Columns `user_id`, `split`, `timestamp`, `order`, `item_id`, `label` (1 liked) and `kind` of the target, sorted
@@ -48,10 +49,10 @@ def pair_groups(interactions: pl.DataFrame, split: Split) -> pl.DataFrame:
 
 
 def rank_groups(interactions: pl.DataFrame, split: Split, unit: Literal["user", "instance"]) -> pl.DataFrame:
-    """The rank groups of a split with their positives.
+    """Make the rank groups of a split with their positives.
 
     Args:
-        interactions: Rows with `split`.
+        interactions: Interactions with the column `split`.
         split: `val` or `test`.
         unit: `user`: one group per user, at the key of the earliest held-out like, with all held-out likes of the
             split as positives. `instance`: one group per held-out like, at its own key.
@@ -66,7 +67,7 @@ def rank_groups(interactions: pl.DataFrame, split: Split, unit: Literal["user", 
     if unit == "instance":
         return likes.select("user_id", "split", *KEY, positives=pl.concat_list("item_id"))
     if unit != "user":
-        raise ValueError(f"candidates.unit: got {unit!r}; choose user or instance.")
+        raise ValueError(f"candidates.unit={unit!r}: not a unit of rank groups; choose user or instance")
     return (
         likes.group_by("user_id", maintain_order=True)
         .agg(pl.col("split", *KEY).first(), positives=pl.col("item_id"))
@@ -75,32 +76,35 @@ def rank_groups(interactions: pl.DataFrame, split: Split, unit: Literal["user", 
 
 
 def add_contexts(targets: pl.DataFrame, interactions: pl.DataFrame, split: Split, max_history: int) -> pl.DataFrame:
-    """What each target's context holds: visible interactions of the user with a smaller key, the latest ones.
+    """Add each target's context: the latest visible interactions of its user with a smaller key.
 
     Args:
         targets: Rows with `user_id`, `timestamp` and `order`, all of one split, in any order.
-        interactions: Rows with `split`; those that the split may not see are not looked at.
-        split: Split of the targets; `VISIBLE[split]` says what it sees.
-        max_history: Keep this many of the latest items of each list, >= 0.
+        interactions: Interactions with the column `split`; those that the split may not see are ignored.
+        split: Split of the targets; its contexts see the splits in `VISIBLE[split]`.
+        max_history: Items kept of each of the two lists, the latest, at least 0 (`prepare.max_history`).
 
     Returns:
         `targets` with `history` (liked) and `disliked`, list[str], oldest first; possibly empty lists.
     """
     visible = in_time_order(interactions.filter(pl.col("split").is_in(VISIBLE[split])))
     columns = ["user_id", *KEY]
-    place, known = _places(targets.select(columns), visible.select(columns))
+    at, seen_at = _positions(targets.select(columns), visible.select(columns))
     liked = visible.select(is_liked()).to_series().to_numpy()
     lists = {}
     for name, chosen in (("history", liked), ("disliked", ~liked)):
-        pool, pool_place = visible["item_id"].filter(pl.Series(chosen)), known[chosen]
-        end = np.searchsorted(pool_place[:, 1], place[:, 1], side="left")
-        begin = np.searchsorted(pool_place[:, 0], place[:, 0], side="left")  # the user's first row
-        lists[name] = _slices(pool, np.maximum(begin, end - max_history), np.maximum(begin, end))
+        pool, pool_at = visible["item_id"].filter(pl.Series(chosen)), seen_at[chosen]
+        end = np.searchsorted(pool_at[:, 1], at[:, 1], side="left")
+        begin = np.searchsorted(pool_at[:, 0], at[:, 0], side="left")  # the user's first row
+        lists[name] = _slices(pool, latest_rows(begin, end, max_history), np.maximum(begin, end))
     return targets.with_columns(**lists)
 
 
-def _places(targets: pl.DataFrame, visible: pl.DataFrame) -> tuple[Ints, Ints]:
-    """(user code, position of (user, key) in time order) of both tables: (n, 2) each; equal keys share a position."""
+def _positions(targets: pl.DataFrame, visible: pl.DataFrame) -> tuple[Ints, Ints]:
+    """Return the user code and the position of (user, key) in time order, `(n, 2)` for each of the two tables.
+
+    Rows of the same user and key share a position.
+    """
     rows = pl.concat([targets, visible]).with_columns(user=pl.col("user_id").rank("dense").cast(pl.Int64))
     user, time, order = (rows[name].to_numpy() for name in ("user", *KEY))
     sorting = np.lexsort((order, time, user))
@@ -114,7 +118,7 @@ def _places(targets: pl.DataFrame, visible: pl.DataFrame) -> tuple[Ints, Ints]:
 
 
 def _slices(values: pl.Series, begin: Ints, end: Ints) -> pl.Series:
-    """List column whose row r holds `values[begin[r]:end[r]]`."""
+    """Return a list column whose row r holds `values[begin[r]:end[r]]`."""
     lengths = end - begin
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     flat = np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], lengths)

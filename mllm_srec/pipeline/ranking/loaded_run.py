@@ -14,9 +14,9 @@ from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import folder_lock, resolve_backbone, resolve_stages
-from mllm_srec.summaries.inputs import SummaryInputs, summary_texts
+from mllm_srec.summaries.inputs import SummaryInputs, read_summary_texts
 from mllm_srec.summaries.on_arrival import SummaryArrivals
-from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import ConfigError
 
@@ -97,5 +97,5 @@ def _use_summaries(
         datamodule.data, resolved, datamodule.prompt, datamodule.pictures, backbone.name, backbone.revision
     )
     inputs = SummaryInputs(plan)
-    datamodule.use(ServedInputs(summaries=summary_texts(plan, inputs)))
+    datamodule.use(ServedInputs(summaries=read_summary_texts(plan, inputs)))
     return SummaryArrivals(plan, inputs, accelerator)

@@ -1,6 +1,6 @@
-"""People as a recommendation sees them now: everything visible of a user of the data set, or a history of one's own.
+"""Users at ranking time: those of the data set with all that is visible of them, and people with their own history.
 
-Both are rows of an interactions table, so that histories, windows and preferences follow the very rules of the
+Both become rows of an interactions table, so that histories, windows and preferences follow exactly the rules of the
 contexts that the model was tested on.
 """
 
@@ -23,24 +23,24 @@ from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import LIKED_RATING, VISIBLE, DataError
 
 NOW = 2**63 - 1
-"""Behind every key."""
+"""Time behind all keys."""
 
 N_COMPARED = 2000
-"""Ids that are compared letter by letter with an unknown one: those around it in the order of the alphabet."""
+"""Ids that are compared with an unknown one: its neighbours in alphabetical order."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What a person liked, who need not be in the data set.
+    """The likes of a person who need not be in the data set.
 
     Args:
-        items: Ids of items or new items, each once, oldest first; may be empty.
-        user_id: Stands in the prompt where `data.prompt.user_id` is on.
-        profile: A phrase such as "a 34-year-old teacher", where the data set has profiles.
-        reviews: The person's own words about each item; empty, or one text an item. Used with `summaries.use_reviews`.
+        items: Ids of items, or new items, without duplicates, oldest first; may be empty.
+        user_id: Name of the person in prompts with `data.prompt.user_id`.
+        profile: Phrase such as "a 34-year-old teacher", where the data set has profiles.
+        reviews: Reviews by the person, none or one an item; used with `summaries.use_reviews`.
 
     Raises:
-        DataError: An item occurs twice, or reviews do not fit the items.
+        DataError: An item occurs twice, or the number of reviews does not match the items.
     """
 
     items: Sequence[str | NewItem]
@@ -49,19 +49,21 @@ class History:
     reviews: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what no table of interactions could hold."""
+        """Check what a table of interactions could not hold."""
         if isinstance(self.items, str):
-            raise DataError(f"items={self.items!r} of a history; give a list of item ids, oldest first")
+            raise DataError(f"items={self.items!r}: a history is not one text; give a list of item ids, oldest first")
         if len(set(self.items)) < len(self.items):
-            raise DataError(f"items={list(self.items)} of a history: an item occurs twice; keep its earliest place")
+            raise DataError(f"items={list(self.items)}: an item occurs twice; keep its earliest occurrence only")
         if len(self.reviews) not in (0, len(self.items)):
-            raise DataError(f"{len(self.reviews)} reviews for {len(self.items)} items of a history; give none or all")
+            raise DataError(
+                f"reviews: there are {len(self.reviews)} reviews for {len(self.items)} items; give none, or one an item"
+            )
 
     def interactions(self, item_ids: Sequence[str]) -> pl.DataFrame:
-        """Likes at the times 0, 1, 2, ..., as rows of `interactions.parquet`.
+        """Return the likes at the times 0, 1, 2, ..., as rows of `interactions.parquet`.
 
         Args:
-            item_ids: The ids of `items`.
+            item_ids: Ids of `items`.
         """
         n = len(item_ids)
         columns = {
@@ -80,14 +82,14 @@ class History:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody to whom items are recommended.
+    """A person to whom items are recommended.
 
     Attributes:
-        user_id: Who.
-        history: Liked items that are visible now, the latest `max_history`, oldest first.
-        body: What the context says of them: the preference, and the items since.
-        seen: All items that the person is known to have met, which are not recommended.
-        held_out: Likes of the test split: the answers that neither training nor context showed.
+        user_id: Id of the person.
+        history: Likes that are visible now, the latest `prepare.max_history`, oldest first.
+        body: Body of the context: the preference, and the items since.
+        seen: Items of all visible interactions, which are not recommended.
+        held_out: Likes of the test split, which neither training nor context shows.
     """
 
     user_id: str
@@ -98,7 +100,7 @@ class Person:
 
     @property
     def group(self) -> dict[str, Any]:
-        """The person as a row of `groups`, behind everything."""
+        """Row of the groups table for this person; `group_id` is `now`."""
         return {"group_id": "now", "user_id": self.user_id}
 
 
@@ -109,14 +111,14 @@ def people_now(
     max_history: int,
     settings: PromptSettings = PromptSettings(),  # noqa: B008 - frozen
 ) -> list[Person]:
-    """People with all that is visible in the test split: likes of train and val, and the last preference.
+    """Return people with all that is visible in the test split: likes of train and val, and the last preference.
 
     Args:
-        interactions: Columns of `interactions.parquet`; rows of other users are not looked at.
-        user_ids: Who, each once; somebody without any visible row has no history.
-        texts: Stored summaries, None where there are none.
-        max_history: Longest history.
-        settings: Which of its items are shown.
+        interactions: Rows as in `interactions.parquet`; those of other users are ignored.
+        user_ids: Ids of the people, without duplicates; an id without visible rows has no history.
+        texts: Stored summaries; None where there are none.
+        max_history: Items kept of a history, the latest (`prepare.max_history` of the data set).
+        settings: Wording, and the number of items that are listed.
     """
     own = interactions.filter(pl.col("user_id").is_in(list(user_ids)))
     asked = pl.DataFrame({"user_id": list(user_ids)}, schema={"user_id": pl.String()})
@@ -143,21 +145,21 @@ def _items_by_user(rows: pl.DataFrame) -> Mapping[str, frozenset[str]]:
 
 
 def check_user(user_id: str, known: Sequence[str]) -> None:
-    """Refuse an id that the data set does not hold.
+    """Check that the data set holds a user.
 
     Args:
-        user_id: The id.
-        known: All ids, in the order of the alphabet.
+        user_id: Id of the user.
+        known: All ids, in alphabetical order.
 
     Raises:
-        DataError: It is unknown; names those that are most like it.
+        DataError: It does not; the error names the most similar ids.
     """
-    place = bisect_left(known, user_id)
-    if place < len(known) and known[place] == user_id:
+    index = bisect_left(known, user_id)
+    if index < len(known) and known[index] == user_id:
         return
-    around = known[max(0, place - N_COMPARED // 2) : place + N_COMPARED // 2]
+    around = known[max(0, index - N_COMPARED // 2) : index + N_COMPARED // 2]
     near = difflib.get_close_matches(user_id, around, n=3, cutoff=0.0)
     raise DataError(
         f"there is no user {user_id!r} among the {len(known)} of the data set; the nearest are "
-        f"{', '.join(map(repr, near))}. For somebody new, rank a `History` from Python"
+        f"{', '.join(map(repr, near))}; for a person who is not in it, rank a `History` from Python"
     )

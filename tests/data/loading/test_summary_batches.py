@@ -151,10 +151,10 @@ def test_a_prompt_longer_than_the_model_reads(chat):
     (prompt,) = texts([40])
     n_tokens = len(chat.encode(prompt.messages))
     assert len(SummaryDataset([prompt], chat, N_NEW, max_positions=n_tokens + N_NEW)) == 1
-    with pytest.raises(DataError, match=f"about 'k000' has {n_tokens} tokens; with max_new_tokens=20"):
+    with pytest.raises(DataError, match=f"max_new_tokens=20: the prompt about 'k000' has {n_tokens} tokens"):
         SummaryDataset([prompt], chat, N_NEW, max_positions=n_tokens + N_NEW - 1)
 
 
 def test_a_picture_without_a_store(chat, images):
-    with pytest.raises(ConfigError, match="no image store was given"):
+    with pytest.raises(ConfigError, match=r"images=None: .* give the image store"):
         SummaryDataset([seen(images.pictures[0])], chat, N_NEW)

@@ -98,7 +98,7 @@ def test_too_long_a_context_loses_its_oldest_items(shop, encoder, images):
 
 
 def test_no_room_even_without_history_is_an_error(shop, encoder, images):
-    with pytest.raises(ConfigError, match=r"max_length=60 is too short for group \d+ .* it needs \d+"):
+    with pytest.raises(ConfigError, match=r"max_length=60: too few tokens for group \d+ .* it needs \d+"):
         store(shop, encoder, images, max_length=60)
     assert not list(shop.folder.glob("prompts/*/contexts.arrow.tmp"))
 

@@ -498,7 +498,7 @@ def test_texts_alone_need_no_pictures(shop, tiny_backbone):
 
 
 def test_a_chain_needs_summaries(shop, encoder, images):
-    with pytest.raises(ConfigError, match=r"data\.prompt\.cot=true needs .* set summaries\.variant"):
+    with pytest.raises(ConfigError, match=r"data\.prompt\.cot=true: needs .* set summaries\.variant"):
         store(shop, encoder, images, texts=None, cot=True)
 
 

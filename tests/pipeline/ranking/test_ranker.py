@@ -321,7 +321,7 @@ def test_people_with_hardly_any_history(tiny_backbone, write_run, tmp_path):
 
 
 def test_an_unknown_user(ranker_of):
-    message = r"no user 'u0' among the 12 of the data set; the nearest are 'u\d\d', 'u\d\d', 'u\d\d'\. For somebody new"
+    message = r"no user 'u0' among the 12 of the data set; the nearest are 'u\d\d', 'u\d\d', 'u\d\d'; for a person who"
     with pytest.raises(DataError, match=message):
         ranker_of("titles").rank("u0")
 

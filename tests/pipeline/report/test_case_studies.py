@@ -12,7 +12,7 @@ from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.pipeline.report.case_studies import case_studies, drawn_anew, list_verdicts, with_places
-from mllm_srec.prompts.summaries import one_line
+from mllm_srec.prompts.summaries import collapse_whitespace
 from mllm_srec.types import ConfigError, DataError
 from tests.conftest import write_picture
 
@@ -91,7 +91,7 @@ def test_preferences_are_those_before_the_context(told_run, told_root):
         for written in views:  # of both variants, which say different things of everybody
             own = written.filter((pl.col("user_id") == case.user_id) & (pl.col("visible") == "train_val"))
             before = own.filter(pl.col("timestamp") < group["timestamp"]).sort("timestamp")
-            last |= {one_line(text) for text in [t for t in before["text"] if t.strip()][-1:]}
+            last |= {collapse_whitespace(text) for text in [t for t in before["text"] if t.strip()][-1:]}
         assert case.preference in last
         assert 0 <= case.n_since <= case.n_history
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.prompts.templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
-from mllm_srec.summaries.quality import (
+from mllm_srec.summaries.tables import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
+from mllm_srec.summaries.text_quality import (
     N_EXAMPLES,
     copies,
     is_refusal,
@@ -17,7 +18,6 @@ from mllm_srec.summaries.quality import (
     title_leaks,
     unchanged,
 )
-from mllm_srec.summaries.tables import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
 
 FAULTS = ("n_empty", "n_cut_off", "n_refused", "n_repeated", "n_copied_prompt", "n_duplicates")
 

@@ -18,8 +18,8 @@ from mllm_srec.prompts.builder import Picture
 from mllm_srec.prompts.summaries import Message, Summary
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries import run as summarize
-from mllm_srec.summaries.inputs import SummaryInputs, summary_texts
-from mllm_srec.summaries.requests import SummaryPlan
+from mllm_srec.summaries.inputs import SummaryInputs, read_summary_texts
+from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.run import ensure_summaries, missing_stages
 from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import ConfigError
@@ -180,7 +180,7 @@ def test_parts_of_each_variant(make_plan):
 
 
 def test_what_cannot_be_planned(make_plan, tmp_path):
-    with pytest.raises(ConfigError, match=r"variant is 'none', so there is nothing to summarise; choose full, svi"):
+    with pytest.raises(ConfigError, match=r"variant='none': there is nothing to summarise; choose full, svi"):
         make_plan({"variant": "none"})
     LlamaConfig().save_pretrained(tmp_path)
     blind = {"image.backbone": str(tmp_path)}
@@ -311,7 +311,7 @@ def test_what_was_written_is_what_prompts_are_made_of(ask):
         _, plan = ask([stage], **{"item.prompt": "Sum up?"})
     times, orders = plan.data.interactions["timestamp"], plan.data.interactions["order"]
     states = [PreferenceState(times[i], orders[i], f" preference\ntext {i}") for i in range(2)]
-    texts = summary_texts(plan)
+    texts = read_summary_texts(plan)
     assert texts.identity == plan.view("preference")
     assert texts.image == {"a": " image\ntext 0"}
     assert texts.item == {"a": " item\ntext 0", "b": " item\ntext 1"}
@@ -332,7 +332,7 @@ def test_stages_that_are_missing(ask):
     assert ensure_summaries(plan, "").identity == plan.identity
     _, other = ask([], **{"item.prompt": "Sum up?"})
     assert missing_stages(other) == ["item", "preference"]
-    with pytest.raises(ConfigError, match=r"'full' needs summaries of the stages item, preference, .*\n  do this\n"):
+    with pytest.raises(ConfigError, match=r"'full': the stages item, preference were not written .*\n  do this\n"):
         ensure_summaries(other, "do this")
 
 

@@ -1,7 +1,7 @@
-"""Which summary stages a configuration needs, with which models and prompts, and the names of what they write.
+"""Plans the summaries of a configuration: which parts it needs, with which models and prompts, and their names.
 
-Names are hashes of everything that decides the texts, so that a changed prompt, picture, model or setting leads to
-other names from its stage on, and only from there. Nothing here loads weights.
+Names are hashes of all that decides the texts, so that a changed prompt, picture, model or setting leads to new names
+from its stage on, and only from there. Nothing here loads weights.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor, processor_key
@@ -20,44 +20,24 @@ from mllm_srec.models.backbone_files import WriterInfo, describe_writer
 from mllm_srec.prompts.chat import ChatEncoder
 from mllm_srec.prompts.encoding import load_tokenizer
 from mllm_srec.prompts.summaries import Message
-from mllm_srec.prompts.templates import (
-    CAPTION_PROMPT,
-    IMAGE_PROMPT,
-    ITEM_PROMPT,
-    PREFERENCE_PROMPT,
-    VERSION,
-    VST_PROMPT,
-    VST_VERSION,
-    PromptSettings,
-)
-from mllm_srec.summaries.settings import Stage, StageSettings, SummarySettings
+from mllm_srec.prompts.templates import SUMMARY_VERSION, VST_PROMPT, VST_VERSION, PromptSettings
+from mllm_srec.summaries.settings import PARTS, Part, StageSettings, SummarySettings
 from mllm_srec.summaries.store import content_key
 from mllm_srec.types import ConfigError
-
-Part = Literal["image", "caption", "item", "preference"]
-"""What is written: the three stages, and the plain captions of variant `base`, which the image stage writes too."""
-
-_PROMPTS: dict[Part, str] = {
-    "image": IMAGE_PROMPT,
-    "caption": CAPTION_PROMPT,
-    "item": ITEM_PROMPT,
-    "preference": PREFERENCE_PROMPT,
-}
-STAGE_OF: dict[Part, Stage] = {"image": "image", "caption": "image", "item": "item", "preference": "preference"}
 
 
 @dataclass(frozen=True)
 class PartPlan:
-    """One prediction loop, before its inputs are known.
+    """The plan of one part.
 
     Attributes:
-        part: What is written.
-        settings: Of its stage; `backbone` is resolved.
+        part: Part that is written.
+        settings: Settings of its stage; `backbone` is resolved.
         prompt: The question.
-        info: The model that writes.
+        info: Facts about the model that writes.
         model: Everything about the model that decides a text, for content addresses.
         chat: Encoder of the model.
-        version: Of the texts around the question.
+        version: Version of the texts around the question.
     """
 
     part: Part
@@ -66,13 +46,18 @@ class PartPlan:
     info: WriterInfo
     model: dict[str, Any]
     chat: ChatEncoder
-    version: str = VERSION
+    version: str = SUMMARY_VERSION
 
     def record_key(self, messages: list[Message], picture: str | None) -> str:
-        """Content address of one summary."""
+        """Return the content address of one summary.
+
+        Args:
+            messages: The prompt.
+            picture: Content address of its picture; None where it has none.
+        """
         chat = [[m.role, *(piece if isinstance(piece, str) else repr(piece) for piece in m.content)] for m in messages]
         return content_key(
-            stage=STAGE_OF[self.part],
+            stage=PARTS[self.part].stage,
             version=self.version,
             model=self.model,
             chat=chat,
@@ -82,15 +67,15 @@ class PartPlan:
 
 
 class SummaryPlan:
-    """The loops of one configuration.
+    """The plan of all parts that a configuration needs.
 
     Args:
         data: The prepared data set.
         settings: The `summaries` section, which must ask for summaries.
-        prompt: The `data.prompt` section: which of an item's fields are its text.
-        pictures: The `data.pictures` section: how large pictures are.
-        backbone: What a stage without a backbone of its own uses: `model.backbone`, resolved.
-        revision: Its revision.
+        prompt: The `data.prompt` section: the fields of an item that make its text.
+        pictures: The `data.pictures` section: the size of pictures.
+        backbone: Model of a stage without a backbone of its own: `model.backbone`, resolved.
+        revision: Revision of that model.
 
     Raises:
         ConfigError: `variant` is `none`, or a model cannot do what its stage needs.
@@ -106,61 +91,37 @@ class SummaryPlan:
         revision: str | None,
     ) -> None:
         if settings.variant == "none":
-            raise ConfigError(
-                "summaries.variant is 'none', so there is nothing to summarise; choose full, svi, sv or base"
-            )
+            raise ConfigError("summaries.variant='none': there is nothing to summarise; choose full, svi, sv or base")
         self.data, self.settings, self.prompt, self.pictures = data, settings, prompt, pictures
         self._default = (backbone, revision)
         self._chats: dict[tuple[str, str | None], ChatEncoder] = {}  # a large vocabulary takes seconds
 
     @property
     def parts(self) -> list[Part]:
-        """What this configuration needs, in the order of dependence."""
-        if self.titled:
-            return ["image"]
-        pictures: list[Part] = ["caption", "image"] if self.settings.variant == "base" else ["image"]
-        return [*(pictures if self.settings.modality != "text" else ()), "item", "preference"]
+        """Parts that this configuration needs, each after those that it reads."""
+        return self.settings.parts
 
     @property
     def titled(self) -> bool:
-        """Whether pictures are asked about with the item's title in sight, and nothing is written but that (VST)."""
+        """True if image summaries are written with the item's title in sight, and nothing else is written (VST)."""
         return self.settings.variant == "vst"
 
-    def folder(self, part: Part) -> Path:
-        """Folder of the part's stage."""
-        return self.data.folder / "summaries" / STAGE_OF[part]
+    @property
+    def identity(self) -> str:
+        """Name of all texts together."""
+        return self.view(self.parts[-1])
 
-    @cached_property
-    def _plans(self) -> dict[Part, PartPlan]:
-        return {part: self._plan(part) for part in self.parts}
+    def folder(self, part: Part) -> Path:
+        """Return the folder of the part's stage."""
+        return self.data.folder / "summaries" / PARTS[part].stage
 
     def plan(self, part: Part) -> PartPlan:
-        """Model and prompt of a part."""
+        """Return model and prompt of a part."""
         return self._plans[part]
 
-    def _plan(self, part: Part) -> PartPlan:
-        stage = self.settings.stage(STAGE_OF[part])
-        name, revision = (stage.backbone, stage.revision) if stage.backbone else self._default
-        info = describe_writer(name, revision)
-        if STAGE_OF[part] == "image" and not info.multimodal:
-            raise ConfigError(
-                f"summaries.image.backbone={name!r} is a text-only model, which cannot see pictures; give a Qwen-VL, "
-                "or set summaries.modality to text"
-            )
-        own = VST_PROMPT if self.titled else _PROMPTS[part]
-        prompt = stage.prompt if stage.prompt is not None and part != "caption" else own
-        if (name, revision) not in self._chats:
-            self._chats[name, revision] = ChatEncoder(load_tokenizer(name, revision))
-        chat = self._chats[name, revision]
-        model = {
-            "weights": info.fingerprint,
-            "tokenizer": chat.fingerprint(),
-            "revision": revision,
-            "quantization": stage.quantization,
-            "dtype": stage.dtype,
-        }
-        resolved = StageSettings(**{**vars(stage), "backbone": name, "revision": revision})
-        return PartPlan(part, resolved, prompt, info, model, chat, VST_VERSION if self.titled else VERSION)
+    def view(self, part: Part) -> str:
+        """Return the name of a part's table: a hash of all that decides it."""
+        return self._views[part]
 
     @cached_property
     def images(self) -> ImageStore | None:
@@ -172,14 +133,39 @@ class SummaryPlan:
         return build_image_store(self.data.folder, processor, self.data.items)
 
     def picture_key(self, item_id: str) -> str | None:
-        """Content address of an item's picture as the model sees it; None where it has none."""
+        """Return the content address of an item's picture as the model sees it; None where it has none."""
         if self.images is None or (picture := self.images.picture_of(item_id)) is None:
             return None
         return f"{picture}/{processor_key(self.images.processor)}"
 
-    def view(self, part: Part) -> str:
-        """Name of the table that a part writes: a hash of everything that decides it."""
-        return self._views[part]
+    @cached_property
+    def _plans(self) -> dict[Part, PartPlan]:
+        return {part: self._plan(part) for part in self.parts}
+
+    def _plan(self, part: Part) -> PartPlan:
+        about = PARTS[part]
+        stage = self.settings.stage(about.stage)
+        name, revision = (stage.backbone, stage.revision) if stage.backbone else self._default
+        info = describe_writer(name, revision)
+        if about.reads == "picture" and not info.multimodal:
+            raise ConfigError(
+                f"summaries.{about.stage}.backbone={name!r}: is a text-only model, which cannot see pictures; give a "
+                "Qwen-VL, or set summaries.modality to text"
+            )
+        default = VST_PROMPT if self.titled else about.prompt
+        prompt = stage.prompt if stage.prompt is not None and part == about.stage else default
+        if (name, revision) not in self._chats:
+            self._chats[name, revision] = ChatEncoder(load_tokenizer(name, revision))
+        chat = self._chats[name, revision]
+        model = {
+            "weights": info.fingerprint,
+            "tokenizer": chat.fingerprint(),
+            "revision": revision,
+            "quantization": stage.quantization,
+            "dtype": stage.dtype,
+        }
+        resolved = StageSettings(**{**vars(stage), "backbone": name, "revision": revision})
+        return PartPlan(part, resolved, prompt, info, model, chat, VST_VERSION if self.titled else SUMMARY_VERSION)
 
     @cached_property
     def _views(self) -> Mapping[Part, str]:
@@ -199,26 +185,20 @@ class SummaryPlan:
         return names
 
     def _inputs(self, part: Part) -> dict[str, Any]:
-        """What a part reads beside the parts before it."""
-        settings = self.settings
+        """Return what a part reads, apart from the parts before it."""
+        settings, about = self.settings, PARTS[part]
         fields = ("brand", "categories", "description", "max_item_tokens")
-        texts = {
+        inputs = {
             "items": table_hash(self.data.items.drop("price", "image_urls")),
             "modality": settings.modality,
             **{name: getattr(self.prompt, name) for name in fields},
         }
-        if STAGE_OF[part] == "image":
+        if about.reads == "picture":
             # By content: the store's own name changes with the files' times, which copying a data set does not keep.
             pictures = [[item_id, self.picture_key(item_id)] for item_id in self.data.items["item_id"]]
-            return {"pictures": pictures, **(texts if self.titled else {})}
-        inputs = texts
-        if part == "preference":
+            return {"pictures": pictures, **(inputs if self.titled else {})}
+        if about.subject == "user":
             names = ("variant", "use_reviews", "window", "step")
             inputs |= {name: getattr(settings, name) for name in names}
             inputs["interactions"] = table_hash(self.data.interactions)
         return inputs
-
-    @property
-    def identity(self) -> str:
-        """Names all texts together."""
-        return self.view(self.parts[-1])
