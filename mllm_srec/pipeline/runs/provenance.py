@@ -17,7 +17,11 @@ CODE = (":/", ":(top,exclude)experiments/results", ":(top,exclude)*.md")
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of Python, this package and each library; None if a library is not installed."""
+    """Return the versions of Python, this package and each library.
+
+    Returns:
+        Name -> version; None for a library that is not installed.
+    """
     return {
         "python": platform.python_version(),
         "mllm_srec": VERSION,

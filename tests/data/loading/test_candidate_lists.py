@@ -1,4 +1,4 @@
-"""Lists over the whole catalogue and of a retriever, against plain Python over the tables."""
+"""Catalogue lists and lists of a retriever, against plain Python over the tables."""
 
 from collections import defaultdict
 
@@ -44,7 +44,7 @@ def as_lists(examples, data):
 
 
 def by_hand(data, split):
-    """What every list must hold, from the definitions alone."""
+    """Expected candidates of every list, from the definitions alone."""
     ratings = defaultdict(dict)
     for row in data.interactions.iter_rows(named=True):
         ratings[row["user_id"]][row["item_id"]] = (row["split"], row["rating"])

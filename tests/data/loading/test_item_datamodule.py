@@ -157,7 +157,7 @@ def test_limits_and_bad_settings(root):
         ItemDataModule(str(root), "nothing").setup("fit")
 
 
-def test_fit_validates_on_the_whole_catalogue_where_it_is_asked_to(module):
+def test_fit_validates_on_the_whole_catalogue_with_evaluator_full(module):
     assert module.evaluator_of(fitting=True) == "sampled"
     module.evaluator = "full"
     assert module.evaluator_of(fitting=True) == "full"

@@ -1,4 +1,4 @@
-"""Finished runs against the first: the numbers by pandas and numpy, and everything that must not be compared."""
+"""Comparison of runs with the first: numbers against pandas and numpy, and refusals of runs measured differently."""
 
 import json
 import math
@@ -141,7 +141,7 @@ def test_the_validation_split_has_files_and_keys_of_its_own(finished_run):
 
 @pytest.mark.parametrize("name", ["[a]", "a*?", "m=5", "null", "-x", "a b\n\x1b[31m", "grün\u202e", "x" * 200])
 def test_any_folder_name_is_read(finished_run, name):
-    """Some libraries take brackets and stars in a path for patterns, and `m=5` for a column."""
+    """Some libraries read brackets and stars in a path as patterns, and `m=5` as a column."""
     found = compare(finished_run("first", values()), finished_run(name, values(seed=1)))
     assert found.rows[1].mean == pytest.approx(np.mean(values(seed=1)["hr@10"]))
 
@@ -182,7 +182,7 @@ def test_seeds_of_one_thing_may_not(finished_run, key, value):
     assert len(compare(b, (a, c)).rows) == 2
 
 
-def test_what_an_older_run_does_not_state_is_not_compared_and_said(finished_run):
+def test_parts_that_an_older_run_does_not_state_are_noted_and_not_compared(finished_run):
     old = finished_run("old", values(), m="absent", max_groups="absent")
     new, third = finished_run("new", values(seed=1), retriever=None), finished_run("3", values(seed=2))
     found = compare(old, new, third)
@@ -299,7 +299,7 @@ def test_a_table_without_rows_or_keys(finished_run):
 
 @pytest.mark.parametrize("stated", [0.9, None, "high"])
 def test_a_table_of_another_measurement_than_the_results_beside_it(finished_run, stated):
-    """As where a test was killed between its files: the protocol would be that of other numbers."""
+    """A test killed between writing its files leaves the protocol of other numbers."""
     a, b = finished_run("a", values()), finished_run("b", values(), **{"hr@10": stated})
     message = refusal(a, b, error=DataError)
     assert "the mean of hr@10 is 0." in message
@@ -320,7 +320,7 @@ def test_notes_say_what_the_numbers_mean(finished_run):
     ]
 
 
-def test_runs_that_are_all_equal_are_said_once(finished_run):
+def test_runs_that_are_all_equal_are_noted_once(finished_run):
     same = tuple(finished_run(f"same{n}", values()) for n in range(3))
     b = values()
     b["hr@10"][:12] += 0.1
@@ -329,7 +329,7 @@ def test_runs_that_are_all_equal_are_said_once(finished_run):
     assert "are they different seeds?" not in text
 
 
-def test_notes_doubt_what_is_to_be_doubted(finished_run):
+def test_notes_name_doubtful_numbers(finished_run):
     a, same = finished_run("a", values()), finished_run("same", values())
     b = values()
     b["hr@10"][:12] += 0.1
@@ -366,7 +366,7 @@ def test_the_file_holds_all_of_it(finished_run, tmp_path):
     assert [key for key, value in base.items() if value is None] == [
         "seed_sd", "difference", "holm_p", "low", "high", "p_value", "n_changed",
     ]  # fmt: skip
-    check_output(path)  # a result of `compare` may be written anew
+    check_output(path)  # a result of `compare` may be overwritten
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".partial"] == []
 
 

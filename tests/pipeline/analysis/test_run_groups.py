@@ -1,4 +1,4 @@
-"""What stands on the command line, turned into runs and seeds with names that tell them apart."""
+"""Arguments of the command line become groups of runs and seeds with distinct names."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_a_folder_is_what_it_is_however_it_is_written(tmp_path, monkeypatch):
         (["r/a", "r/a=r/b", "s/a"], "run='r/a': the name is given 2 times"),
     ],
 )
-def test_what_cannot_be_read_is_refused(arguments, message):
+def test_malformed_arguments_are_refused(arguments, message):
     with pytest.raises(ConfigError) as error:
         run_groups(arguments)
     assert message in str(error.value)

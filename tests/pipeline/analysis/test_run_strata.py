@@ -1,4 +1,4 @@
-"""Strata of random worlds, by pandas and scikit-learn: every number, every count, nothing lost."""
+"""Strata of random data against pandas and scikit-learn: every value and every count."""
 
 import numpy as np
 import pandas as pd
@@ -122,7 +122,7 @@ def test_history_length(frames, seeds):
 
 
 def test_an_interval_by_resampling_tables(frames, seeds):
-    """Users of a stratum drawn anew, each with all rows: areas of the drawn tables by scikit-learn."""
+    """Resample the users of a stratum, each with all rows, and compute the AUC by scikit-learn."""
     row = by_name(history_length(seeds, [], SETTINGS))["1-3", "auc", "targets"]
     tables = []
     for _, _, pairs in frames:
@@ -177,7 +177,7 @@ def test_cold_items(frames, seeds):
 
 
 def test_positives_of_lists_that_were_kept_in_part(seeds, frames):
-    """Of the whole catalogue the first items and all positives are kept, with their places."""
+    """A catalogue list keeps its first items and all positives, with their ranks."""
     cut = []
     for lists, candidates, pairs in frames:
         candidates = candidates.assign(score=candidates["score"].clip(lower=-9))

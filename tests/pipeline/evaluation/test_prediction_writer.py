@@ -1,4 +1,4 @@
-"""Predictions: every row once, in the agreed columns, and the metrics recomputed from them with other code."""
+"""Predictions: every row once, the columns of the contract, and metrics recomputed from them by other code."""
 
 import copy
 import json
@@ -91,7 +91,7 @@ def test_the_score_is_the_difference_of_the_logits(tested):
 
 
 def ranking(rows, k):
-    """HR, Recall, NDCG and MRR at k of one list, by averaging over many orders of the tied, in plain Python."""
+    """HR, Recall, NDCG and MRR at k of one list, averaged over many orders of the ties, in plain Python."""
     random = np.random.default_rng(0)
     labels, scores = np.array(rows["label"]), np.array(rows["score"])
     n_positive, totals, n_draws = labels.sum(), np.zeros(4), 4000
@@ -150,7 +150,7 @@ def test_predict_gives_the_lists_of_the_test(tested, model, make_datamodule, tmp
     assert pl.read_parquet(tmp_path / "again/test.parquet").equals(pl.read_parquet(tested[0] / "test.parquet"))
 
 
-# --- rows that are missing or double ------------------------------------------------------------------------------
+# --- rows that are missing or duplicate ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def scored(make_datamodule):
     return module, examples, found
 
 
-def test_parts_in_any_order_make_the_whole(scored):
+def test_parts_join_in_any_order(scored):
     module, examples, rows = scored
     joined = pairs_table(examples, pl.concat([rows[7:].reverse(), rows[:0], rows[:7]]), module.data)
     assert joined["score"].to_list() == list(range(rows.height))
@@ -206,7 +206,7 @@ class Broken(PredictionWriter):
 
 
 class Counting(TiedRecommender):
-    """Remembers whom it was asked about."""
+    """Records the groups that it scored."""
 
     def scored(self, batch, with_mass=False):
         self.asked = [*getattr(self, "asked", []), *batch["group_id"].tolist()]
@@ -230,7 +230,7 @@ def broken_off(model, data, folder, at, identity="a"):
 
 @pytest.mark.parametrize("at", [0, 1, 3, 6])
 def test_a_broken_evaluation_continues(tested, counting, make_datamodule, tmp_path, at, capsys):
-    """Nothing whole is scored again, and every number and file is that of an unbroken evaluation."""
+    """Finished batches are not scored again, and every number and file is that of an unbroken evaluation."""
     folder = tmp_path / "predictions"
     broken_off(counting, make_datamodule(), folder, at)
     assert not visible(folder)

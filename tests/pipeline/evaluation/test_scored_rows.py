@@ -1,4 +1,4 @@
-"""What is kept of scored lists gives the metrics of the whole lists: ties, long lists, every positive."""
+"""Kept rows of scored lists give the metrics of the complete lists: ties, long lists, every positive."""
 
 import numpy as np
 import polars as pl
@@ -36,7 +36,7 @@ def make_examples(sizes, relevance):
 
 
 def make_batch(examples, scores):
-    """The same as a batch and what a model says of it."""
+    """The same as a batch and a model's scores of it."""
     sizes = np.diff(examples.offsets)
     mask = torch.arange(int(sizes.max())) < torch.from_numpy(sizes)[:, None]
     batch = {
@@ -69,7 +69,7 @@ def test_the_top_of_a_batch_is_that_of_its_rows(seed, sizes, n_levels):
     n_levels=st.sampled_from([1, 2, 5, 40, 10_000]),
     share=st.sampled_from([0.02, 0.2, 0.9]),
 )
-def test_kept_parts_have_the_metrics_of_whole_lists(seed, sizes, n_levels, share):
+def test_kept_parts_have_the_metrics_of_complete_lists(seed, sizes, n_levels, share):
     random = np.random.default_rng(seed)
     relevance = (random.random(sum(sizes)) < share).astype(np.int64)
     scores = random.integers(0, n_levels, sum(sizes)).astype(np.float32) / 8 - 3
@@ -96,7 +96,7 @@ def test_ties_are_not_broken_by_the_place_in_the_list():
     assert abs(ranks.mean() - 25.5) < 4
 
 
-def test_whole_lists_and_pairs_come_back_as_they_were():
+def test_complete_lists_and_pairs_come_back_unchanged():
     random = np.random.default_rng(1)
     sizes = [3, 1, 6]
     examples = make_examples(sizes, (np.arange(10) % 3 == 0).astype(np.int64))

@@ -1,4 +1,4 @@
-"""Examples for the tracker: rows in words by plain Python, of the last validation, of the first process only."""
+"""Examples for the tracker: rows in words against plain Python, of the last validation and the first process only."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Item features: what plain transformers gives item by item, whatever the batches, kills and stores in between."""
+"""Item features equal those of plain transformers item by item, whatever the batches, kills and stores in between."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ ODD = [
 
 @pytest.fixture
 def data(shop_root, tmp_path):
-    """The small shop in a folder of its own, without any store; item i05 has no picture, i13 and i14 share one."""
+    """A copy of the small shop without any store; item i05 has no picture, i13 and i14 share one."""
     ignored = shutil.ignore_patterns("features", "item_features", "image_store", "prompts", "summaries")
     return PreparedDataset.open(shutil.copytree(shop_root / "shop", tmp_path / "shop", ignore=ignored))
 
@@ -121,7 +121,7 @@ def test_rows_are_those_of_plain_transformers(data, backbone, expected, center):
     assert ("centred" in found.source) == center
 
 
-def test_what_is_missing_is_zero_and_counted(data, backbone, capsys):
+def test_missing_modalities_are_zero_and_counted(data, backbone, capsys):
     title = pl.when(pl.col("item_id") == "i02").then(pl.lit(" ")).otherwise("title")
     found = item_features(with_items(data, data.items.with_columns(title=title)), PLAIN, backbone, PICTURES)
     assert np.flatnonzero(~found.has_image).tolist() == [0, 6]
@@ -293,7 +293,7 @@ def test_values_that_are_not_finite_are_refused(data, backbone, monkeypatch):
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    """Folder of an untrained BERT whose vocabulary is letters."""
+    """Folder of an untrained BERT whose vocabulary is single characters."""
     folder = tmp_path_factory.mktemp("bert")
     letters = 'abcdefghijklmnopqrstuvwxyz[]<>|_&."'
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *[f"##{letter}" for letter in letters]]
@@ -330,7 +330,7 @@ def test_control_tokens_in_a_title_are_letters_to_a_sentence_encoder(bert):
     assert was_cut
 
 
-def test_what_is_no_sentence_encoder_is_refused(data, backbone, bert, tiny_backbone):
+def test_models_that_are_no_sentence_encoder_are_refused(data, backbone, bert, tiny_backbone):
     with pytest.raises(ConfigError, match="reads 64 at most"):
         item_features(data, ItemFeatureSettings(text=str(bert)), backbone, PICTURES)
     with pytest.raises(ConfigError, match="no plain text encoder; give one such as"):

@@ -32,7 +32,7 @@ def images(shop_root, tiny_backbone):
 
 @pytest.fixture(scope="module")
 def original(images, settings, tmp_path_factory):
-    """A finished store, and where it was."""
+    """A finished store and its folder."""
     folder = extract_features(images, settings, batch_size=4)
     return shutil.copytree(folder, tmp_path_factory.mktemp("features") / "copy"), folder
 

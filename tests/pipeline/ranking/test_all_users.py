@@ -1,4 +1,4 @@
-"""Lists of all users in a file: the same as one by one, whole or not at all, and nothing is ranked twice."""
+"""Lists of all users in one file: equal to those one by one, written atomically, and no user is ranked twice."""
 
 import polars as pl
 import pytest
@@ -25,7 +25,7 @@ def ranker(run):
 
 @pytest.fixture
 def ranked(monkeypatch, ranker):
-    """Users that were ranked; the first names in it end the command when it comes to them."""
+    """Record the ranked users; the users in it at first end the command when their turn comes."""
     found, deadly, rank_all = [], [], ranker.rank_all
 
     def told(user_ids, *args):
@@ -62,7 +62,7 @@ def test_a_killed_command_continues(ranker, ranked, tmp_path):
     assert table.equals(expected)
 
 
-def test_other_settings_begin_anew(ranker, ranked, tmp_path):
+def test_other_settings_start_again(ranker, ranked, tmp_path):
     found, deadly = ranked
     path, users = tmp_path / "lists.parquet", ranker.user_ids[:6]
     deadly.append(users[5])

@@ -1,4 +1,4 @@
-"""What a run knows of a person's items, against the files of the data set and of the summary stores."""
+"""The history table of a person, against the files of the data set and the summary stores."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is told of a new item: checked where it comes in, cleaned as raw files are."""
+"""Fields of new items are checked on entry and cleaned like raw files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Recommendations compared with what the test loop scores, and with tables read by plain pandas."""
+"""Recommendations against the scores of the test loop, and against tables read by pandas."""
 
 import json
 import math
@@ -338,8 +338,8 @@ def test_unknown_items_and_empty_lists(ranker_of):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_history_of_ones_own_is_read_like_a_users(ranker_of, told_root, form, loads):
-    """And nothing is written for it, since the same preferences are stored already."""
+def test_a_given_history_is_read_like_that_of_a_user(ranker_of, told_root, form, loads):
+    """No preference is written, since the same ones are stored already."""
     ranker = ranker_of(form)
     for user in ("u00", "u03", "u07"):
         history = History(likes_of(told_root, user), user_id=user)
@@ -393,8 +393,8 @@ def records(root, stage):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_known_items_described_anew_get_their_own_scores(fresh, told_root, form, loads):
-    """Titles and pictures as they stand in the tables: the texts of the store are found, and nothing is written."""
+def test_known_items_given_as_new_get_the_same_scores(fresh, told_root, form, loads):
+    """New items with the titles and pictures of known ones use the stored summaries, and none is written."""
     ranker = fresh(form)
     before = {stage: records(told_root, stage) for stage in ("image", "item", "preference")}
     described = {
@@ -457,7 +457,7 @@ def test_a_new_history_of_new_items(fresh, told_root, tmp_path):
 
 
 def test_unrefined_preferences_are_written_where_they_are_read(fresh, told_root):
-    """Variant base asks once, over the whole sequence."""
+    """Variant base writes one preference over the full sequence."""
     ranker = fresh("base")
     person = ranker.person(History(["i14", "i02", "i08", "i11"]))
     before = records(told_root, "preference")
@@ -511,7 +511,7 @@ def test_markers_in_a_new_title_are_text(fresh):
 # --- opening --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_run(run_of, tmp_path):
+def test_folders_that_are_no_run(run_of, tmp_path):
     with pytest.raises(ConfigError, match="not a run folder"):
         Ranker.open(tmp_path)
     shutil.copytree(run_of("titles"), tmp_path / "run")

@@ -9,7 +9,7 @@ from tests.conftest import write_picture
 
 
 class Counting:
-    """A backbone that tells how many pictures its tower saw."""
+    """A backbone that counts the pictures seen by its tower."""
 
     def __init__(self, backbone):
         self.backbone, self.lm_head, self.n = backbone, backbone.lm_head, 0

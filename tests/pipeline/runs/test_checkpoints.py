@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be used, and settings that a checkpoint would override in silence."""
+"""Unusable checkpoints, and settings that a checkpoint would silently override."""
 
 import copy
 
@@ -39,7 +39,7 @@ def test_a_checkpoint_of_ours_is_read(tmp_path):
         ({"mllm_srec": {}, "hyper_parameters": {"lr": 1}}, "was not written by mllm_srec"),  # would override flags
     ],
 )
-def test_what_is_no_checkpoint_of_ours(content, message, tmp_path):
+def test_files_that_are_not_our_checkpoints(content, message, tmp_path):
     path = tmp_path / "a.ckpt"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(ConfigError, match=message):

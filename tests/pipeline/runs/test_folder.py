@@ -1,4 +1,4 @@
-"""Run folders: names on which all processes agree, results merged and never mixed, places that cannot be written."""
+"""Run folders: names on which all processes agree, results merged and never mixed, folders without write access."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ LAUNCHER = (
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    """No launcher, and what a test sets is undone."""
+    """Remove the variables of launchers, and undo what a test sets."""
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(RUN_VARIABLE, "")

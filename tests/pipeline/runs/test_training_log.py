@@ -1,4 +1,4 @@
-"""What runs logged: read by pandas, continued runs merged, and nothing made up where there is nothing."""
+"""Training logs: against pandas, with resumed runs merged, and without a curve where nothing was logged."""
 
 import pandas as pd
 import pytest
