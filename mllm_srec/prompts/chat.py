@@ -1,4 +1,4 @@
-"""Chats -> token ids for any instruction-tuned model: ChatML for Qwen-VL, a model's own chat template for others.
+"""Chats -> token ids for any instruction-tuned model: ChatML where its family speaks it, else its own chat template.
 
 Whatever a title, a description or an earlier summary holds, only the chat format itself can become a control token.
 """
@@ -9,22 +9,23 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from mllm_srec.families import text_only
+from mllm_srec.families.base import Family
 from mllm_srec.prompts.builder import TURN_END, TURN_START, Piece
 from mllm_srec.prompts.chat_template import ChatTemplate
-from mllm_srec.prompts.encoding import REQUIRED, PlainText, PromptEncoder
+from mllm_srec.prompts.encoding import PlainText, PromptEncoder
 from mllm_srec.prompts.summaries import Message
 
 END_OF_TEXT = "<|endoftext|>"
 """Ends a document, and now and then an answer: Qwen's own files list it beside `<|im_end|>`."""
-THINK = "<think>"
-"""A vocabulary with this token is of a later, text-only Qwen, whose template must be asked not to think aloud."""
 
 
 class ChatEncoder:
     """Encodes chats up to the opening of the assistant's turn, and decodes answers.
 
     Args:
-        tokenizer: A Hugging Face tokenizer: of a Qwen-VL model, or any with a chat template.
+        tokenizer: Hugging Face tokenizer of the model.
+        family: Family of the model; None for a text-only one.
 
     Attributes:
         stop_ids: Tokens that end an answer, at least one.
@@ -34,10 +35,12 @@ class ChatEncoder:
         ConfigError: The tokenizer has no chat template, or nothing tells where an answer ends.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, family: Family | None = None) -> None:
         self.tokenizer = tokenizer
+        family = family or text_only.FAMILY
         self._plain = PlainText(tokenizer)
-        self._format = ChatML(tokenizer) if _is_qwen_vl(tokenizer) else ChatTemplate(tokenizer, self._plain)
+        chatml = family.speaks(tokenizer.get_vocab())
+        self._format = ChatML(tokenizer, family) if chatml else ChatTemplate(tokenizer, self._plain)
         self.stop_ids: list[int] = self._format.stop_ids
         self.image_token_id: int | None = self._format.image_token_id
 
@@ -51,7 +54,7 @@ class ChatEncoder:
 
         Args:
             messages: The chat so far.
-            n_image_tokens: Placeholders of its picture: patches of the grid divided by the merge area (4).
+            n_image_tokens: Number of placeholders of its picture.
 
         Raises:
             ConfigError: A picture for a text-only model, or a chat that the model's template does not take.
@@ -78,14 +81,15 @@ class ChatEncoder:
 
 
 class ChatML:
-    """The chat format of all Qwen-VL models, pictures included.
+    """The chat format of ChatML, pictures included.
 
     Args:
-        tokenizer: The tokenizer of a Qwen-VL model.
+        tokenizer: Hugging Face tokenizer of the model.
+        family: Family of the model.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._encoder = PromptEncoder(tokenizer)
+    def __init__(self, tokenizer: Any, family: Family) -> None:
+        self._encoder = PromptEncoder(tokenizer, family)
         self.image_token_id: int | None = self._encoder.image_token_id
         vocabulary = tokenizer.get_vocab()
         self.stop_ids = [int(vocabulary[token]) for token in (TURN_END.token, END_OF_TEXT) if token in vocabulary]
@@ -96,8 +100,3 @@ class ChatML:
         for message in messages:
             pieces += [TURN_START, f"{message.role}\n", *message.content, TURN_END, "\n"]
         return self._encoder.encode([*pieces, TURN_START, "assistant\n"], n_image_tokens)
-
-
-def _is_qwen_vl(tokenizer: Any) -> bool:
-    vocabulary = tokenizer.get_vocab()
-    return all(token in vocabulary for token in REQUIRED) and THINK not in vocabulary

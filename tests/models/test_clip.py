@@ -209,5 +209,5 @@ def test_cosine_with_nothing():
 
 
 def test_rows_that_do_not_fit_are_refused():
-    with pytest.raises(DataError, match=r"a has the shape \(1, 3\), b \(4, 3\)"):
+    with pytest.raises(DataError, match=r"a has shape \(1, 3\), b \(4, 3\)"):
         cosine_rows(torch.ones(1, 3), torch.ones(4, 3))

@@ -56,7 +56,7 @@ def make_groups(encoder, lists=LISTS, pictures=True, train=False):
 
 
 def collate(encoder, groups, **packing):
-    batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, PackingSettings(**packing))
+    batch, pictures = pack(groups, encoder, PackingSettings(**packing))
     if pictures:
         distinct = list(dict.fromkeys(key for key, _ in pictures))
         batch["image_index"] = torch.tensor([distinct.index(key) for key, _ in pictures])
