@@ -169,7 +169,7 @@ def test_sequences_of_different_lengths_are_refused():
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((3, 4, 4), np.uint8)])
 def test_arrays_that_are_no_pictures_are_refused(small_clip, bad):
-    with pytest.raises(DataError, match=r"pictures\[1\] is .*give uint8 \(height, width, 3\)"):
+    with pytest.raises(DataError, match=r"pictures\[1\] is .*give RGB as uint8 \(height, width, 3\)"):
         clip_similarity(small_clip, None, ["a", "b"], [None, None], [PICTURES[0], bad])
 
 
