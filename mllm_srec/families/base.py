@@ -127,7 +127,9 @@ class Family:
         Returns:
             One `(tokens, D)` per picture.
         """
-        return features.split([math.prod(grid) // self.spatial_merge**2 for grid in grids.tolist()])
+        import torch
+
+        return torch.split(features, [math.prod(grid) // self.spatial_merge**2 for grid in grids.tolist()])
 
     def speaks(self, vocabulary: Collection[str]) -> bool:
         """Return True if a vocabulary is one of this family's chat format."""
