@@ -35,6 +35,7 @@ import torch
 from real_size_backbone import QWEN2_VL_2B, QWEN2_VL_7B, Shape
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from mllm_srec.families import qwen2_vl
 from mllm_srec.models.backbone import Backbone
 from mllm_srec.models.random_backbone import build_tokenizer
 from mllm_srec.models.recommender import MLLMRecommender
@@ -95,7 +96,7 @@ def make_batch(encoder: PromptEncoder, n_targets: int, train: bool, packed: bool
         answer = encoder.answer_ids[liked] if train else ()
         targets.append(PromptTarget(ids, answer, (t, h, w), str(index), index, liked, kind=0 if liked else 2))
     group = PromptGroup(0, prefix, targets)
-    batch, _ = pack([group], encoder.image_token_id, encoder.pad_token_id, PackingSettings(packed=packed))
+    batch, _ = pack([group], encoder, PackingSettings(packed=packed))
     batch["image_index"] = torch.arange(n_targets)
     batch["image_grid_thw"], batch["pixel_values"] = patches["image_grid_thw"], patches["pixel_values"]
     return batch
@@ -157,7 +158,7 @@ def check_loaded(shape: Shape, folder: Path, tokenizer: Any, dtype: str) -> dict
         model.configure_model()
     loaded = {"dtype": str(model.loaded.lm_head.dtype), "bytes_4_bit": real.bytes_in_4_bit(model.loaded)}
     loaded |= real.compare_with_files(folder, model.loaded)
-    encoder = PromptEncoder(tokenizer)
+    encoder = PromptEncoder(tokenizer, qwen2_vl.FAMILY)
     trained = train_step(model, make_batch(encoder, n_targets=2, train=True), phases)
     ranked = score_list(model, encoder, phases)
     return {**real.count(model.loaded, shape), "loaded": loaded, "step": trained, "list": ranked, "phases": phases}

@@ -22,7 +22,7 @@ from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
 from mllm_srec.models.generation import generate
 from mllm_srec.models.scoring import gather_answers, yes_no_logits
 from mllm_srec.prompts.decoding import GenerationSettings
-from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
+from mllm_srec.prompts.encoding import PromptEncoder, load_encoder
 from mllm_srec.types import GenerationBatch
 
 WRITTEN = ("image", "caption", "item", "refine", "condense", "compare")
@@ -41,7 +41,7 @@ class Demo:
     def load(cls, folder: Path, seed: int, quantization: str = "none") -> Demo:
         """Load the model, and draw pictures that it has not seen."""
         settings = BackboneSettings(str(folder), finetune="none", quantization=quantization)  # type: ignore[arg-type]
-        encoder = PromptEncoder(load_tokenizer(str(folder)))
+        encoder = load_encoder(str(folder))
         backbone = load_backbone(settings, torch.device("cpu")).eval()
         return cls(backbone, encoder, Tasks(encoder, Pictures(2, seed)))
 

@@ -32,13 +32,14 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from mllm_srec.data.demo.drawing import draw_item
 from mllm_srec.data.demo.words import IMAGE_ATTRIBUTES, VALUES
 from mllm_srec.data.settings import DemoSettings
+from mllm_srec.families import qwen2_vl
+from mllm_srec.families.base import Grid
 from mllm_srec.models.backbone import Backbone, BackboneSettings, prepare_backbone
 from mllm_srec.models.backbone_files import RANDOM_MARK, BackboneInfo
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model, build_tokenizer
 from mllm_srec.models.scoring import gather_answers
 from mllm_srec.prompts.builder import TURN_END
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
-from mllm_srec.prompts.geometry import Grid
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
 from mllm_srec.types import IGNORE_INDEX, PackedBatch
 
@@ -206,9 +207,7 @@ class Tasks:
 
     def _batch(self, result: Round, chosen: Sequence[int]) -> tuple[PackedBatch, torch.Tensor, list[str]]:
         groups = [result.groups[index] for index in chosen]
-        batch, shown = pack(
-            groups, self.encoder.image_token_id, self.encoder.pad_token_id, PackingSettings(max_row_tokens=100_000)
-        )
+        batch, shown = pack(groups, self.encoder, PackingSettings(max_row_tokens=100_000))
         if shown:
             batch["pixel_values"] = torch.cat([result.pictures[key] for key, _ in shown])  # (P, 1176)
             grids: list[Grid] = [grid for _, grid in shown]
@@ -276,7 +275,7 @@ def train(arguments: argparse.Namespace) -> None:
     state = arguments.output / "state.pt"
     saved = torch.load(state, weights_only=True) if arguments.resume and state.exists() else None
     net, tokenizer = begin(arguments, saved)
-    encoder = PromptEncoder(tokenizer)
+    encoder = PromptEncoder(tokenizer, qwen2_vl.FAMILY)
     settings = BackboneSettings("demo", finetune="full", quantization="none", dtype="float32")
     backbone = prepare_backbone(net, BackboneInfo("demo", "Qwen2VLForConditionalGeneration", "", False), settings)
     tasks = Tasks(encoder, Pictures(arguments.pictures, arguments.seed))

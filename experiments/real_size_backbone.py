@@ -21,7 +21,8 @@ from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditiona
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from mllm_srec.models.backbone import SKIPPED, Backbone, BackboneSettings, LoraSettings, census, prepare_backbone
+from mllm_srec.families import qwen2_vl
+from mllm_srec.models.backbone import Backbone, BackboneSettings, LoraSettings, census, prepare_backbone
 from mllm_srec.models.backbone_files import RANDOM_MARK, BackboneInfo
 
 SHARD_BYTES = 1 << 30
@@ -133,7 +134,7 @@ def _without_values(shape: Shape, ids: dict[str, int]) -> Any:
 def planned_backbone(shape: Shape, ids: dict[str, int]) -> Backbone:
     """What loading would make of the shape, on the meta device: layers in 4 bits, frozen weights, adapters."""
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-    config = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=SKIPPED, **nf4)
+    config = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=list(qwen2_vl.FAMILY.not_quantised), **nf4)
     net = _without_values(shape, ids)
     Bnb4BitHfQuantizer(config, pre_quantized=False).preprocess_model(net, device_map=None)
     info = BackboneInfo(shape.name, type(net).__name__, fingerprint="", random_weights=True)

@@ -25,7 +25,7 @@ from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
 from mllm_srec.pipeline.features.pictures import extract_features
 from mllm_srec.prompts import builder
-from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
+from mllm_srec.prompts.encoding import PromptEncoder, load_encoder
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget
 from mllm_srec.prompts.templates import PromptSettings
 
@@ -115,7 +115,7 @@ def make_inputs(folder: Path, backbone: Path, settings: InputSettings) -> Inputs
     images = build_image_store(folder, load_image_processor(str(backbone), None, PictureSettings()), items)
     tower = BackboneSettings(str(backbone), finetune="none", quantization="none", dtype="float32")
     features = FeatureStore(extract_features(images, tower))
-    return Inputs(titles, PromptEncoder(load_tokenizer(str(backbone))), images, features)
+    return Inputs(titles, load_encoder(str(backbone)), images, features)
 
 
 def _draw(folder: Path, index: int, settings: InputSettings, random: np.random.Generator) -> str | None:

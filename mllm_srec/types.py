@@ -1,7 +1,7 @@
 """Constants, errors, batch types and checks of settings that every room shares; imports nothing of ours.
 
 Letters in shape comments: B batch (groups), R packed rows, T tokens, C candidates, S history length, D hidden,
-V vocabulary, P patches.
+V vocabulary, P patches, F values of a patch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PackedBatch(CandidateBatch):
     segment_ids: torch.Tensor  # (R, T) int64: -1 padding, 0 prefix, 1.. the targets
     labels: torch.Tensor  # (R, T) int64, IGNORE_INDEX but on response tokens
     answer_index: torch.Tensor  # (B, C, 2) int64: row and token whose output predicts the first response token
-    pixel_values: NotRequired[torch.Tensor]  # (P, 1176) float32, pictures in order of their placeholders
+    pixel_values: NotRequired[torch.Tensor]  # (P, F) float32, pictures in order of their placeholders
     image_grid_thw: NotRequired[torch.Tensor]  # (n pictures, 3) int64, patches in time, height, width
     image_features: NotRequired[torch.Tensor]  # (sum of picture tokens, D), the frozen tower's output
     image_index: NotRequired[torch.Tensor]  # (n placeholders,) int64: which picture of the batch fills it
@@ -109,7 +109,7 @@ class GenerationBatch(TypedDict):
     attention_mask: torch.Tensor  # (B, T) int64, 0 on padding
     mm_token_type_ids: NotRequired[torch.Tensor]  # (B, T) int64, 1 on picture placeholders; where there are pictures
     image_grid_thw: NotRequired[torch.Tensor]  # (n pictures, 3) int64, patches in time, height, width
-    pixel_values: NotRequired[torch.Tensor]  # (P, 1176) float32
+    pixel_values: NotRequired[torch.Tensor]  # (P, F) float32
     image_features: NotRequired[torch.Tensor]  # (sum of picture tokens, D), the frozen tower's output in place of it
 
 

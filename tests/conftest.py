@@ -21,7 +21,7 @@ from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, PictureSettings, PrepareSettings
 from mllm_srec.models.backbone import BackboneSettings, LoraSettings, load_backbone
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
-from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
+from mllm_srec.prompts.encoding import PromptEncoder, load_encoder
 
 SLICES = Path(__file__).resolve().parent / "data/slices"
 SHARED_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
@@ -68,7 +68,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def encoder(tiny_backbone: Path) -> PromptEncoder:
     """Encoder with the tiny backbone's tokenizer."""
-    return PromptEncoder(load_tokenizer(str(tiny_backbone)))
+    return load_encoder(str(tiny_backbone))
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,12 @@
-"""The pretrained multimodal LLM: loading in NF4, LoRA on its language layers, and a census that proves both.
+"""The pretrained multimodal LLM: loading in NF4, LoRA on its language layers, and a census that checks both.
 
-The only file that knows bitsandbytes and peft.
+Only this file imports bitsandbytes and peft.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,45 +16,42 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mllm_srec.families.base import LANGUAGE_LAYERS
+from mllm_srec.families.lookup import family_of, read_family
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone
-from mllm_srec.prompts.geometry import attention_mask
+from mllm_srec.prompts.packing import attention_mask
 from mllm_srec.types import ConfigError, PackedBatch
 
 Finetune = Literal["lora", "full", "none"]
 Quantization = Literal["nf4", "none"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-SKIPPED = ["model.visual", "lm_head"]
-"""Never quantised. The full prefix is needed: "visual" alone matches nothing, and a list replaces the default."""
-
-LORA_TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
-"""Linear layers of the language model; the vision tower's are named otherwise and stay as they are."""
-
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters (QLoRA; the article states no numbers, these are borrowed from its closest relative).
+    """Settings of the low-rank adapters; the article states none, so they are those of its closest relative.
 
     Args:
         r: Rank.
         alpha: Scale: the update is multiplied by alpha / r.
         dropout: Dropout before the adapter, in [0, 1).
-        target_modules: Regular expression over full module names.
+        target_modules: Regular expression over full module names. The default stands for the linear layers of the
+            language model, however the backbone's family names them.
     """
 
     r: int = 8
     alpha: int = 16
     dropout: float = 0.1
-    target_modules: str = LORA_TARGETS
+    target_modules: str = LANGUAGE_LAYERS
 
     def __post_init__(self) -> None:
-        """Refuse numbers without a meaning."""
-        if self.r < 1 or self.alpha < 1:
-            raise ValueError(f"lora.r={self.r}, lora.alpha={self.alpha}; both are at least 1")
+        """Refuse numbers out of range."""
+        for name, value in (("r", self.r), ("alpha", self.alpha)):
+            if value < 1:
+                raise ValueError(f"lora.{name}={value}: must be at least 1; give a positive number")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora.dropout={self.dropout}; give a share in [0, 1)")
+            raise ValueError(f"lora.dropout={self.dropout}: must be in [0, 1); give a share")
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,9 @@ class BackboneSettings:
         name: Hub name or folder.
         revision: Revision of a hub model.
         finetune: `lora` trains adapters, `full` every weight, `none` nothing (zero-shot).
-        lora: The adapters.
+        lora: Settings of the adapters.
         quantization: `nf4` with double quantisation for the language layers, or `none`.
-        dtype: Of unquantised weights and computation; `auto` is bfloat16 on a GPU and float32 on a CPU.
+        dtype: Type of unquantised weights and of computation; `auto` is bfloat16 on a GPU and float32 on a CPU.
         activation_checkpointing: Recompute the language layers' activations in the backward pass.
         seed: Seed of the adapters' initial values; the same on every process.
     """
@@ -97,22 +93,34 @@ class BackboneSettings:
 
 
 class Backbone(nn.Module):
-    """A loaded Qwen-VL with or without adapters, fed with packed rows.
+    """A loaded multimodal model with or without adapters, fed with packed rows.
 
     Args:
-        net: The transformers model, wrapped by PEFT where it has adapters.
-        info: What the model is, for checkpoints and results.
+        net: Transformers model, wrapped by PEFT where it has adapters.
+        info: Identity of the model, for checkpoints and results.
     """
 
     def __init__(self, net: nn.Module, info: BackboneInfo) -> None:
         super().__init__()
         self.net = net
         self.info = info
+        self.family = family_of(self.base.config)
 
     @property
     def base(self) -> Any:
         """The transformers model below the adapters."""
         return self.net.get_base_model() if hasattr(self.net, "peft_config") else self.net  # type: ignore[operator]
+
+    @property
+    def language_model(self) -> Any:
+        """The language layers below the head."""
+        return self.base.get_submodule(self.family.language_model)
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """The part that encodes pictures."""
+        tower: nn.Module = self.base.get_submodule(self.family.vision_tower)
+        return tower
 
     @property
     def lm_head(self) -> torch.Tensor:
@@ -121,27 +129,26 @@ class Backbone(nn.Module):
         return weight
 
     def image_features(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[torch.Tensor]:
-        """The vision tower's output, one `(tokens, D)` per picture; without a graph where the tower is frozen."""
-        trained = any(parameter.requires_grad for parameter in self.base.model.visual.parameters())
+        """Encode pictures, one `(tokens, D)` each; without a graph where the vision tower is frozen."""
+        trained = any(parameter.requires_grad for parameter in self.vision_tower.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            return list(self.base.model.get_image_features(pixel_values, image_grid_thw).pooler_output)
+            return self.family.encode_pictures(self.base.model, pixel_values, image_grid_thw)
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
-        """Last hidden states `(R, T, D)` of packed rows."""
+        """Compute the last hidden states `(R, T, D)` of packed rows."""
         pictures = self.pictures(batch)
-        encoded = {"image": BaseModelOutputWithPooling(pooler_output=pictures)} if pictures else None
         output = self.base.model(
             input_ids=batch["input_ids"],
             position_ids=batch["position_ids"],
-            attention_mask={"full_attention": attention_mask(batch["segment_ids"])},
-            mm_encoder_outputs=encoded,
+            attention_mask=attention_mask(batch["segment_ids"]),  # not a dictionary, which few families take
             use_cache=False,
+            **(self.family.picture_inputs(pictures) if pictures else {}),
         )
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
     def embed(self, batch: PackedBatch) -> torch.Tensor:
-        """What enters the first layer `(R, T, D)`: embeddings of tokens, and of pictures at their placeholders."""
+        """Embed tokens, and pictures at their placeholders: the input `(R, T, D)` of the first layer."""
         input_ids = batch["input_ids"]  # (R, T)
         embeddings: torch.Tensor = self.base.get_input_embeddings()(input_ids)  # (R, T, D)
         pictures = self.pictures(batch)
@@ -151,18 +158,17 @@ class Backbone(nn.Module):
         return embeddings.masked_scatter(placeholders, torch.cat(pictures).to(embeddings))
 
     def pictures(self, batch: PackedBatch) -> tuple[torch.Tensor, ...]:
-        """Features of the pictures in the order of their placeholders; a picture shown twice is encoded once."""
+        """Return the pictures' features in the order of their placeholders; a picture shown twice is encoded once."""
         if "image_index" not in batch:
             return ()
         if "image_features" in batch:
-            sizes = (batch["image_grid_thw"].prod(dim=1) // self.base.model.visual.spatial_merge_size**2).tolist()
-            distinct: Sequence[torch.Tensor] = torch.split(batch["image_features"], sizes)
+            distinct = self.family.split_pictures(batch["image_features"], batch["image_grid_thw"])
         else:
-            distinct = self.image_features(batch["pixel_values"], batch["image_grid_thw"])
+            distinct = tuple(self.image_features(batch["pixel_values"], batch["image_grid_thw"]))
         return tuple(distinct[index] for index in batch["image_index"].tolist())
 
     def save_adapter(self, folder: Path) -> None:
-        """Write what was trained in the format of its own library: PEFT for adapters, transformers for all weights."""
+        """Write the trained weights: adapters in the format of PEFT, a fully trained model in that of transformers."""
         if hasattr(self.net, "peft_config"):
             self.net.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
         else:
@@ -170,26 +176,26 @@ class Backbone(nn.Module):
 
 
 def load_backbone(settings: BackboneSettings, device: torch.device) -> Backbone:
-    """Load weights onto `device`, freeze them, attach adapters, and check that the result is what was asked for.
+    """Load weights onto `device`, freeze them, attach adapters, and check the outcome against the settings.
 
     Raises:
-        ConfigError: Another model family, layers quantised that must not be or the reverse, no layer for the adapters.
+        ConfigError: An unsupported family, the wrong layers quantised, or no layer for the adapters.
     """
     info = describe_backbone(settings.name, settings.revision)
-    return prepare_backbone(load_weights(info.class_name, settings, device, SKIPPED), info, settings)
+    return prepare_backbone(load_weights(settings, device), info, settings)
 
 
-def load_weights(
-    class_name: str, settings: BackboneSettings, device: torch.device, skipped: list[str] | None = None
-) -> Any:
-    """A model of transformers on `device`, quantised where asked.
+def load_weights(settings: BackboneSettings, device: torch.device) -> Any:
+    """Load a model of transformers, quantised as set.
 
     Args:
-        class_name: Class in transformers.
         settings: Name, quantisation and dtype.
-        device: Where to load.
-        skipped: Modules that are never quantised; None leaves it to transformers, which spares the head only.
+        device: Device of the weights.
+
+    Raises:
+        ConfigError: The model cannot be read, or is of no family.
     """
+    family = read_family(settings.name, settings.revision)
     dtype = _resolve_dtype(settings, device)
     quantization = None
     if settings.quantization == "nf4":
@@ -198,9 +204,9 @@ def load_weights(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=skipped,
+            llm_int8_skip_modules=list(family.not_quantised) or None,
         )
-    net = getattr(transformers, class_name).from_pretrained(
+    net = getattr(transformers, family.model_class).from_pretrained(
         settings.name,
         revision=settings.revision,
         dtype=dtype,
@@ -215,8 +221,8 @@ def load_weights(
 def _keep_weight_layout(net: nn.Module) -> None:
     """Forbid bitsandbytes to repack 4-bit weights on processors with AVX512-BF16.
 
-    It does so in the first forward pass in evaluation mode. From then on it computes in bfloat16, whatever was asked
-    for, and has no gradient: a fit would break, or lose gradients, after its first validation (bitsandbytes 0.50).
+    It repacks them in the first forward pass in evaluation mode. From then on it computes in bfloat16, whatever the
+    settings, and has no gradient: a fit would fail, or lose gradients, after its first validation (bitsandbytes 0.50).
     """
     for module in net.modules():
         if isinstance(module, bnb.nn.Linear4bit):
@@ -224,22 +230,26 @@ def _keep_weight_layout(net: nn.Module) -> None:
 
 
 def prepare_backbone(net: Any, info: BackboneInfo, settings: BackboneSettings) -> Backbone:
-    """Freeze a loaded model, attach adapters and check the outcome; apart from loading so that tests can use it."""
+    """Freeze a loaded model, attach adapters and check the outcome; separate from loading so that tests can call it."""
     check_census(census(net), settings.quantization)
     net.requires_grad_(settings.finetune == "full")
     if settings.activation_checkpointing:
-        # Only the language model: on the whole model the frozen tower would be recomputed for nothing.
-        net.model.language_model.activation_checkpointing_enable({"use_reentrant": False})
+        # Only the language model: recomputing the frozen tower would gain nothing.
+        net.get_submodule(family_of(net.config).language_model).activation_checkpointing_enable(
+            {"use_reentrant": False}
+        )
     if settings.finetune == "lora":
         net = _attach_lora(net, settings)
     return Backbone(net, info)
 
 
 def _attach_lora(net: Any, settings: BackboneSettings) -> nn.Module:
-    pattern = settings.lora.target_modules
+    family, pattern = family_of(net.config), settings.lora.target_modules
+    if pattern == LANGUAGE_LAYERS:
+        pattern = family.lora_targets
     if not any(re.fullmatch(pattern, name) for name, _ in net.named_modules()):
         raise ConfigError(
-            f"lora.target_modules={pattern!r} names no module of {settings.name}; leave it at its default"
+            f"lora.target_modules={pattern!r}: names no module of {settings.name}; leave it at its default"
         )
     config = LoraConfig(
         r=settings.lora.r,
@@ -252,45 +262,48 @@ def _attach_lora(net: Any, settings: BackboneSettings) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # equal adapters on every process
         adapted: nn.Module = get_peft_model(net, config)
-    outside = [name for name, p in adapted.named_parameters() if p.requires_grad and ".language_model." not in name]
+    inside = f".{family.language_model}."
+    outside = [name for name, p in adapted.named_parameters() if p.requires_grad and inside not in name]
     if outside:
         raise ConfigError(
-            f"lora.target_modules={pattern!r} reaches beyond the language model: {outside[0]} and "
-            f"{len(outside) - 1} more; name language layers only, such as {LORA_TARGETS}"
+            f"lora.target_modules={pattern!r}: reaches beyond the language model: {outside[0]} and "
+            f"{len(outside) - 1} more; name language layers only, such as {family.lora_targets}"
         )
     return adapted
 
 
 def census(net: nn.Module) -> dict[str, int]:
-    """Number of linear layers by place and type, such as `{"language/Linear4bit": 196, "lm_head/Linear": 1}`."""
+    """Count linear layers by part and type, such as `{"language/Linear4bit": 196, "lm_head/Linear": 1}`."""
     counts: Counter[str] = Counter()
+    family = family_of(net.config)
     head = net.get_output_embeddings()  # type: ignore[operator]  # `lm_head`, but for a few text-only families
     for name, module in net.named_modules():
         if isinstance(module, nn.Linear):
-            place = "visual" if ".visual." in f".{name}." else "lm_head" if module is head else "language"
+            part = "visual" if family.in_vision_tower(name) else "lm_head" if module is head else "language"
             kind = "Linear4bit" if isinstance(module, bnb.nn.Linear4bit) else "Linear"
-            counts[f"{place}/{kind}"] += 1
+            counts[f"{part}/{kind}"] += 1
     return dict(counts)
 
 
 def check_census(counts: dict[str, int], quantization: Quantization) -> None:
-    """Compare a census with what `quantization` promises.
+    """Check a census against `quantization`.
 
     Raises:
-        ConfigError: Tower or head in 4 bits, or a language layer that is not.
+        ConfigError: The vision tower or the head is in 4 bits, or a language layer is not.
     """
     language = "language/Linear" if quantization == "nf4" else "language/Linear4bit"
     wrong = ("visual/Linear4bit", "lm_head/Linear4bit", language)
-    found = {place: counts[place] for place in wrong if counts.get(place)}
+    found = {part: counts[part] for part in wrong if counts.get(part)}
     if found:
         raise ConfigError(
-            f"quantization={quantization!r} left these layers in the wrong type: {found} (all: {counts}); "
-            "the installed transformers or bitsandbytes treats skipped modules differently from the tested versions"
+            f"quantization={quantization!r}: left these layers in the wrong type: {found} (all: {counts}), since the "
+            "installed transformers or bitsandbytes treats skipped modules differently from the tested versions; "
+            "install versions that pyproject.toml accepts"
         )
 
 
 def _resolve_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtype:
     if settings.dtype == "auto":
-        frozen = settings.finetune != "full"  # weights that are trained stay in float32, as with any mixed precision
+        frozen = settings.finetune != "full"  # trained weights stay in float32, as always in mixed precision
         return torch.bfloat16 if device.type == "cuda" and frozen else torch.float32
     return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32

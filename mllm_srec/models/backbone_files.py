@@ -1,4 +1,4 @@
-"""What a backbone is, read from its files before any weight is loaded."""
+"""Identity of a backbone, read from its files before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
+from mllm_srec.families.lookup import family_of, read_config
 from mllm_srec.types import ConfigError
 
-FAMILIES = {"qwen2_vl": "Qwen2VLForConditionalGeneration", "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}
-"""Model types that the packed layout is tested with, and their classes in transformers."""
-
 RANDOM_MARK = "random_weights"
-"""Key of config.json that a model with untrained weights carries, so that every result can say so."""
+"""Key in the config.json of a model with untrained weights, so that every result can say so."""
 
 _SAMPLE_BYTES = 1 << 20
 _NO_IDENTITY = ("_name_or_path", "dtype", "transformers_version")
@@ -28,10 +23,10 @@ class BackboneInfo:
     """Identity of a backbone.
 
     Attributes:
-        name: Hub name or folder, as given.
+        name: Hub name or folder, as received.
         class_name: Class in transformers.
         fingerprint: Hash that differs between backbones with other shapes or weights.
-        random_weights: The weights were never trained.
+        random_weights: True if the weights were never trained.
     """
 
     name: str
@@ -41,7 +36,7 @@ class BackboneInfo:
 
     @property
     def label(self) -> str:
-        """Hub name, or the folder's own name without where it lies."""
+        """Hub name, or the last part of the folder's path."""
         return Path(self.name).name if Path(self.name).is_dir() else self.name
 
 
@@ -50,8 +45,8 @@ class WriterInfo(BackboneInfo):
     """Identity of a model that writes summaries.
 
     Attributes:
-        multimodal: It can be shown pictures.
-        max_positions: Tokens of its longest text, prompt and answer together; None where its files name no limit.
+        multimodal: True if it can see pictures.
+        max_positions: Most tokens of a prompt and its answer together; None where its files name no limit.
     """
 
     multimodal: bool
@@ -64,37 +59,26 @@ def describe_backbone(name: str, revision: str | None = None) -> BackboneInfo:
     Raises:
         ConfigError: The folder or hub model cannot be read, or is of a family that is not supported.
     """
-    config = _read_config(name, revision)
-    if config.model_type not in FAMILIES:
-        raise ConfigError(
-            f"backbone {name!r} is of type {config.model_type!r}; supported are {', '.join(sorted(FAMILIES))} "
-            "(Qwen2-VL and Qwen2.5-VL; Qwen3-VL feeds pictures into several layers, which packed rows do not do yet)"
-        )
+    config = read_config(name, revision)
+    family = family_of(config, name, may_be_text_only=False)
     if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
-        raise ConfigError(f"backbone {name!r} uses sliding-window attention; packed rows need full attention")
-    return _info(name, config, FAMILIES[config.model_type])
+        raise ConfigError(
+            f"backbone={name!r}: uses sliding-window attention, but packed rows need full attention; give another model"
+        )
+    return _info(name, config, family.model_class)
 
 
 def describe_writer(name: str, revision: str | None = None) -> WriterInfo:
-    """Read the identity of a model that writes summaries: a Qwen-VL, or any causal language model.
+    """Read the identity of a model that writes summaries: of a multimodal family, or any causal language model.
 
     Raises:
-        ConfigError: The folder or hub model cannot be read, or is neither of the two.
+        ConfigError: The folder or hub model cannot be read, or is of no family.
     """
-    config = _read_config(name, revision)
-    multimodal = config.model_type in FAMILIES
-    if not multimodal and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ConfigError(
-            f"backbone {name!r} is of type {config.model_type!r}, which cannot write summaries; give a Qwen2-VL, a "
-            "Qwen2.5-VL, or a text-only causal language model with a chat template, such as Llama-3.1-8B-Instruct"
-        )
-    info = (
-        describe_backbone(name, revision)
-        if multimodal
-        else _info(name, config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type])
-    )
+    config = read_config(name, revision)
+    family = family_of(config, name)
+    info = _info(name, config, family.model_class) if family.text_only else describe_backbone(name, revision)
     max_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return WriterInfo(**vars(info), multimodal=multimodal, max_positions=max_positions)
+    return WriterInfo(**vars(info), multimodal=not family.text_only, max_positions=max_positions)
 
 
 def describe_text_encoder(name: str, revision: str | None = None) -> BackboneInfo:
@@ -103,28 +87,18 @@ def describe_text_encoder(name: str, revision: str | None = None) -> BackboneInf
     Raises:
         ConfigError: The folder or hub model cannot be read, or reads more than text, or also writes.
     """
-    config = _read_config(name, revision)
+    config = read_config(name, revision)
     if config.is_encoder_decoder or config.get_text_config() is not config:
         raise ConfigError(
-            f"text encoder {name!r} is of type {config.model_type!r}, which is no plain text encoder; give one such as "
-            "sentence-transformers/all-MiniLM-L6-v2, or `backbone` for the recommender's own language model"
+            f"text_encoder={name!r}: is of type {config.model_type!r}, which is no plain text encoder; give one such "
+            "as sentence-transformers/all-MiniLM-L6-v2, or `backbone` for the recommender's own language model"
         )
     return _info(name, config, "AutoModel")
 
 
 def hidden_size(name: str, revision: str | None = None) -> int:
-    """D, the width of a model's last hidden states; pictures enter a Qwen-VL at the same width."""
-    return int(_read_config(name, revision).get_text_config().hidden_size)
-
-
-def _read_config(name: str, revision: str | None) -> Any:
-    try:
-        return AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"backbone {name!r} (revision {revision}) cannot be read: {error}\n"
-            "Give a folder with config.json and weights, or the name of a hub model that is reachable or cached"
-        ) from error
+    """Read D, the width of a model's last hidden states, and of the picture tokens that enter it."""
+    return int(read_config(name, revision).get_text_config().hidden_size)
 
 
 def _info(name: str, config: Any, class_name: str) -> BackboneInfo:
@@ -133,7 +107,7 @@ def _info(name: str, config: Any, class_name: str) -> BackboneInfo:
 
 
 def _fingerprint(name: str, commit: str | None, config: str) -> str:
-    """Commit of a hub model; of a folder, its shapes and a sample of each file of weights."""
+    """Hash the commit of a hub model, or the shapes of a folder's model and a sample of each file of weights."""
     content = {key: value for key, value in json.loads(config).items() if key not in _NO_IDENTITY}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     digest.update(str(commit).encode())

@@ -1,4 +1,4 @@
-"""What a checkpoint of trained weights belongs to, and the checks when it is read again."""
+"""Identity of a checkpoint of trained weights, and its checks on loading."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_NAMED = 5
 
 
 def identity(settings: BackboneSettings, info: BackboneInfo) -> dict[str, Any]:
-    """Plain values that decide whether weights fit: backbone, quantisation, kind and shape of what was trained."""
+    """Collect the plain values that decide whether weights fit: backbone, quantisation, and what was trained."""
     lora = settings.lora if settings.finetune == "lora" else None
     return {
         "backbone": info.name,
@@ -26,15 +26,21 @@ def identity(settings: BackboneSettings, info: BackboneInfo) -> dict[str, Any]:
 
 
 def check_identity(stored: dict[str, Any] | None, current: dict[str, Any]) -> None:
-    """Compare what a checkpoint was trained on with what is loaded now.
+    """Compare the identity stored in a checkpoint with that of the loaded model.
 
     The backbone's name may differ (a moved folder); its fingerprint may not.
 
+    Args:
+        stored: Identity in the checkpoint, None where it holds none.
+        current: Identity of the loaded model.
+
     Raises:
-        ConfigError: It is of a baseline, or naming every differing key with both values.
+        ConfigError: The checkpoint is of another program or of a baseline, or a value differs; each is named.
     """
     if stored is None:
-        raise ConfigError("this checkpoint was not written by mllm_srec: it does not say which backbone it belongs to")
+        raise ConfigError(
+            "the checkpoint was not written by mllm_srec: it does not name its backbone; give one of a run folder"
+        )
     if "model" in stored:
         raise ConfigError(
             f"the checkpoint belongs to the baseline {stored['model']}, not to the recommender; give its settings too "
@@ -50,14 +56,15 @@ def check_identity(stored: dict[str, Any] | None, current: dict[str, Any]) -> No
 
 
 def check_keys(stored: set[str], trained: set[str]) -> None:
-    """Compare names of stored and trained weights: a renamed module would silently load nothing.
+    """Compare the names of stored and trained weights, since a renamed module would silently load nothing.
 
     Raises:
-        ConfigError: Naming the first keys that are missing or unexpected.
+        ConfigError: Keys are missing or unexpected; the first are named.
     """
     missing, unexpected = sorted(trained - stored), sorted(stored - trained)
     if missing or unexpected:
         raise ConfigError(
             f"the checkpoint does not fit the model: {len(missing)} trained weights are missing in it "
-            f"{missing[:MAX_NAMED]}, {len(unexpected)} are unknown to the model {unexpected[:MAX_NAMED]}"
+            f"{missing[:MAX_NAMED]}, {len(unexpected)} are unknown to the model {unexpected[:MAX_NAMED]}; install the "
+            "versions of mllm_srec and transformers that wrote it"
         )

@@ -20,13 +20,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class ClipSimilarity:
-    """Similarities of N summaries, in [-1, 1]; NaN where one of the two sides is missing.
+    """Cosine similarities of N summaries, in [-1, 1]; NaN where one of the two sides is missing.
 
     Attributes:
-        text: `(N,)` of summary and other text, float32.
-        picture: `(N,)` of summary and picture, float32.
-        n_cut: Summaries of which CLIP read the beginning only.
-        n_cut_other: The same of the other texts.
+        text: `(N,)` similarity of summary and other text, float32.
+        picture: `(N,)` similarity of summary and picture, float32.
+        n_cut: Number of summaries that were too long for CLIP and were cut.
+        n_cut_other: Number of other texts that were cut.
     """
 
     text: np.ndarray
@@ -35,7 +35,7 @@ class ClipSimilarity:
     n_cut_other: int
 
     def numbers(self) -> dict[str, int | float | None]:
-        """Means over what was compared (None: nothing), and how much that was."""
+        """Return means over the pairs compared (None where there is none), and numbers of pairs."""
         return {
             "clip_text": _mean(self.text),
             "clip_picture": _mean(self.picture),
@@ -57,24 +57,24 @@ def clip_similarity(
 ) -> ClipSimilarity:
     """Compare each summary with the text and the picture of its item, in float32.
 
-    CLIP reads a text's first 75 tokens (77 places, two for its ends); longer ones are cut and counted.
+    CLIP reads the first 75 tokens of a text (77 with the two at its ends); longer texts are cut and counted.
 
     Args:
         name: Hub name or folder of a CLIP model.
         revision: Revision of a hub model.
         texts: N summaries of pictures; None or blank where there is none.
         other_texts: N texts of the same items; None or blank where there is none.
-        pictures: N pictures, uint8 `(height, width, 3)`; None where there is none. Read a batch at a time.
-        device: Where to compute.
-        batch_size: Texts or pictures at once, at least 1.
+        pictures: N pictures, uint8 `(height, width, 3)`; None where there is none. They are read a batch at a time.
+        device: Device of the model.
+        batch_size: Texts or pictures per batch, at least 1.
 
     Raises:
         ConfigError: The model cannot be read, or is no CLIP.
-        DataError: The sequences are of different lengths, or a picture is not such an array.
+        DataError: The sequences differ in length, or a picture is no such array.
     """
     if not len(texts) == len(other_texts) == len(pictures):
         raise DataError(
-            f"clip_similarity: {len(texts)} texts, {len(other_texts)} other_texts and {len(pictures)} pictures; "
+            f"clip_similarity: got {len(texts)} texts, {len(other_texts)} other_texts and {len(pictures)} pictures; "
             "give one of each per item, None where there is none"
         )
     reader = _ClipReader(name, revision, device, batch_size)
@@ -89,18 +89,18 @@ def clip_similarity(
 
 
 def cosine_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity `(N,)` of each row of `a` `(N, D)` with that of `b` `(N, D)`; 0 with a row of zeros.
+    """Compute the cosine similarity `(N,)` of the rows of `a` and `b`, `(N, D)` each; 0 for a row of zeros.
 
     Raises:
         DataError: The shapes differ.
     """
     if a.shape != b.shape:
-        raise DataError(f"cosine_rows: a has the shape {tuple(a.shape)}, b {tuple(b.shape)}; give equal shapes (N, D)")
+        raise DataError(f"cosine_rows: a has shape {tuple(a.shape)}, b {tuple(b.shape)}; give equal shapes (N, D)")
     return (functional.normalize(a, dim=-1) * functional.normalize(b, dim=-1)).sum(dim=-1).clamp(-1, 1)
 
 
 class _ClipReader:
-    """A loaded CLIP model and what prepares its inputs."""
+    """A loaded CLIP model with its tokenizer and image processor."""
 
     def __init__(self, name: str, revision: str | None, device: torch.device, batch_size: int) -> None:
         self._model, self._tokenizer, self._processor = _load(name, revision)
@@ -109,7 +109,7 @@ class _ClipReader:
         self._device, self._batch_size = device, batch_size
 
     def embed_texts(self, texts: Sequence[str | None]) -> tuple[torch.Tensor, int]:
-        """Embeddings `(N, D)`, NaN where there is no text, and how many texts were cut."""
+        """Embed texts as `(N, D)`, NaN where there is none, and count those that were cut."""
         config, ends = self._model.config.text_config, 2
         places = [place for place, text in enumerate(texts) if text and text.strip()]
         ids = {place: self._plain.encode(texts[place] or "") for place in places}
@@ -125,7 +125,7 @@ class _ClipReader:
         return self._embed(len(texts), places, embed), n_cut
 
     def embed_pictures(self, pictures: Sequence[np.ndarray | None]) -> torch.Tensor:
-        """Embeddings `(N, D)`, NaN where there is no picture."""
+        """Embed pictures as `(N, D)`, NaN where there is none."""
         places = [place for place, picture in enumerate(pictures) if picture is not None]
 
         def embed(batch: Sequence[int]) -> torch.Tensor:
@@ -138,7 +138,7 @@ class _ClipReader:
         return self._embed(len(pictures), places, embed)
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids with both ends, padded with ends (the first one is read), and the mask: `(B, T)` each."""
+        """Add both end tokens, pad with the second (CLIP reads its first occurrence), and mask: `(B, T)` each."""
         begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         rows = [torch.tensor([begin, *tokens, end]) for tokens in ids]
         input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end)  # (B, T)
@@ -158,7 +158,7 @@ class _ClipReader:
 
 
 def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
-    """Model in float32, tokenizer, image processor (the PIL class, which needs no torchvision)."""
+    """Load model in float32, tokenizer and image processor (the PIL class, which needs no torchvision)."""
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
         if config.model_type != "clip":
@@ -180,10 +180,10 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
 
 
 def _checked(picture: np.ndarray | None, place: int) -> np.ndarray:
-    """The picture, if it is one."""
+    """Return a picture after checking type and shape."""
     if picture is None or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
         found = "None" if picture is None else f"{picture.dtype} {picture.shape}"
-        raise DataError(f"clip_similarity: pictures[{place}] is {found}; give uint8 (height, width, 3), RGB")
+        raise DataError(f"clip_similarity: pictures[{place}] is {found}; give RGB as uint8 (height, width, 3)")
     return picture
 
 

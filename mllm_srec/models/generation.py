@@ -1,7 +1,7 @@
-"""Writes answers with transformers' `generate`, under settings that are all stated here.
+"""Generation of answers by transformers' `generate`, with every setting stated here.
 
-Greedy by default. Sampling is an argmax too, over scores with Gumbel noise: the noise of a row depends on the row's own
-seed and the step only, so that its text does not depend on what else is in the batch.
+Decoding is greedy by default. Sampling is an argmax too, over scores with Gumbel noise: the noise of a row depends on
+the row's own seed and the step only, so that its text does not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from transformers import (
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mllm_srec.families.base import Family
+from mllm_srec.families.lookup import family_of
 from mllm_srec.prompts.decoding import GenerationSettings
-from mllm_srec.prompts.geometry import MERGE
 from mllm_srec.types import GenerationBatch
 
 FinishReason = Literal["stop", "length"]
@@ -35,35 +35,35 @@ def generate(
     """Answer every chat of a batch.
 
     Args:
-        net: A causal language model of transformers. Its own generation settings are replaced for good.
-        batch: At least one chat; pictures only for a Qwen-VL.
+        net: Causal language model of transformers. Its own generation settings are overwritten.
+        batch: At least one chat; with pictures only for a multimodal family.
         decoding: Length and sampling.
         stop_ids: Tokens that end an answer.
-        pad_token_id: Fills rows that ended before others; cut off again.
+        pad_token_id: Filler of rows that end before others; it is cut off again.
 
     Returns:
-        Token ids per row, up to and including the token that ended it.
+        Token ids of each row, up to and including the token that ended it.
     """
     config = generation_config(decoding, stop_ids, pad_token_id)
-    # What a config leaves open is taken from the model's, which comes from the hub: repetition penalties, token bans.
+    # Settings that a config leaves open come from the model's own one on the hub: repetition penalties, token bans.
     net.generation_config = config
-    if hasattr(getattr(net, "model", None), "rope_deltas"):
-        net.model.rope_deltas = None  # a Qwen-VL keeps those of its last batch
+    family = family_of(net.config)
+    family.forget(net)
     n_prompt_tokens = batch["input_ids"].shape[1]
     processors = _sampler(decoding, batch["keys"], n_prompt_tokens) if decoding.sample else LogitsProcessorList()
     rows = net.generate(
-        **_model_inputs(batch), generation_config=config, logits_processor=processors, synced_gpus=False
+        **_model_inputs(batch, family), generation_config=config, logits_processor=processors, synced_gpus=False
     )  # (B, T + n)
     return [_until_stop(row, stop_ids) for row in rows[:, n_prompt_tokens:].tolist()]
 
 
 def finish_reason(ids: Sequence[int], stop_ids: Sequence[int]) -> FinishReason:
-    """`stop` where an answer ended by itself, `length` where the limit cut it off."""
+    """Return `stop` for an answer that ended by itself, `length` for one that the limit cut off."""
     return "stop" if ids and ids[-1] in stop_ids else "length"
 
 
 def generation_config(decoding: GenerationSettings, stop_ids: Sequence[int], pad_token_id: int) -> GenerationConfig:
-    """Greedy search with every setting that could change a text; what is not named here is off when left out."""
+    """Build a config of greedy search that states every setting that could change a text; all others are off."""
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         min_length=0,
@@ -95,23 +95,23 @@ def generation_config(decoding: GenerationSettings, stop_ids: Sequence[int], pad
 
 
 def row_seed(seed: int, key: str) -> int:
-    """Seed of one record's draws, below 2^64."""
+    """Derive the seed of one record's draws, below 2^64."""
     return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8])
 
 
 class GumbelNoise(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """Adds standard Gumbel noise to log-probabilities, so that their argmax is a draw from their softmax.
+    """Standard Gumbel noise on log-probabilities, which makes their argmax a draw from their softmax.
 
     Args:
-        seeds: One per row.
-        n_prompt_tokens: Length of the padded prompts: tells the step.
+        seeds: One seed per row.
+        n_prompt_tokens: Length of the padded prompts, from which the step is counted.
     """
 
     def __init__(self, seeds: Sequence[int], n_prompt_tokens: int) -> None:
         self.seeds, self.n_prompt_tokens = seeds, n_prompt_tokens
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `(B, V)` with noise."""
+        """Add noise to scores `(B, V)`."""
         step = input_ids.shape[1] - self.n_prompt_tokens
         generator = torch.Generator(device=scores.device)
         noise = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)  # (B, V)
@@ -132,16 +132,15 @@ def _sampler(decoding: GenerationSettings, keys: Sequence[str], n_prompt_tokens:
     )
 
 
-def _model_inputs(batch: GenerationBatch) -> dict[str, Any]:
-    """What the model's forward pass takes; pictures as patches or as the tower's output."""
+def _model_inputs(batch: GenerationBatch, family: Family) -> dict[str, Any]:
+    """Return the arguments of the forward pass, with pictures as patches or as the tower's output."""
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if "image_grid_thw" not in batch:
         return inputs
     grids = batch["image_grid_thw"]
     inputs |= {"mm_token_type_ids": batch["mm_token_type_ids"], "image_grid_thw": grids}
     if "image_features" in batch:
-        pictures = torch.split(batch["image_features"], (grids.prod(dim=1) // MERGE**2).tolist())
-        return inputs | {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pictures)}}
+        return inputs | family.picture_inputs(family.split_pictures(batch["image_features"], grids))
     return inputs | {"pixel_values": batch["pixel_values"]}
 
 

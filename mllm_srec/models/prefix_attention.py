@@ -1,8 +1,8 @@
 """Attention of one forward pass over contexts and their targets, all in a single row without padding.
 
-A context attends to itself, causally. Targets of one group attend as rows of nearly equal length, to the context's keys
-and values followed by their own. Transformers calls this in place of its own attention, by name; a dense mask over the
-whole row would cost as much as the rest of the layer.
+A context attends to itself, causally. The targets of a group attend as rows of nearly equal length, to the context's
+keys and values followed by their own. Transformers calls this by name in place of its own attention; a dense mask over
+the whole row would cost as much as the rest of the layer.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ ATTENTION = "mllm_srec_shared_prefix"
 """Name under which transformers finds `shared_prefix_attention`."""
 
 MAX_PADDING = 1.25
-"""Targets attend together if the longest has at most this many times the tokens of the shortest."""
+"""Largest ratio of tokens between the longest and the shortest of the targets that attend together."""
 
 MAX_ROWS = 32
-"""Targets that attend together: each takes a copy of the context's keys and values, for the time of one layer."""
+"""Most targets that attend together: each copies the context's keys and values for the time of one layer."""
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 """Keys and values in one layer, each `(1, key-value heads, T, head width)`."""
@@ -30,33 +30,33 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Block:
-    """Targets of one group that attend together: n tokens of the pass, laid out as C rows of at most t places.
+    """Targets of one group that attend together: n tokens of the pass, laid out as C rows of at most t slots.
 
     Attributes:
-        begin: Their first token in the pass.
-        end: Behind their last token.
+        begin: First token of the block in the pass.
+        end: One past its last token.
         shape: C and t.
-        tokens: `(C, t)` token of the block at each place, None where no row is shorter than t.
-        places: `(n,)` place of each token, None likewise.
-        mask: Bool `(heads per key-value head * t, T + t)`: all of the context, and one's own row causally. Places
-            behind a row's end come after all its tokens, so that no token sees them.
+        tokens: `(C, t)` token of the block in each slot, None where no row is shorter than t.
+        slots: `(n,)` slot of each token, None likewise.
+        mask: Bool `(heads per key-value head * t, T + t)`: the whole context, and the token's own row causally. Slots
+            past a row's end follow all its tokens, so that no token sees them.
     """
 
     begin: int
     end: int
     shape: tuple[int, int]
     tokens: torch.Tensor | None
-    places: torch.Tensor | None
+    slots: torch.Tensor | None
     mask: torch.Tensor
 
     def to(self, device: torch.device) -> Block:
-        """The same block with its tensors on `device`."""
+        """Copy the block with its tensors on `device`."""
         tokens = None if self.tokens is None else self.tokens.to(device)
-        places = None if self.places is None else self.places.to(device)
-        return replace(self, tokens=tokens, places=places, mask=self.mask.to(device))
+        slots = None if self.slots is None else self.slots.to(device)
+        return replace(self, tokens=tokens, slots=slots, mask=self.mask.to(device))
 
     def rows(self, states: torch.Tensor) -> torch.Tensor:
-        """States of the whole pass `(1, heads, N, d)` -> `(C, heads, t, d)`."""
+        """Lay the block's states out of those of the pass: `(1, heads, N, d)` -> `(C, heads, t, d)`."""
         own = states[0, :, self.begin : self.end]  # (heads, n, d)
         laid_out = (
             own.view(-1, *self.shape, own.shape[-1]) if self.tokens is None else own[:, self.tokens]
@@ -64,12 +64,12 @@ class Block:
         return laid_out.transpose(0, 1)
 
     def attend(self, query: torch.Tensor, own: KeysValues, prefix: KeysValues, scaling: float) -> torch.Tensor:
-        """Attention of the block's tokens.
+        """Compute the attention of the block's tokens.
 
         Args:
-            query: Of the whole pass `(1, heads, N, d)`.
-            own: Keys and values of the whole pass.
-            prefix: Those of the group's context.
+            query: Queries of the pass `(1, heads, N, d)`.
+            own: Keys and values of the pass.
+            prefix: Keys and values of the group's context.
             scaling: Factor of the scores.
 
         Returns:
@@ -77,7 +77,7 @@ class Block:
         """
         n_rows, width = self.shape
         heads, kv_heads = query.shape[1], own[0].shape[1]
-        # Heads with the same keys stand below each other in one matrix, so that keys and values are not repeated.
+        # Heads that share keys are stacked in one matrix, so that keys and values are not repeated.
         queries = self.rows(query).reshape(n_rows, kv_heads, -1, query.shape[-1])  # (C, kv heads, heads/kv * t, d)
         keys, values = (
             torch.cat([context.expand(n_rows, -1, -1, -1), self.rows(states)], dim=2)  # (C, kv heads, T + t, d)
@@ -85,7 +85,7 @@ class Block:
         )
         output = scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask, scale=scaling)
         flat = output.reshape(n_rows, heads, width, -1).transpose(1, 2).flatten(0, 1)  # (C * t, heads, d)
-        return flat if self.places is None else flat[self.places]
+        return flat if self.slots is None else flat[self.slots]
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ class Part:
     """One group within a pass.
 
     Attributes:
-        context: Where the context stands in the pass; None where an earlier pass computed it.
-        blocks: The targets, behind the context.
-        keep: A later pass needs the context.
+        context: Tokens of the context in the pass; None where an earlier pass computed it.
+        blocks: Blocks of the targets, which follow the context.
+        keep: True if a later pass needs the context.
         cache: Keys and values of the context by layer: filled where `keep`, read where `context` is None.
     """
 
@@ -105,7 +105,7 @@ class Part:
     cache: dict[int, KeysValues] = field(default_factory=dict)
 
     def attend(self, layer: int, query: torch.Tensor, own: KeysValues, scaling: float) -> list[torch.Tensor]:
-        """Attention of the group's tokens in `layer`, piece by piece in their order, each `(n, heads, d)`."""
+        """Compute the attention of the group's tokens in `layer`, block by block, each `(n, heads, d)`."""
         if self.context is None:
             return [block.attend(query, own, self.cache[layer], scaling) for block in self.blocks]
         keys, values = own[0][:, :, self.context], own[1][:, :, self.context]
@@ -127,17 +127,17 @@ def shared_prefix_attention(
     parts: Sequence[Part],
     **unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one pass, called by the layers of transformers.
+    """Compute the attention of one pass; the layers of transformers call this.
 
     Args:
-        module: The attention layer; its index is read.
+        module: Attention layer, whose index is read.
         query: `(1, heads, N, d)`.
         key: `(1, key-value heads, N, d)`.
-        value: As `key`.
-        attention_mask: Not used: `parts` say who sees whom.
+        value: `(1, key-value heads, N, d)`.
+        attention_mask: Unused, since `parts` decide who sees whom.
         scaling: Factor of the scores.
-        parts: The groups of the pass, in the order of their tokens.
-        unused: What transformers hands to every kind of attention.
+        parts: Groups of the pass, in the order of their tokens.
+        unused: Further arguments that transformers hands to every attention.
 
     Returns:
         `(1, N, heads, d)`, and no weights.
@@ -150,12 +150,12 @@ AttentionInterface.register(ATTENTION, shared_prefix_attention)
 
 
 def make_blocks(lengths: Sequence[int], begin: int, n_prefix: int, heads_per_key: int) -> list[Block]:
-    """Blocks of one group's targets, which stand one behind the other in the pass.
+    """Cut the targets of one group, which follow each other in the pass, into blocks.
 
     Args:
-        lengths: Tokens of each target, ascending.
+        lengths: Number of tokens of each target, ascending.
         begin: First token of the first target in the pass.
-        n_prefix: Tokens of the context.
+        n_prefix: Number of tokens of the context.
         heads_per_key: Attention heads per key-value head.
     """
     blocks, first = [], 0
@@ -171,10 +171,10 @@ def _block(lengths: Sequence[int], begin: int, n_prefix: int, heads_per_key: int
     n_rows, width = len(lengths), max(lengths)
     causal = torch.ones(width, width, dtype=torch.bool).tril()  # (t, t)
     mask = torch.cat([torch.ones(width, n_prefix, dtype=torch.bool), causal], dim=1)  # (t, T + t)
-    tokens = places = None
+    tokens = slots = None
     if min(lengths) < width:
         size = torch.tensor(lengths)[:, None]  # (C, 1)
-        place = torch.arange(width).expand(n_rows, width)  # (C, t)
-        tokens = (size.cumsum(0) - size) + place.minimum(size - 1)  # (C, t)
-        places = torch.nonzero((place < size).flatten()).flatten()  # (n,)
-    return Block(begin, begin + sum(lengths), (n_rows, width), tokens, places, mask.repeat(heads_per_key, 1))
+        slot = torch.arange(width).expand(n_rows, width)  # (C, t)
+        tokens = (size.cumsum(0) - size) + slot.minimum(size - 1)  # (C, t)
+        slots = torch.nonzero((slot < size).flatten()).flatten()  # (n,)
+    return Block(begin, begin + sum(lengths), (n_rows, width), tokens, slots, mask.repeat(heads_per_key, 1))

@@ -1,9 +1,9 @@
-"""Scoring in which every token is computed once: the keys and values of a context serve all its targets.
+"""Scoring that computes every token once: all targets of a context share its keys and values.
 
-The tokens of a batch run in passes of a bounded number of tokens, without padding and without a prefix twice. A list
-too long for one pass goes on in the next one, for which the context's keys and values are kept. Scores equal those of
-separate full rows up to the order of sums: positions are those of the packed rows, and `prefix_attention` lets every
-token see what it would see there.
+The tokens of a batch run in passes of a bounded number of tokens, without padding and without repeating a prefix. A
+list too long for one pass continues in the next one, for which the context's keys and values are kept. Scores equal
+those of separate full rows up to the order of sums: positions are those of the packed rows, and `prefix_attention`
+lets every token see what it would see there.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from mllm_srec.prompts.spans import PassGroup, Span, group_spans, plan_passes
 from mllm_srec.types import PackedBatch
 
 PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
-"""Default tokens of one pass by kind of device: what stays in a CPU's caches, what fills a GPU."""
+"""Default tokens of one pass by type of device: as many as fit a CPU's caches, or fill a GPU."""
 
 Caches = dict[int, dict[int, KeysValues]]
-"""By group and layer."""
+"""Keys and values of contexts, by group and layer."""
 
 
 def answer_states(backbone: Backbone, batch: PackedBatch, max_tokens: int | None = None) -> torch.Tensor:
-    """Hidden states that predict the first response token of every target.
+    """Compute the hidden states that predict the first response token of every target.
 
     Args:
-        backbone: In evaluation mode: with dropout, or activations computed again, caching means nothing.
+        backbone: Backbone in evaluation mode, since dropout or recomputed activations would make caching wrong.
         batch: Groups in any layout.
-        max_tokens: Tokens of one forward pass; bounds the memory and changes nothing else. None takes `PASS_TOKENS`.
+        max_tokens: Tokens of one forward pass, which bound its memory and change nothing else; None for `PASS_TOKENS`.
 
     Returns:
         `(B, C, D)`; zeros at masked candidates.
@@ -42,15 +42,15 @@ def answer_states(backbone: Backbone, batch: PackedBatch, max_tokens: int | None
         ValueError: `max_tokens` is below 1.
     """
     embeddings = backbone.embed(batch)  # (R, T, D)
-    text: Any = backbone.base.model.language_model
+    text: Any = backbone.language_model
     heads_per_key = text.config.num_attention_heads // text.config.num_key_value_heads
     limit = PASS_TOKENS.get(embeddings.device.type, PASS_TOKENS["cuda"]) if max_tokens is None else max_tokens
     caches: Caches = defaultdict(dict)
     answers = embeddings.new_zeros(*batch["answer_index"].shape[:2], embeddings.shape[-1])  # (B, C, D)
     for groups in plan_passes(group_spans(batch), limit):
-        rows, tokens = _places([span for group in groups for span in _spans(group)], embeddings.device)  # (N,) each
-        parts, asked = _lay_out(groups, caches, heads_per_key, embeddings.device)
-        columns = torch.tensor(asked, device=embeddings.device).T  # (3, n): group, column, token of the pass
+        rows, tokens = _locate([span for group in groups for span in _spans(group)], embeddings.device)  # (N,) each
+        parts, last_tokens = _lay_out(groups, caches, heads_per_key, embeddings.device)
+        columns = torch.tensor(last_tokens, device=embeddings.device).T  # (3, n): group, column, token of the pass
         positions = batch["position_ids"][:, None, rows, tokens]  # (3, 1, N)
         hidden = _forward(text, embeddings[rows, tokens].unsqueeze(0), positions, parts, columns[2])  # (n, D)
         answers = answers.index_put((columns[0], columns[1]), hidden.to(answers.dtype))
@@ -61,12 +61,12 @@ def answer_states(backbone: Backbone, batch: PackedBatch, max_tokens: int | None
 
 
 def _spans(group: PassGroup) -> list[Span]:
-    """What the pass computes of a group, in the order of its tokens."""
+    """Return the spans of a group that the pass computes, in the order of its tokens."""
     return [*([group.prefix] if group.begins else []), *(span for _, span in group.targets)]
 
 
-def _places(spans: Sequence[Span], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and token of everything in `spans`, one behind the other: `(N,)` each."""
+def _locate(spans: Sequence[Span], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return row and token of everything in `spans`, in order: `(N,)` each."""
     rows = torch.cat([torch.full((len(span),), span.row) for span in spans])  # (N,)
     tokens = torch.cat([torch.arange(span.begin, span.end) for span in spans])  # (N,)
     return rows.to(device), tokens.to(device)
@@ -75,9 +75,9 @@ def _places(spans: Sequence[Span], device: torch.device) -> tuple[torch.Tensor, 
 def _lay_out(
     groups: Sequence[PassGroup], caches: Caches, heads_per_key: int, device: torch.device
 ) -> tuple[list[Part], list[tuple[int, int, int]]]:
-    """What attention needs to know of each group, and (group, column, last token in the pass) of each target."""
+    """Describe each group to the attention, and give (group, column, last token in the pass) of each target."""
     parts: list[Part] = []
-    asked: list[tuple[int, int, int]] = []
+    last_tokens: list[tuple[int, int, int]] = []
     offset = 0
     for group in groups:
         begin = offset + len(group.prefix) * group.begins
@@ -88,21 +88,21 @@ def _lay_out(
         offset = begin
         for (column, _), length in zip(group.targets, lengths, strict=True):
             offset += length
-            asked.append((group.group, column, offset - 1))
-    return parts, asked
+            last_tokens.append((group.group, column, offset - 1))
+    return parts, last_tokens
 
 
 def _forward(
-    text: Any, embeddings: torch.Tensor, positions: torch.Tensor, parts: Sequence[Part], asked: torch.Tensor
+    text: Any, embeddings: torch.Tensor, positions: torch.Tensor, parts: Sequence[Part], last_tokens: torch.Tensor
 ) -> torch.Tensor:
-    """Final hidden states `(n, D)` of the tokens `asked` `(n,)` of one pass.
+    """Compute the final hidden states `(n, D)` of the last tokens of a pass's targets.
 
     Args:
-        text: The language model of a Qwen-VL.
+        text: Language layers whose parts are named as Qwen2's.
         embeddings: `(1, N, D)`.
         positions: M-RoPE `(3, 1, N)`.
-        parts: Who sees whom.
-        asked: Tokens of the pass.
+        parts: Groups of the pass, which decide who sees whom.
+        last_tokens: Places of the last tokens in the pass `(n,)`.
     """
     inputs = {
         "attention_mask": None,
@@ -113,10 +113,10 @@ def _forward(
     with _attention(text.config):
         for layer in text.layers[:-1]:
             hidden = layer(hidden, **inputs)  # (1, N, D)
-        # Of the last layer, most tokens are needed as keys and values only: its feed-forward part runs on the answers.
+        # The last layer needs most tokens as keys and values only: its feed-forward part runs on the last tokens.
         last = text.layers[-1]
         attended, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), **inputs)  # (1, N, D)
-    hidden = hidden[0, asked] + attended[0, asked]  # (n, D)
+    hidden = hidden[0, last_tokens] + attended[0, last_tokens]  # (n, D)
     hidden = hidden + last.mlp(last.post_attention_layernorm(hidden))  # (n, D)
     final: torch.Tensor = text.norm(hidden)  # (n, D)
     return final
@@ -124,7 +124,7 @@ def _forward(
 
 @contextmanager
 def _attention(config: Any) -> Iterator[None]:
-    """Let the layers look up our attention; the packed rows of training keep the model's own."""
+    """Switch the layers to our attention for a while; the packed rows of training keep the model's own."""
     before = config._attn_implementation
     config._attn_implementation = ATTENTION
     try:

@@ -1,4 +1,4 @@
-"""A small untrained Qwen2-VL with its own tokenizer: lets every path run where no pretrained weights are at hand."""
+"""A small untrained Qwen2-VL with its own tokenizer, so that every path runs without pretrained weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RandomBackboneSettings:
         mlp_ratio: Inner width of the language model's feed-forward layers, in units of `hidden_size`.
         vision_width: Width of the vision tower.
         vision_depth: Layers of the vision tower.
-        vocab_size: Upper limit of the vocabulary that is learned from the texts.
+        vocab_size: Largest size of the vocabulary learned from the texts.
         seed: Seed of the weights.
     """
 
@@ -59,8 +59,8 @@ def build_random_backbone(folder: Path, texts: Iterable[str], settings: RandomBa
     """Write model, tokenizer and image processor to `folder`, in the layout of any Qwen2-VL folder.
 
     Args:
-        folder: Where to write.
-        texts: Texts whose words the tokenizer learns, whole where they are frequent.
+        folder: Folder of the files, made if it is missing.
+        texts: Texts whose words the tokenizer learns; frequent ones become single tokens.
         settings: Shape and seed.
     """
     tokenizer = build_tokenizer(texts, settings.vocab_size)
@@ -70,7 +70,7 @@ def build_random_backbone(folder: Path, texts: Iterable[str], settings: RandomBa
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over `texts` with Qwen2's word pattern; the words of the responses are single tokens."""
+    """Train a byte-level BPE on `texts` with Qwen2's word pattern; the words of the responses are single tokens."""
     core = Tokenizer(BPE())
     core.normalizer = normalizers.NFC()
     core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -98,10 +98,10 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def build_model(
     tokenizer: PreTrainedTokenizerFast, settings: RandomBackboneSettings
 ) -> Qwen2VLForConditionalGeneration:
-    """An untrained Qwen2-VL for this vocabulary; its configuration says that the weights are random."""
+    """Build an untrained Qwen2-VL for this vocabulary; its config.json marks the weights as random."""
     ids = tokenizer.get_vocab()
     head_dim = settings.hidden_size // settings.n_heads
-    quarter, side = head_dim // 8, 3 * head_dim // 16  # of the head_dim / 2 frequencies 1/4, 3/8 and 3/8
+    quarter, side = head_dim // 8, 3 * head_dim // 16  # 1/4, 3/8 and 3/8 of the head_dim / 2 frequencies
     config = Qwen2VLConfig(
         text_config={
             "vocab_size": len(tokenizer),

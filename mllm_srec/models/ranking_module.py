@@ -1,4 +1,4 @@
-"""What every model shares: candidates are scored, and all numbers come from the same metrics."""
+"""Base of all models: candidates are scored, and every number comes from the same metrics."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.types import CandidateBatch, DataError, Split
 
 PAIRS = 0
-"""Place of the loader of labelled pairs; the next one serves candidate lists."""
+"""Index of the loader of labelled pairs; the next one serves candidate lists."""
 
 
 class Scored(TypedDict):
-    """What a model says of the candidates of a batch."""
+    """A model's output for the candidates of a batch."""
 
     scores: torch.Tensor  # (B, C) float32, higher is better; arbitrary where masked
-    logits: NotRequired[torch.Tensor]  # (B, C, 2) float32 of Yes and No, of a model that states probabilities
-    mass: NotRequired[torch.Tensor]  # (B, C) share of the vocabulary's probability on Yes and No, where asked for
+    logits: NotRequired[torch.Tensor]  # (B, C, 2) float32 of Yes and No, where the model states probabilities
+    mass: NotRequired[torch.Tensor]  # (B, C) share of the vocabulary's probability on Yes and No, on request
 
 
 class RankingModule(pl.LightningModule):
@@ -29,11 +29,11 @@ class RankingModule(pl.LightningModule):
     A subclass implements `score_candidates`, or `scored` where it states probabilities.
 
     Args:
-        probabilities: The scores are logits of probabilities, whose calibration is measured too.
+        probabilities: True if scores are logits of probabilities, whose calibration is then measured too.
 
     Attributes:
-        seed: Of every draw in training, set by the subclass.
-        results: Of the last validation or test, keys such as `test/ndcg@10`.
+        seed: Seed of every draw in training, set by the subclass.
+        results: Metrics of the last validation or test, with keys such as `test/ndcg@10`.
     """
 
     def __init__(self, probabilities: bool = False) -> None:
@@ -43,54 +43,54 @@ class RankingModule(pl.LightningModule):
         self.results: dict[str, float] = {}  # Lightning would round to float32
 
     def score_candidates(self, batch: CandidateBatch) -> torch.Tensor:
-        """Float32 score of every candidate `(B, C)`: the one method that all models share.
+        """Score every candidate: `(B, C)` float32, by the one method that all models share.
 
         Raises:
-            NotImplementedError: The subclass lacks it.
+            NotImplementedError: The subclass lacks the method.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no score_candidates(batch) -> (B, C)")
+        raise NotImplementedError(f"{type(self).__name__}: has no score_candidates(batch) -> (B, C); write it")
 
     def scored(self, batch: CandidateBatch, with_mass: bool = False) -> Scored:
-        """Scores, and what else is known of the candidates.
+        """Score every candidate, with logits and mass where the model has them.
 
         Args:
-            batch: At least one group.
-            with_mass: Ask for `mass` too, which costs a product with the whole vocabulary.
+            batch: Batch of at least one group.
+            with_mass: Add `mass`, which costs a product with the whole vocabulary.
         """
         return {"scores": self.score_candidates(batch)}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed dropout and draws by (seed, epoch, batch, rank): only so does a resumed run repeat an unbroken one."""
+        """Seed dropout and draws by (seed, epoch, batch, rank), so that a resumed run repeats an uninterrupted one."""
         sequence = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def metrics_of(self, split: Split) -> EvaluationMetrics:
-        """Return the metrics of `val` or `test`, to which a continued evaluation adds what was scored before."""
+        """Return the metrics of a split, to which a resumed evaluation adds the rows scored earlier."""
         metrics = self.stage_metrics[split]
         if not isinstance(metrics, EvaluationMetrics):
             raise TypeError(f"stage_metrics[{split!r}] is {type(metrics).__name__}, not EvaluationMetrics")
         return metrics
 
     def validation_step(self, batch: CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Scored | None:
-        """Pairs (loader 0) go to AUC and calibration, lists (loader 1) to the ranking metrics."""
+        """Add pairs (loader 0) to AUC and calibration, lists (loader 1) to the ranking metrics."""
         return self._evaluate("val", batch, dataloader_idx)
 
     def test_step(self, batch: CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Scored | None:
-        """As `validation_step`."""
+        """Add pairs and lists to the metrics, as `validation_step` does."""
         return self._evaluate("test", batch, dataloader_idx)
 
     def predict_step(self, batch: CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Scored | None:
-        """Scores of lists; None for the batch of a process that got no group."""
+        """Score lists; None for the empty batch of a process without groups."""
         return self._checked(batch, with_mass=False) if len(batch["group_id"]) else None
 
     def _checked(self, batch: CandidateBatch, with_mass: bool) -> Scored:
-        """Scores that are numbers: an overflow would stand first in every list, or last, and pass as a rank.
+        """Score candidates and refuse infinite scores and NaN, which would pass as the first or last rank.
 
         Raises:
             DataError: A score is infinite or NaN.
         """
-        found = self.scored(batch, with_mass)
-        odd = batch["candidate_mask"] & ~found["scores"].isfinite()  # (B, C)
+        scored = self.scored(batch, with_mass)
+        odd = batch["candidate_mask"] & ~scored["scores"].isfinite()  # (B, C)
         if odd.any():
             group, item = (batch["group_id"][odd.any(dim=1)][0].item(), batch["item_index"][odd][0].item())
             raise DataError(
@@ -98,22 +98,22 @@ class RankingModule(pl.LightningModule):
                 f"first of item number {item} in group {group}; look for an overflow: train with bf16-mixed or "
                 "32-true, a lower model.lr, or trainer.gradient_clip_val"
             )
-        return found
+        return scored
 
     def _evaluate(self, split: Split, batch: CandidateBatch, dataloader_idx: int) -> Scored | None:
-        """Scores of a batch, entered in the split's metrics; no collective operation, since batches are uneven."""
-        if not len(batch["group_id"]):  # of a process that got no group
+        """Score a batch and add it to the metrics; without collective operations, since batches are uneven."""
+        if not len(batch["group_id"]):  # the batch of a process without groups
             return None
         pairs, metrics = dataloader_idx == PAIRS, self.metrics_of(split)
-        found = self._checked(batch, with_mass=pairs)
+        scored = self._checked(batch, with_mass=pairs)
         mask, relevance = batch["candidate_mask"], batch["relevance"]
         if pairs:
-            pair = found.get("logits")  # (B, C, 2)
+            pair = scored.get("logits")  # (B, C, 2)
             logits = None if pair is None else pair[..., 0] - pair[..., 1]  # (B, C)
-            metrics.add_pairs(found["scores"], relevance, batch["kind"], mask, logits, found.get("mass"))
+            metrics.add_pairs(scored["scores"], relevance, batch["kind"], mask, logits, scored.get("mass"))
         else:
-            metrics.add_lists(found["scores"], relevance, mask, batch["n_missed"])
-        return found
+            metrics.add_lists(scored["scores"], relevance, mask, batch["n_missed"])
+        return scored
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/auc`, `val/hr@5` and the like."""
@@ -126,8 +126,8 @@ class RankingModule(pl.LightningModule):
     def _log_metrics(self, split: Split) -> None:
         metrics = self.metrics_of(split)
         shown = {"auc", "ndcg@10"}
-        trying = self._trainer is not None and self.trainer.sanity_checking  # a few batches of what is not trained yet
-        for name, value in metrics.compute().items():  # equal on all processes already: each can watch them
+        trying = self._trainer is not None and self.trainer.sanity_checking  # a few batches, before any training
+        for name, value in metrics.compute().items():  # equal on all processes
             if not trying:
                 self.results[f"{split}/{name}"] = float(value)
             self.log(f"{split}/{name}", value.float(), prog_bar=name in shown)

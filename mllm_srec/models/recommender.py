@@ -20,6 +20,7 @@ from mllm_srec.models.backbone import (
     load_backbone,
 )
 from mllm_srec.models.checkpoint import check_identity, check_keys, identity
+from mllm_srec.models.losses import response_loss
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.ranking_module import RankingModule, Scored
 from mllm_srec.models.scoring import (
@@ -29,11 +30,10 @@ from mllm_srec.models.scoring import (
     list_scores,
     literal_score,
     log_normalizer,
-    response_loss,
     score,
     yes_no_logits,
 )
-from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
+from mllm_srec.prompts.encoding import load_encoder
 from mllm_srec.types import CandidateBatch, ConfigError, PackedBatch
 
 
@@ -41,25 +41,25 @@ class MLLMRecommender(RankingModule):
     """MLLM-SRec's recommender (article, section on supervised fine-tuning).
 
     Args:
-        backbone: Hub name or folder of a Qwen2-VL model; `demo` is the small one that is shipped for the demo
-            shop, `random` builds a small untrained one for the data set.
+        backbone: Hub name or folder of a multimodal model; `demo` is the small one shipped for the demo shop, `random`
+            builds a small untrained one for the data set.
         revision: Revision of a hub model.
         finetune: `lora` (the article's QLoRA), `full`, or `none` for zero-shot.
-        lora: The adapters.
+        lora: Settings of the adapters.
         quantization: `nf4` with double quantisation, or `none`.
-        dtype: Of unquantised weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
+        dtype: Type of unquantised weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
         activation_checkpointing: Trade computation for memory in the language layers.
-        scoring: How a list is computed, which changes its scores by rounding only: `packed` runs the rows of training,
+        scoring: Way of computing a list, which changes its scores by rounding only: `packed` runs the rows of training,
             with a mask, and repeats the context where a list takes several rows; `cached` computes every token once and
             lets all candidates share the keys and values of their context.
-        scoring_tokens: Tokens of one forward pass of `cached`; fewer need less memory. Null is 1,024 on a CPU, whose
+        scoring_tokens: Tokens of one forward pass of `cached`; fewer take less memory. Null is 1,024 on a CPU, whose
             caches hold no more, and 8,192 on a GPU.
-        score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities. Lists that are
-            shown as such (`data.prompt.layout: listwise`) are ranked by the probabilities of their letters.
+        score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities. Listwise prompts
+            (`data.prompt.layout: listwise`) rank by the probabilities of their letters instead.
         lr: Learning rate of AdamW (borrowed; the article states none).
         weight_decay: Weight decay of AdamW.
-        warmup_steps: Steps over which the rate rises to `lr`; it stays constant after them.
-        seed: Seed of adapters and dropout; linked to `seed_everything`.
+        warmup_steps: Steps over which the rate rises to `lr`, where it stays.
+        seed: Seed of adapters and dropout; equal to `seed_everything`.
     """
 
     def __init__(
@@ -82,7 +82,9 @@ class MLLMRecommender(RankingModule):
         super().__init__(probabilities=True)
         self.seed = seed
         if scoring_tokens is not None and scoring_tokens < 1:
-            raise ConfigError(f"scoring_tokens={scoring_tokens}; give at least 1, or null for a default by device")
+            raise ConfigError(
+                f"scoring_tokens={scoring_tokens}: must be at least 1; give more, or null for a default by device"
+            )
         # Not save_hyperparameters: hyper-parameters in a checkpoint would silently replace what the user typed.
         self.settings = BackboneSettings(
             name=backbone,
@@ -108,17 +110,17 @@ class MLLMRecommender(RankingModule):
 
     def attach(self, backbone: Backbone) -> None:
         """Use a loaded backbone; reads the ids of Yes and No from its tokenizer."""
-        encoder = PromptEncoder(load_tokenizer(self.settings.name, self.settings.revision))
+        encoder = load_encoder(self.settings.name, self.settings.revision)
         self.yes_id, self.no_id = encoder.yes_id, encoder.no_id
         self.backbone = backbone
         self.train(self.training)  # transformers hands models over in evaluation mode, which would switch dropout off
 
     @property
     def loaded(self) -> Backbone:
-        """The backbone.
+        """The loaded backbone.
 
         Raises:
-            ConfigError: It was not loaded yet.
+            ConfigError: It is not loaded yet.
         """
         if self.backbone is None:
             raise ConfigError("the backbone is not loaded yet; call configure_model() first, or use a Trainer")
@@ -128,24 +130,24 @@ class MLLMRecommender(RankingModule):
         """Switch dropout; the frozen vision tower stays in evaluation mode."""
         super().train(mode)
         if self.backbone is not None and self.settings.finetune != "full":
-            self.backbone.base.model.visual.eval()
+            self.backbone.vision_tower.eval()
         return self
 
     # --- one step -------------------------------------------------------------------------------------------------
 
     def yes_no(self, batch: PackedBatch) -> torch.Tensor:
-        """Float32 logits of Yes and No `(B, C, 2)`."""
+        """Compute the float32 logits of Yes and No `(B, C, 2)`."""
         hidden = self._answers(batch)  # (B, C, D)
         return yes_no_logits(hidden, self.loaded.lm_head, self.yes_id, self.no_id)
 
     def score_candidates(self, batch: CandidateBatch) -> torch.Tensor:
-        """Float32 score of every candidate `(B, C)` of a `PackedBatch`."""
+        """Score every candidate of a `PackedBatch`: `(B, C)` float32."""
         return self.scored(batch)["scores"]
 
     def scored(self, batch: CandidateBatch, with_mass: bool = False) -> Scored:
-        """Scores and yes-no logits of a `PackedBatch`, and the mass on both answers where it is asked for.
+        """Score a `PackedBatch`, with logits of Yes and No and, on request, the probability mass on both.
 
-        Candidates that were shown as lists have scores only.
+        Candidates of listwise prompts have scores only.
         """
         packed = cast(PackedBatch, batch)
         hidden = self._answers(packed)  # (B, C, D), or (B, P, D) of lists
@@ -161,13 +163,13 @@ class MLLMRecommender(RankingModule):
         return found
 
     def _answers(self, batch: PackedBatch) -> torch.Tensor:
-        """Hidden states that predict the first response token `(B, C, D)`."""
+        """Compute the hidden states that predict the first response token `(B, C, D)`."""
         if self.scoring == "cached":
             return answer_states(self.loaded, batch, self.scoring_tokens)
         return gather_answers(self.loaded(batch), batch["answer_index"])
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> torch.Tensor:
-        """Loss on the response tokens; loss and accuracy of the first one are logged apart."""
+        """Compute the loss on the response tokens; loss and accuracy of the first one are logged apart."""
         loss, apart = response_loss(self.loaded(batch), self.loaded.lm_head, batch)
         n_groups = len(batch["group_id"])
         self.log("train/loss", loss, prog_bar=True, batch_size=n_groups)
@@ -177,17 +179,17 @@ class MLLMRecommender(RankingModule):
     # --- optimiser and checkpoints --------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over what is trained, constant after a linear warm-up."""
+        """Build AdamW over the trained weights, with a constant rate after a linear warm-up."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trained:
-            raise ConfigError("finetune='none' leaves nothing to train; use `test` for zero-shot, or finetune: lora")
+            raise ConfigError("finetune='none': leaves nothing to train; use `test` for zero-shot, or set it to lora")
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
         warmup = max(1, self.warmup_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep trained weights only, and say what they belong to."""
+        """Keep trained weights only, with the identity of what they belong to."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state: Mapping[str, torch.Tensor] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
@@ -201,5 +203,5 @@ class MLLMRecommender(RankingModule):
         check_keys(set(checkpoint["state_dict"]), trained)
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the trained weights in PEFT's own format (all weights in transformers' where `finetune` is full)."""
+        """Write the trained weights in the format of PEFT, or of transformers where `finetune` is `full`."""
         self.loaded.save_adapter(folder)

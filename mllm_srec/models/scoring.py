@@ -1,24 +1,22 @@
-"""From hidden states to yes/no logits, scores and losses: pure functions, in float32 whatever the model runs in."""
+"""Hidden states -> logits of Yes and No -> scores: pure functions, in float32 whatever the model runs in."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from torch.nn import functional
 
-from mllm_srec.prompts.geometry import predicting_positions
-from mllm_srec.types import IGNORE_INDEX, PackedBatch
+from mllm_srec.types import PackedBatch
 
 ScoreKind = Literal["logit", "literal"]
 ScoringLayout = Literal["cached", "packed"]
 
 ROWS_AT_ONCE = 256
-"""Targets whose logits of the whole vocabulary are held at a time: 156 MB for Qwen2-VL's 152,064 tokens."""
+"""Targets whose full-vocabulary logits are held at a time: 156 MB for a vocabulary of 152,064 tokens."""
 
 
 def gather_answers(hidden: torch.Tensor, answer_index: torch.Tensor) -> torch.Tensor:
-    """Hidden states that predict the first response token.
+    """Select the hidden states that predict the first response token.
 
     Args:
         hidden: `(R, T, D)`.
@@ -31,7 +29,7 @@ def gather_answers(hidden: torch.Tensor, answer_index: torch.Tensor) -> torch.Te
 
 
 def yes_no_logits(hidden: torch.Tensor, lm_head: torch.Tensor, yes_id: int, no_id: int) -> torch.Tensor:
-    """Logits of Yes and No from two rows of the head (article, Eq. 4 on the restricted vocabulary).
+    """Compute the logits of Yes and No from two rows of the head (article, Eq. 4 on the restricted vocabulary).
 
     A product in bfloat16 would round logits near 20 to steps of 0.125 and tie a quarter of all lists.
 
@@ -50,12 +48,12 @@ def yes_no_logits(hidden: torch.Tensor, lm_head: torch.Tensor, yes_id: int, no_i
 
 
 def score(logits: torch.Tensor) -> torch.Tensor:
-    """Ranking score `z_yes - z_no` `(B, C)`; its sigmoid is the probability of a like, in [0, 1]."""
+    """Compute the ranking score `z_yes - z_no` `(B, C)`; its sigmoid is the probability of a like, in [0, 1]."""
     return logits[..., 0] - logits[..., 1]
 
 
 def log_normalizer(hidden: torch.Tensor, lm_head: torch.Tensor) -> torch.Tensor:
-    """Logsumexp of the logits of the whole vocabulary, from the same float32 product as those of Yes and No.
+    """Compute the logsumexp of full-vocabulary logits, from the same float32 product as those of Yes and No.
 
     Args:
         hidden: `(B, C, D)`.
@@ -72,9 +70,9 @@ def log_normalizer(hidden: torch.Tensor, lm_head: torch.Tensor) -> torch.Tensor:
 
 
 def literal_score(hidden: torch.Tensor, lm_head: torch.Tensor, yes_id: int, no_id: int) -> torch.Tensor:
-    """Eq. 4 letter by letter: the difference of full-vocabulary probabilities, in [-1, 1].
+    """Compute Eq. 4 literally: the difference of full-vocabulary probabilities, in [-1, 1].
 
-    The article applies exp to probabilities; the sigmoid of this score is its value, in (0.27, 0.73).
+    The article applies exp to probabilities; its value is the sigmoid of this score, in (0.27, 0.73).
 
     Args:
         hidden: `(B, C, D)`.
@@ -90,43 +88,14 @@ def literal_score(hidden: torch.Tensor, lm_head: torch.Tensor, yes_id: int, no_i
     return probabilities[..., yes_id] - probabilities[..., no_id]
 
 
-def response_loss(
-    hidden: torch.Tensor, lm_head: torch.Tensor, batch: PackedBatch
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Mean cross-entropy over labelled tokens (article, Eq. 3); the vocabulary is projected only there.
-
-    Args:
-        hidden: `(R, T, D)`.
-        lm_head: `(V, D)`.
-        batch: Its `labels`, `segment_ids` and `answer_index` are read.
-
-    Returns:
-        The loss, and apart from it loss and accuracy of the first response token, since the rest is trivial.
-    """
-    labels = batch["labels"]  # (R, T)
-    rows, tokens = torch.nonzero(labels != IGNORE_INDEX, as_tuple=True)  # (N,)
-    predicting = predicting_positions(batch["segment_ids"])[rows, tokens]  # (N,)
-    kept = (tokens > 0) & (batch["segment_ids"][rows, predicting] >= 0)  # nothing predicts the first token of a row
-    rows, tokens, predicting = rows[kept], tokens[kept], predicting[kept]
-    logits = functional.linear(hidden[rows, predicting], lm_head.to(hidden.dtype)).float()  # (N, V)
-    target = labels[rows, tokens]  # (N,)
-    losses = functional.cross_entropy(logits, target, reduction="none")  # (N,)
-    answers = batch["answer_index"][batch["candidate_mask"]]  # (N targets, 2)
-    stride = hidden.shape[1]
-    first = torch.isin(rows * stride + tokens - 1, answers[:, 0] * stride + answers[:, 1])  # (N,)
-    correct = logits.argmax(dim=-1) == target  # (N,)
-    apart = {"first_token_loss": losses[first].mean().detach(), "first_token_accuracy": correct[first].float().mean()}
-    return losses.mean(), apart
-
-
 def list_scores(hidden: torch.Tensor, lm_head: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-    """Mean over the shuffles of `log(n p)`, p a candidate's probability among the n letters of its list.
+    """Average `log(n p)` over the shuffles, where p is a candidate's probability among the n letters of its prompt.
 
-    A chance answer scores 0 whatever the size of the list, so that candidates of different parts of a long list can be
-    ranked together: exactly on average over all ways of cutting it, and by so many draws as there are shuffles.
+    A chance answer scores 0 whatever the number of letters, so that candidates shown in different prompts can be ranked
+    together: exactly so on average over all ways of splitting the list, of which each shuffle draws one.
 
     Args:
-        hidden: `(B, P, D)` at the place of the answer of each list prompt.
+        hidden: `(B, P, D)` at the answer's position in each listwise prompt.
         lm_head: `(V, D)`.
         batch: Its `label_ids`, `label_mask` and `places` are read.
 

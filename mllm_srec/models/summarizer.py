@@ -1,4 +1,4 @@
-"""Writes summaries: the LightningModule of the three offline stages (VIU, IMSG and TUBC of the article, Eq. 1-2)."""
+"""LightningModule that writes summaries in the three offline stages (VIU, IMSG and TUBC of the article, Eq. 1-2)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from mllm_srec.families.lookup import read_family, titles
 from mllm_srec.models.backbone import (
     BackboneSettings,
     Dtype,
@@ -27,17 +28,17 @@ from mllm_srec.types import ConfigError, GenerationBatch
 
 
 class SummaryGenerator(pl.LightningModule):
-    """Answers chats with any instruction-tuned model; predict only.
+    """Writer of answers to chats, by any instruction-tuned model; for `Trainer.predict` only.
 
-    One instance serves any number of `Trainer.predict` calls in a row, as the steps of a preference chain need, and
-    loads its model once. Summaries go out through a `BasePredictionWriter`: call `predict` with
-    `return_predictions=False`, since Lightning refuses to collect frozen records.
+    One instance serves any number of `Trainer.predict` calls, as the steps of a preference chain need, and loads its
+    model once. Summaries leave through a `BasePredictionWriter`: call `predict` with `return_predictions=False`, since
+    Lightning refuses to collect frozen records.
 
     Args:
-        name: Hub name or folder of a Qwen-VL, or of a causal language model with a chat template.
+        name: Hub name or folder of a multimodal model, or of a causal language model with a chat template.
         revision: Revision of a hub model.
         quantization: `nf4` with double quantisation, or `none`.
-        dtype: Of unquantised weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
+        dtype: Type of unquantised weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
         decoding: Length and sampling.
     """
 
@@ -59,15 +60,16 @@ class SummaryGenerator(pl.LightningModule):
         self.writer: Writer | None = None
 
     def configure_model(self) -> None:
-        """Load tokenizer and model on this process's own device, once."""
+        """Load the tokenizer, and the model on this process's device, once."""
         if self.writer is not None:
             return
         device = self.trainer.strategy.root_device if self._trainer is not None else torch.device("cpu")
-        self.chat = ChatEncoder(load_tokenizer(self.settings.name, self.settings.revision))
+        name, revision = self.settings.name, self.settings.revision
+        self.chat = ChatEncoder(load_tokenizer(name, revision), read_family(name, revision))
         self.writer = load_writer(self.settings, device)
 
     def predict_step(self, batch: GenerationBatch, batch_idx: int) -> list[Summary]:
-        """Answers in the order of the batch; none for the empty batch of a process that got no prompts.
+        """Answer the chats in the order of the batch; a process without prompts gets an empty batch and answers none.
 
         Raises:
             ConfigError: The model is not loaded, or is text-only and the batch shows pictures.
@@ -78,8 +80,8 @@ class SummaryGenerator(pl.LightningModule):
             raise ConfigError("the model is not loaded yet; call configure_model() first, or use a Trainer")
         if "image_grid_thw" in batch and not self.writer.info.multimodal:
             raise ConfigError(
-                f"the batch shows pictures, but {self.settings.name!r} is a text-only model; give a Qwen2-VL or "
-                "Qwen2.5-VL as backbone of this stage"
+                f"backbone={self.settings.name!r}: is a text-only model, but the batch shows pictures; give a "
+                f"{titles()} as backbone of this stage"
             )
         stop_ids = self.chat.stop_ids
         answers = generate(self.writer.net, batch, self.decoding, stop_ids, self.chat.pad_token_id)
@@ -91,11 +93,11 @@ class SummaryGenerator(pl.LightningModule):
 
 @dataclass(frozen=True)
 class Writer:
-    """A loaded model.
+    """A loaded model that writes summaries.
 
     Attributes:
-        net: The transformers model, frozen and in evaluation mode.
-        info: What it is.
+        net: Transformers model, frozen and in evaluation mode.
+        info: Identity of the model.
     """
 
     net: Any
@@ -103,21 +105,23 @@ class Writer:
 
 
 def load_writer(settings: BackboneSettings, device: torch.device) -> Writer:
-    """Load a model for generation only: on `device`, in NF4 where asked, frozen, in evaluation mode.
+    """Load a model for generation only: frozen and in evaluation mode.
 
     Args:
-        settings: The model; `finetune` must be `none`.
-        device: Where to load.
+        settings: Settings of the model; `finetune` must be `none`.
+        device: Device of the weights.
 
     Raises:
-        ConfigError: No model that can write, or layers quantised that must not be or the reverse.
+        ConfigError: The model cannot write, or the wrong layers are quantised.
     """
     if settings.finetune != "none":
-        raise ConfigError(f"finetune={settings.finetune!r} for a model that writes summaries; it must be 'none'")
+        raise ConfigError(
+            f"finetune={settings.finetune!r}: a model that writes summaries is not trained; set it to 'none'"
+        )
     info = describe_writer(settings.name, settings.revision)
     if info.multimodal:
         net = load_backbone(settings, device).net
     else:
-        net = load_weights(info.class_name, settings, device)
+        net = load_weights(settings, device)
         check_census(census(net), settings.quantization)
     return Writer(net.requires_grad_(False).eval(), info)

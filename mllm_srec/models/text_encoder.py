@@ -1,4 +1,4 @@
-"""Texts -> hidden states: by the recommender's own language model, or by a sentence encoder; never trained here."""
+"""Texts -> hidden states, by the recommender's own language model or a sentence encoder; neither is trained here."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mllm_srec.types import ConfigError, PackedBatch
 
 
 class TextEncoder(Protocol):
-    """Whatever turns token ids into one vector a token."""
+    """A model that turns token ids into one vector per token."""
 
     @property
     def info(self) -> BackboneInfo:
-        """What the model is."""
+        """Identity of the model."""
         ...
 
     @property
     def identity(self) -> str:
-        """Names the numbers that come out: weights and how they are loaded."""
+        """Key of the vectors: weights, and how they are loaded."""
         ...
 
     @property
     def width(self) -> int:
-        """D, numbers of a vector."""
+        """D, the width of a vector."""
         ...
 
     def encode(self, text: str, max_tokens: int) -> tuple[list[int], bool]:
-        """Token ids of a text, at most `max_tokens`, and whether it was cut."""
+        """Encode a text as at most `max_tokens` token ids; True beside them if it was cut."""
         ...
 
     def load(self, device: torch.device) -> None:
@@ -41,34 +41,36 @@ class TextEncoder(Protocol):
         ...
 
     def hidden(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states `(B, T, D)` of ids `(B, T)` padded on the right; `mask` is False on padding."""
+        """Compute last hidden states `(B, T, D)` of ids `(B, T)` padded on the right; `mask` is False on padding."""
         ...
 
 
 def mean_over_tokens(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Float32 mean `(B, D)` over the tokens that are no padding.
+    """Average hidden states over the tokens that are not padding: `(B, D)` float32.
 
     Args:
         hidden: `(B, T, D)`.
-        mask: Bool `(B, T)`, at least one True a row.
+        mask: Bool `(B, T)`, at least one True per row.
     """
     weights = mask.unsqueeze(-1).float()  # (B, T, 1)
     return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)  # (B, D)
 
 
 class BackboneText:
-    """The language model of a Qwen-VL on plain text: no chat around it, and control tokens are letters.
+    """Encoder by a backbone's language model: plain text without a chat, in which control tokens are mere characters.
 
     Args:
-        settings: The backbone; `finetune` must be `none`.
+        settings: Settings of the backbone; `finetune` must be `none`.
 
     Raises:
-        ConfigError: It cannot be read, or would be trained.
+        ConfigError: The backbone cannot be read, or would be trained.
     """
 
     def __init__(self, settings: BackboneSettings) -> None:
         if settings.finetune != "none":
-            raise ConfigError(f"finetune={settings.finetune!r} for a model that reads item texts; it must be 'none'")
+            raise ConfigError(
+                f"finetune={settings.finetune!r}: must be 'none' for a model that reads item texts; set it so"
+            )
         self.settings = settings
         self.info = describe_backbone(settings.name, settings.revision)
         self.identity = f"{self.info.fingerprint} {settings.dtype} {settings.quantization}"
@@ -77,7 +79,7 @@ class BackboneText:
         self._net: Any = None
 
     def encode(self, text: str, max_tokens: int) -> tuple[list[int], bool]:
-        """Token ids of a text, at most `max_tokens`, and whether it was cut."""
+        """Encode a text as at most `max_tokens` token ids; True beside them if it was cut."""
         ids = self._plain.encode(text)
         return ids[:max_tokens], len(ids) > max_tokens
 
@@ -86,22 +88,23 @@ class BackboneText:
         self._net = load_backbone(self.settings, device).eval()
 
     def hidden(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states `(B, T, D)`; every text is a row that is all prefix."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand(3, *input_ids.shape)  # (3, B, T)
+        """Compute last hidden states `(B, T, D)`; every text is a row that is all prefix."""
+        plain, _ = self._net.family.positions(input_ids.new_zeros(input_ids.shape[1]).cpu(), (), -1, 0)  # (3, T)
+        positions = plain.to(input_ids.device).unsqueeze(1).expand(-1, *input_ids.shape)  # (3, B, T)
         row = {"input_ids": input_ids, "position_ids": positions, "segment_ids": mask.long() - 1}
         hidden: Tensor = self._net(cast(PackedBatch, row))
         return hidden
 
 
 class SentenceEncoder:
-    """A transformers encoder in float32 with its own tokenizer, whose special tokens are read along, as in training.
+    """Encoder by a sentence model of transformers in float32, which reads the special tokens it was trained with.
 
     Args:
         name: Hub name or folder.
         revision: Revision of a hub model.
 
     Raises:
-        ConfigError: It cannot be read, or is no text encoder.
+        ConfigError: The model cannot be read, or is no text encoder.
     """
 
     def __init__(self, name: str, revision: str | None = None) -> None:
@@ -113,16 +116,17 @@ class SentenceEncoder:
         self._net: Any = None
 
     def encode(self, text: str, max_tokens: int) -> tuple[list[int], bool]:
-        """Token ids of a text, at most `max_tokens` with the special ones, and whether it was cut.
+        """Encode a text as at most `max_tokens` token ids, special ones included; True beside them if it was cut.
 
         Raises:
-            ConfigError: The encoder cannot read that many tokens.
+            ConfigError: The encoder reads fewer tokens.
         """
         if max_tokens > self._tokenizer.model_max_length:
             raise ConfigError(
-                f"max_text_tokens={max_tokens}, but {self.info.name} reads {self._tokenizer.model_max_length} at most"
+                f"max_text_tokens={max_tokens}: {self.info.name} reads {self._tokenizer.model_max_length} at most; "
+                "give no more"
             )
-        # `split_special_tokens`: a title that holds "[SEP]" is letters like any other
+        # `split_special_tokens`: "[SEP]" in a title is a string of characters like any other
         options = {"split_special_tokens": True, "verbose": False}
         ids: list[int] = self._tokenizer(text, **options)["input_ids"]
         if len(ids) <= max_tokens:
@@ -135,6 +139,6 @@ class SentenceEncoder:
         self._net = net.to(device).eval()
 
     def hidden(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states `(B, T, D)`."""
+        """Compute last hidden states `(B, T, D)`."""
         hidden: Tensor = self._net(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
         return hidden

@@ -1,4 +1,4 @@
-"""Encodes chats for any model that writes summaries: ChatML for Qwen-VL, the model's own chat template for others.
+"""Encodes chats for any model that writes summaries: ChatML where its family speaks it, else its own chat template.
 
 This file chooses between the two and holds the first; `chat_template.py` holds the second. Whatever a title, a
 description or an earlier summary says, only the chat format itself can become a control token.
@@ -10,22 +10,23 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from mllm_srec.families import text_only
+from mllm_srec.families.base import Family
 from mllm_srec.prompts.builder import TURN_END, TURN_START, Piece
 from mllm_srec.prompts.chat_template import ChatTemplate
-from mllm_srec.prompts.encoding import REQUIRED, PlainText, PromptEncoder
+from mllm_srec.prompts.encoding import PlainText, PromptEncoder
 from mllm_srec.prompts.summaries import Message
 
 END_OF_TEXT = "<|endoftext|>"
 """Ends a document, and sometimes an answer: Qwen's own files list it beside `<|im_end|>`."""
-THINK = "<think>"
-"""Marks the vocabulary of a later, text-only Qwen, whose template needs a flag to turn reasoning off."""
 
 
 class ChatEncoder:
     """Encodes chats up to the opening of the assistant's turn, and decodes answers.
 
     Args:
-        tokenizer: Hugging Face tokenizer of a Qwen-VL model, or of any model with a chat template.
+        tokenizer: Hugging Face tokenizer of the model.
+        family: Family of the model; None for a text-only one.
 
     Attributes:
         stop_ids: Tokens that end an answer, at least one.
@@ -35,10 +36,12 @@ class ChatEncoder:
         ConfigError: The tokenizer has no chat template, or does not define the end of an answer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, family: Family | None = None) -> None:
         self.tokenizer = tokenizer
+        family = family or text_only.FAMILY
         self._plain = PlainText(tokenizer)
-        self._format = ChatML(tokenizer) if _is_qwen_vl(tokenizer) else ChatTemplate(tokenizer, self._plain)
+        chatml = family.speaks(tokenizer.get_vocab())
+        self._format = ChatML(tokenizer, family) if chatml else ChatTemplate(tokenizer, self._plain)
         self.stop_ids: list[int] = self._format.stop_ids
         self.image_token_id: int | None = self._format.image_token_id
 
@@ -52,7 +55,7 @@ class ChatEncoder:
 
         Args:
             messages: The chat so far.
-            n_image_tokens: Placeholders of its picture: patches of the grid divided by the merge area (4).
+            n_image_tokens: Number of placeholders of its picture.
 
         Raises:
             ConfigError: A text-only model is shown a picture, or its template refuses the chat.
@@ -79,14 +82,15 @@ class ChatEncoder:
 
 
 class ChatML:
-    """The chat format of all Qwen-VL models, pictures included.
+    """The chat format of ChatML, pictures included.
 
     Args:
-        tokenizer: Tokenizer of a Qwen-VL model.
+        tokenizer: Hugging Face tokenizer of the model.
+        family: Family of the model.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._encoder = PromptEncoder(tokenizer)
+    def __init__(self, tokenizer: Any, family: Family) -> None:
+        self._encoder = PromptEncoder(tokenizer, family)
         self.image_token_id: int | None = self._encoder.image_token_id
         vocabulary = tokenizer.get_vocab()
         self.stop_ids = [int(vocabulary[token]) for token in (TURN_END.token, END_OF_TEXT) if token in vocabulary]
@@ -97,8 +101,3 @@ class ChatML:
         for message in messages:
             pieces += [TURN_START, f"{message.role}\n", *message.content, TURN_END, "\n"]
         return self._encoder.encode([*pieces, TURN_START, "assistant\n"], n_image_tokens)
-
-
-def _is_qwen_vl(tokenizer: Any) -> bool:
-    vocabulary = tokenizer.get_vocab()
-    return all(token in vocabulary for token in REQUIRED) and THINK not in vocabulary

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from mllm_srec.families.lookup import titles
 from mllm_srec.prompts.builder import Control
 from mllm_srec.prompts.encoding import PlainText, encode_pieces
 from mllm_srec.prompts.summaries import Message
@@ -92,7 +93,7 @@ class ChatTemplate:
         if len(texts) < len(message.content):
             raise ConfigError(
                 f"the {message.role} message shows a picture, but {self._name!r} is a text-only model; "
-                "give a Qwen2-VL or Qwen2.5-VL as backbone of this stage"
+                f"give a {titles()} as backbone of this stage"
             )
         return "".join(texts)
 

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, candidate_fields, pack
 from mllm_srec.types import PackedBatch
 
@@ -85,19 +86,17 @@ def list_tokens(
 
 
 def pack_lists(
-    groups: Sequence[ListGroup], label_ids: Sequence[int], pad_token_id: int, settings: PackingSettings
+    groups: Sequence[ListGroup], label_ids: Sequence[int], encoder: PromptEncoder, settings: PackingSettings
 ) -> PackedBatch:
     """Lay listwise prompts out as packed rows, and record where the score of each candidate is read.
 
     Args:
         groups: B groups, all with the same number of shuffles.
         label_ids: Tokens of K letters.
-        pad_token_id: Token that fills rows; any will do.
+        encoder: Encoder of the backbone.
         settings: Rows and padding side.
     """
-    batch, _ = pack(
-        [group.prompts for group in groups], image_token_id=-1, pad_token_id=pad_token_id, settings=settings
-    )
+    batch, _ = pack([group.prompts for group in groups], encoder, settings)
     n_prompts, n_labels = batch["answer_index"].shape[1], len(label_ids)
     n_shuffles = 1 + max(prompt.shuffle for group in groups for prompt in group.shown)
     n_candidates = max(len(group.candidates.targets) for group in groups)

@@ -13,8 +13,9 @@ from typing import Literal, cast
 
 import torch
 
-from mllm_srec.prompts.geometry import Grid, rope_positions
-from mllm_srec.types import IGNORE_INDEX, CandidateBatch, PackedBatch
+from mllm_srec.families.base import Grid
+from mllm_srec.prompts.encoding import PromptEncoder
+from mllm_srec.types import IGNORE_INDEX, CandidateBatch, ConfigError, PackedBatch
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,11 @@ class _Row:
     pictures: list[tuple[str, Grid]]
 
 
-def _lay_out(group: PromptGroup, chosen: Sequence[int], image_token_id: int, settings: PackingSettings) -> _Row:
+def _lay_out(group: PromptGroup, chosen: Sequence[int], encoder: PromptEncoder, settings: PackingSettings) -> _Row:
     """Lay out the prefix and the chosen targets of one group as one row."""
     prefix = torch.tensor(list(group.prefix_ids), dtype=torch.long)
-    positions, start = rope_positions(prefix, (), image_token_id, 0)
+    image_token_id, place = encoder.image_token_id, encoder.family.positions
+    positions, start = place(prefix, (), image_token_id, 0)
     ids, spans, segments = [prefix], [positions], [torch.zeros_like(prefix)]
     labels = [prefix.clone() if settings.loss_on == "all" else torch.full_like(prefix, IGNORE_INDEX)]
     answers: dict[int, int] = {}
@@ -112,7 +114,7 @@ def _lay_out(group: PromptGroup, chosen: Sequence[int], image_token_id: int, set
         label[tokens == image_token_id] = IGNORE_INDEX
         grids = (target.grid,) if target.grid else ()
         ids.append(tokens)
-        spans.append(rope_positions(tokens, grids, image_token_id, start)[0])
+        spans.append(place(tokens, grids, image_token_id, start)[0])
         segments.append(torch.full_like(tokens, segment))
         labels.append(label)
         answers[index] = offset + len(target.input_ids) - 1
@@ -123,14 +125,13 @@ def _lay_out(group: PromptGroup, chosen: Sequence[int], image_token_id: int, set
 
 
 def pack(
-    groups: Sequence[PromptGroup], image_token_id: int, pad_token_id: int, settings: PackingSettings
+    groups: Sequence[PromptGroup], encoder: PromptEncoder, settings: PackingSettings
 ) -> tuple[PackedBatch, list[tuple[str, Grid]]]:
     """Lay a batch of groups out as padded rows.
 
     Args:
         groups: B groups, each with at least one target.
-        image_token_id: Placeholder of one picture token.
-        pad_token_id: Token of padding; any will do, since it is neither attended to nor trained on.
+        encoder: Encoder of the backbone: its family, placeholder and padding tokens.
         settings: Rows, padding side and loss.
 
     Returns:
@@ -138,7 +139,13 @@ def pack(
 
     Raises:
         ValueError: There is no group, or a group has no targets.
+        ConfigError: Targets of the encoder's family cannot share a row.
     """
+    if settings.packed and not encoder.family.shares_prefix:
+        raise ConfigError(
+            f"data.packing.packed=True: the layers of {encoder.family.title} carry a state along a row, so that "
+            "targets cannot share one; set it to false"
+        )
     if not groups or any(not group.targets for group in groups):
         raise ValueError(
             f"groups: {len(groups)} of them; a batch needs a group, and every group a target; leave out empty groups"
@@ -148,7 +155,7 @@ def pack(
     for b, group in enumerate(groups):
         lengths = [len(target.input_ids) + len(target.answer_ids) for target in group.targets]
         for chosen in split_targets(len(group.prefix_ids), lengths, settings):
-            row = _lay_out(group, chosen, image_token_id, settings)
+            row = _lay_out(group, chosen, encoder, settings)
             for index, token in row.answers.items():
                 answer_index[b, index] = torch.tensor([len(rows), token])
             rows.append(row)
@@ -156,7 +163,7 @@ def pack(
     left = [width - len(row.input_ids) if settings.padding_side == "left" else 0 for row in rows]
     answer_index[..., 1] += torch.tensor(left)[answer_index[..., 0]]
     batch = {
-        "input_ids": _pad([row.input_ids for row in rows], left, width, pad_token_id),  # (R, T)
+        "input_ids": _pad([row.input_ids for row in rows], left, width, encoder.pad_token_id),  # (R, T)
         "position_ids": _pad([row.position_ids for row in rows], left, width, 0).transpose(0, 1),  # (3, R, T)
         "segment_ids": _pad([row.segment_ids for row in rows], left, width, -1),  # (R, T)
         "labels": _pad([row.labels for row in rows], left, width, IGNORE_INDEX),  # (R, T)
@@ -164,6 +171,42 @@ def pack(
         **candidate_fields(groups),
     }
     return cast(PackedBatch, batch), [picture for row in rows for picture in row.pictures]
+
+
+def attention_mask(segment_ids: torch.Tensor) -> torch.Tensor:
+    """Compute who sees whom in packed rows: causal attention within the prefix and a token's own target.
+
+    Args:
+        segment_ids: `(R, T)`: -1 padding, 0 prefix, 1.. the targets.
+
+    Returns:
+        Bool `(R, 1, T, T)`, True where a query (third dimension) sees a key. Padding sees itself, since the
+        softmax of a row without any key would be NaN.
+    """
+    n_tokens = segment_ids.shape[1]
+    query, key = segment_ids[:, :, None], segment_ids[:, None, :]  # (R, T, 1), (R, 1, T)
+    causal = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=segment_ids.device).tril()
+    visible = causal & (key >= 0) & (query >= 0) & ((key == 0) | (key == query))  # (R, T, T)
+    return (visible | torch.eye(n_tokens, dtype=torch.bool, device=segment_ids.device)).unsqueeze(1)
+
+
+def predicting_positions(segment_ids: torch.Tensor) -> torch.Tensor:
+    """Find the token whose output predicts each token of packed rows.
+
+    It is the token before, except for the first token of a target, which the last token of the prefix predicts.
+
+    Args:
+        segment_ids: `(R, T)`: -1 padding, 0 prefix, 1.. the targets.
+
+    Returns:
+        Positions `(R, T)` within the row; 0 for the first token, which nothing predicts.
+    """
+    n_rows, n_tokens = segment_ids.shape
+    index = torch.arange(n_tokens, device=segment_ids.device).expand(n_rows, n_tokens)  # (R, T)
+    before = segment_ids.roll(1, dims=1)
+    prefix_end = torch.where(segment_ids == 0, index, 0).amax(dim=1, keepdim=True)  # (R, 1)
+    opens_target = (segment_ids > 0) & (before != segment_ids)
+    return torch.where(opens_target, prefix_end, (index - 1).clamp(min=0))
 
 
 def candidate_fields(groups: Sequence[PromptGroup]) -> CandidateBatch:

@@ -15,6 +15,7 @@ from typing import Any
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor, processor_key
 from mllm_srec.data.settings import PictureSettings
+from mllm_srec.families.lookup import read_family, titles
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.models.backbone_files import WriterInfo, describe_writer
 from mllm_srec.prompts.chat import ChatEncoder
@@ -150,12 +151,12 @@ class SummaryPlan:
         if about.reads == "picture" and not info.multimodal:
             raise ConfigError(
                 f"summaries.{about.stage}.backbone={name!r}: is a text-only model, which cannot see pictures; give a "
-                "Qwen-VL, or set summaries.modality to text"
+                f"{titles()}, or set summaries.modality to text"
             )
         default = VST_PROMPT if self.titled else about.prompt
         prompt = stage.prompt if stage.prompt is not None and part == about.stage else default
         if (name, revision) not in self._chats:
-            self._chats[name, revision] = ChatEncoder(load_tokenizer(name, revision))
+            self._chats[name, revision] = ChatEncoder(load_tokenizer(name, revision), read_family(name, revision))
         chat = self._chats[name, revision]
         model = {
             "weights": info.fingerprint,

@@ -13,8 +13,8 @@ from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.backbone import LoraSettings
+from mllm_srec.models.losses import response_loss
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.models.scoring import response_loss
 from mllm_srec.pipeline.ranking.people import people_now
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup
 from mllm_srec.prompts.templates import PromptSettings

@@ -217,7 +217,7 @@ def test_plain_transformers_and_peft_give_the_same_logits(
 
 
 def test_nothing_to_train_is_said(make_model, make_datamodule, tmp_path):
-    with pytest.raises(ConfigError, match="finetune='none' leaves nothing to train"):
+    with pytest.raises(ConfigError, match="finetune='none': leaves nothing to train"):
         make_trainer(tmp_path, 1).fit(make_model(finetune="none"), make_datamodule())
 
 

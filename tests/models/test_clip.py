@@ -169,7 +169,7 @@ def test_sequences_of_different_lengths_are_refused():
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((3, 4, 4), np.uint8)])
 def test_arrays_that_are_no_pictures_are_refused(small_clip, bad):
-    with pytest.raises(DataError, match=r"pictures\[1\] is .*give uint8 \(height, width, 3\)"):
+    with pytest.raises(DataError, match=r"pictures\[1\] is .*give RGB as uint8 \(height, width, 3\)"):
         clip_similarity(small_clip, None, ["a", "b"], [None, None], [PICTURES[0], bad])
 
 
@@ -209,5 +209,5 @@ def test_cosine_with_nothing():
 
 
 def test_rows_that_do_not_fit_are_refused():
-    with pytest.raises(DataError, match=r"a has the shape \(1, 3\), b \(4, 3\)"):
+    with pytest.raises(DataError, match=r"a has shape \(1, 3\), b \(4, 3\)"):
         cosine_rows(torch.ones(1, 3), torch.ones(4, 3))

@@ -7,10 +7,11 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
+from mllm_srec.models.losses import response_loss
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.models.scoring import gather_answers, response_loss, yes_no_logits
-from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
+from mllm_srec.models.scoring import gather_answers, yes_no_logits
+from mllm_srec.prompts.encoding import load_encoder, load_tokenizer
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
 
 
@@ -54,7 +55,7 @@ def qwen2_5_vl(tiny_backbone, tmp_path_factory):
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_packed_rows_and_cached_scoring_equal_the_plain_forward_pass(qwen2_5_vl, quantization):
     backbone = load_backbone(BackboneSettings(str(qwen2_5_vl), quantization=quantization), torch.device("cpu")).eval()
-    encoder = PromptEncoder(load_tokenizer(str(qwen2_5_vl)))
+    encoder = load_encoder(str(qwen2_5_vl))
     grid = (1, 8, 12)
     pixels = torch.randn(96, 1176, generator=torch.Generator().manual_seed(0))
     picture = [encoder.image_token_id] * 24
@@ -62,7 +63,7 @@ def test_packed_rows_and_cached_scoring_equal_the_plain_forward_pass(qwen2_5_vl,
         PromptTarget([300, *picture, 301, 302 + c], encoder.answer_ids[c], grid, "p", relevance=c) for c in (1, 0)
     ]
     group = PromptGroup(0, [310, 311, 312], targets)
-    batch, _ = pack([group], encoder.image_token_id, encoder.pad_token_id, PackingSettings())
+    batch, _ = pack([group], encoder, PackingSettings())
     batch |= {"pixel_values": pixels, "image_grid_thw": torch.tensor([grid]), "image_index": torch.tensor([0, 0])}
     hidden = backbone(batch)
     with torch.no_grad():

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from mllm_srec.models.scoring import gather_answers, response_loss, yes_no_logits
+from mllm_srec.models.losses import response_loss
+from mllm_srec.models.scoring import gather_answers, yes_no_logits
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
 
 GRIDS = {"small": (1, 4, 4), "wide": (1, 4, 8), "tall": (1, 10, 4)}
@@ -42,7 +43,7 @@ def make_groups(encoder, pictures=True, train=True):
 
 
 def collate(encoder, groups, **packing):
-    batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, PackingSettings(**packing))
+    batch, pictures = pack(groups, encoder, PackingSettings(**packing))
     if pictures:
         distinct = list(dict.fromkeys(key for key, _ in pictures))
         batch["image_index"] = torch.tensor([distinct.index(key) for key, _ in pictures])

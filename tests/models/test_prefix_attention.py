@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from mllm_srec.models.prefix_attention import MAX_ROWS, Part, make_blocks, shared_prefix_attention
-from mllm_srec.prompts.geometry import attention_mask
+from mllm_srec.prompts.packing import attention_mask
 
 LAYER = SimpleNamespace(layer_idx=0)
 

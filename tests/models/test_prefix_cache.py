@@ -56,7 +56,7 @@ def make_groups(encoder, lists=LISTS, pictures=True, train=False):
 
 
 def collate(encoder, groups, **packing):
-    batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, PackingSettings(**packing))
+    batch, pictures = pack(groups, encoder, PackingSettings(**packing))
     if pictures:
         distinct = list(dict.fromkeys(key for key, _ in pictures))
         batch["image_index"] = torch.tensor([distinct.index(key) for key, _ in pictures])
@@ -317,5 +317,5 @@ def test_masked_candidates_score_zero(load_tiny, tiny_backbone, encoder):
 
 
 def test_a_budget_of_nothing_is_refused(tiny_backbone):
-    with pytest.raises(ConfigError, match="scoring_tokens=0; give at least 1, or null"):
+    with pytest.raises(ConfigError, match="scoring_tokens=0: must be at least 1; give more, or null"):
         MLLMRecommender(str(tiny_backbone), scoring_tokens=0)

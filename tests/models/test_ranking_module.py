@@ -78,5 +78,5 @@ def test_scores_that_are_no_numbers_are_refused(value):
 
 
 def test_a_model_without_scores_says_what_is_missing():
-    with pytest.raises(NotImplementedError, match=r"RankingModule has no score_candidates\(batch\)"):
+    with pytest.raises(NotImplementedError, match=r"RankingModule: has no score_candidates\(batch\)"):
         RankingModule().scored(PAIRS[0])

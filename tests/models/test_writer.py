@@ -1,10 +1,12 @@
 """Models that write: what is quantised, what is refused, what names them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mllm_srec.families.lookup import read_family
 from mllm_srec.models.backbone import BackboneSettings, census
 from mllm_srec.models.backbone_files import describe_backbone, describe_writer
 from mllm_srec.models.summarizer import load_writer
@@ -32,20 +34,20 @@ def test_census_of_a_4_bit_qwen(tiny_backbone):
     assert not any(parameter.requires_grad for parameter in writer.net.parameters())
 
 
-def test_quantisation_that_spares_a_language_layer_is_refused(tiny_llama, monkeypatch):
-    import mllm_srec.models.summarizer as module
+def not_quantised(monkeypatch, *modules):
+    """Let the family of every model name these modules."""
+    changed = lambda *args: replace(read_family(*args), not_quantised=modules)  # noqa: E731
+    monkeypatch.setattr("mllm_srec.models.backbone.read_family", changed)
 
-    load = module.load_weights
-    monkeypatch.setattr(module, "load_weights", lambda *args: load(*args, ["lm_head", "layers.0.mlp.up_proj"]))
+
+def test_quantisation_that_spares_a_language_layer_is_refused(tiny_llama, monkeypatch):
+    not_quantised(monkeypatch, "lm_head", "layers.0.mlp.up_proj")
     with pytest.raises(ConfigError, match="language/Linear': 1"):
         load_writer(settings_of(tiny_llama), CPU)
 
 
 def test_quantisation_of_the_head_is_refused(tiny_llama, monkeypatch):
-    import mllm_srec.models.summarizer as module
-
-    load = module.load_weights
-    monkeypatch.setattr(module, "load_weights", lambda *args: load(*args, ["nothing"]))
+    not_quantised(monkeypatch, "nothing")
     with pytest.raises(ConfigError, match="lm_head/Linear4bit': 1"):
         load_writer(settings_of(tiny_llama), CPU)
 
@@ -71,7 +73,7 @@ def test_fingerprint_follows_the_weights(write_llama):
 
 def test_what_cannot_write_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(ConfigError, match="is of type 't5', which cannot write summaries"):
+    with pytest.raises(ConfigError, match=r"is of type 't5'; supported are .* any text-only causal language model"):
         describe_writer(str(tmp_path))
     with pytest.raises(ConfigError, match="cannot be read"):
         describe_writer(str(tmp_path / "absent"))

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from mllm_srec.families import qwen2_vl
 from mllm_srec.models.random_backbone import build_tokenizer
 from mllm_srec.prompts.builder import Control, Picture, answer
 from mllm_srec.prompts.encoding import PromptEncoder
@@ -57,7 +58,7 @@ def test_any_text_survives_without_control_tokens(encoder, text):
 
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
     ids = encoder.encode_text(text)
-    assert not set(ids) & encoder._forbidden_ids
+    assert not set(ids) & encoder._plain._forbidden_ids
     assert encoder.tokenizer.decode(ids) == text
 
 
@@ -72,7 +73,7 @@ def test_neighbouring_texts_tokenise_as_one(encoder):
 
 def test_real_vocabulary(shared_data):
     """The real Qwen2 tokenizer: ids known from its publication, control tokens in a title stay letters."""
-    real = PromptEncoder(AutoTokenizer.from_pretrained(str(shared_data / "qwen2_tokenizer")))
+    real = PromptEncoder(AutoTokenizer.from_pretrained(str(shared_data / "qwen2_tokenizer")), qwen2_vl.FAMILY)
     assert (real.yes_id, real.no_id, real.image_token_id) == (9454, 2753, 151655)
     assert real.answer_ids == {1: [9454, 13, 151645], 0: [2753, 13, 151645]}
     assert real.encode_text("Hello world") == [9707, 1879]
@@ -87,16 +88,16 @@ def test_a_missing_control_token_is_named():
     vocabulary = {k: v for k, v in tokenizer.get_vocab().items() if k != "<|image_pad|>"}
     tokenizer.get_vocab = lambda: vocabulary
     with pytest.raises(ConfigError, match=r"no token '<\|image_pad\|>'"):
-        PromptEncoder(tokenizer)
+        PromptEncoder(tokenizer, qwen2_vl.FAMILY)
 
 
 def test_yes_in_two_tokens_is_refused():
     tokenizer = build_tokenizer(["a b c"] * 10, 263)  # no room for merges: every letter is a token
     with pytest.raises(ConfigError, match="'Yes' must be one token"):
-        PromptEncoder(tokenizer)
+        PromptEncoder(tokenizer, qwen2_vl.FAMILY)
 
 
 def test_fingerprint_tells_vocabularies_apart(encoder):
-    other = PromptEncoder(build_tokenizer(["completely different words here"] * 30, 1000))
+    other = PromptEncoder(build_tokenizer(["completely different words here"] * 30, 1000), qwen2_vl.FAMILY)
     assert other.fingerprint() != encoder.fingerprint()
     assert encoder.fingerprint() == encoder.fingerprint()

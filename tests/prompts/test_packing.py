@@ -1,12 +1,23 @@
 """Packed rows written out in full: ids, segments, positions, labels, answer positions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from mllm_srec.prompts.geometry import attention_mask, predicting_positions, rope_positions
-from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack, split_targets
+from mllm_srec.families import qwen2_vl
+from mllm_srec.prompts.packing import (
+    PackingSettings,
+    PromptGroup,
+    PromptTarget,
+    attention_mask,
+    pack,
+    predicting_positions,
+    split_targets,
+)
 
 IMAGE, PAD = 99, 0
+ENCODER = SimpleNamespace(family=qwen2_vl.FAMILY, image_token_id=IMAGE, pad_token_id=PAD)
 X = -100
 
 
@@ -25,7 +36,7 @@ def groups():
 
 
 def test_training_batch_in_full(groups):
-    batch, pictures = pack(groups, IMAGE, PAD, PackingSettings())
+    batch, pictures = pack(groups, ENCODER, PackingSettings())
     assert pictures == [("p", (1, 4, 4))]
     assert batch["input_ids"].tolist() == [
         [11, 12, 98, 99, 99, 99, 99, 97, 21, 1, 2, 31, 32, 4, 2],
@@ -53,7 +64,7 @@ def test_training_batch_in_full(groups):
 
 
 def test_left_padding_in_full(groups):
-    batch, _ = pack(groups, IMAGE, PAD, PackingSettings(padding_side="left"))
+    batch, _ = pack(groups, ENCODER, PackingSettings(padding_side="left"))
     assert batch["input_ids"][1].tolist() == [0] * 11 + [13, 41, 1, 2]
     assert batch["segment_ids"][1].tolist() == [-1] * 11 + [0, 1, 1, 1]
     assert batch["labels"][1].tolist() == [X] * 13 + [1, 2]
@@ -62,7 +73,7 @@ def test_left_padding_in_full(groups):
 
 
 def test_separate_rows_in_full(groups):
-    batch, pictures = pack(groups, IMAGE, PAD, PackingSettings(packed=False))
+    batch, pictures = pack(groups, ENCODER, PackingSettings(packed=False))
     assert batch["input_ids"].tolist() == [
         [11, 12, 98, 99, 99, 99, 99, 97, 21, 1, 2],
         [11, 12, 31, 32, 4, 2, 0, 0, 0, 0, 0],
@@ -73,7 +84,7 @@ def test_separate_rows_in_full(groups):
 
 
 def test_loss_on_everything_but_pictures(groups):
-    batch, _ = pack(groups, IMAGE, PAD, PackingSettings(loss_on="all"))
+    batch, _ = pack(groups, ENCODER, PackingSettings(loss_on="all"))
     assert batch["labels"].tolist() == [
         [11, 12, 98, X, X, X, X, 97, 21, 1, 2, 31, 32, 4, 2],
         [13, 41, 1, 2, X, X, X, X, X, X, X, X, X, X, X],
@@ -107,14 +118,14 @@ def test_positions_of_two_pictures_equal_transformers(load_tiny, encoder):
     expected, _ = model.get_rope_index(
         spaced[None], (spaced == image).int()[None], image_grid_thw=torch.tensor(grids), attention_mask=None
     )
-    found, following = rope_positions(spaced, grids, image, 0)
+    found, following = qwen2_vl.rope_positions(spaced, grids, image, 0)
     assert found.tolist() == expected[:, 0].tolist()
     assert following == expected.max().item() + 1
 
 
 def test_placeholders_must_fit_their_pictures():
     with pytest.raises(ValueError, match="3 picture placeholders for grids"):
-        rope_positions(torch.tensor([1, IMAGE, IMAGE, IMAGE]), [(1, 4, 4)], IMAGE, 0)
+        qwen2_vl.rope_positions(torch.tensor([1, IMAGE, IMAGE, IMAGE]), [(1, 4, 4)], IMAGE, 0)
 
 
 @pytest.mark.parametrize(
@@ -127,4 +138,4 @@ def test_long_lists_are_cut_into_rows(max_row_tokens, expected):
 
 def test_a_batch_needs_groups_with_targets():
     with pytest.raises(ValueError, match="every group a target"):
-        pack([PromptGroup(1, [1], [])], IMAGE, PAD, PackingSettings())
+        pack([PromptGroup(1, [1], [])], ENCODER, PackingSettings())

@@ -1,13 +1,17 @@
 """Spans name every token that a score depends on, once, whatever the layout; passes keep to their budget."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mllm_srec.families import qwen2_vl
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
 from mllm_srec.prompts.spans import GroupSpans, Span, group_spans, plan_passes
 
 IMAGE, PAD = 9, 0
+ENCODER = SimpleNamespace(family=qwen2_vl.FAMILY, image_token_id=IMAGE, pad_token_id=PAD)
 GROUPS = [
     PromptGroup(0, [1, 2, 3], [PromptTarget([11, 12]), PromptTarget([13], [70, 71])]),
     PromptGroup(1, [4, 5, 6, 7, 8], [PromptTarget([14, 15, 16], [70])]),
@@ -27,7 +31,7 @@ def read(batch, span):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_prompts_back_without_responses(layout):
-    batch, _ = pack(GROUPS, IMAGE, PAD, PackingSettings(**layout))
+    batch, _ = pack(GROUPS, ENCODER, PackingSettings(**layout))
     found = group_spans(batch)
     assert [read(batch, group.prefix) for group in found] == [list(group.prefix_ids) for group in GROUPS]
     texts = [{column: read(batch, span) for column, span in group.targets.items()} for group in found]
@@ -35,7 +39,7 @@ def test_every_layout_gives_the_prompts_back_without_responses(layout):
 
 
 def test_masked_candidates_are_left_out():
-    batch, _ = pack(GROUPS, IMAGE, PAD, PackingSettings())
+    batch, _ = pack(GROUPS, ENCODER, PackingSettings())
     batch["candidate_mask"][0, 0] = False
     batch["candidate_mask"][1] = False
     assert [sorted(group.targets) for group in group_spans(batch)] == [[1], [], [0, 1]]

@@ -16,9 +16,9 @@ from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.pictures.feature_store import PictureFeatures
 from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.data.stored_prompts.store import PromptStore
+from mllm_srec.families.base import Grid
 from mllm_srec.prompts.builder import choices_end
 from mllm_srec.prompts.encoding import PromptEncoder
-from mllm_srec.prompts.geometry import Grid
 from mllm_srec.prompts.listwise import ListGroup, draw_lists, list_tokens, pack_lists
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, no_groups, pack
 from mllm_srec.prompts.templates import PromptSettings
@@ -98,8 +98,7 @@ class PromptCollator:
         """Pack `groups` and look up their pictures; no groups give an empty batch."""
         if not groups:
             return no_groups()
-        encoder = self.stores.encoder
-        batch, pictures = pack(groups, encoder.image_token_id, encoder.pad_token_id, self.packing)
+        batch, pictures = pack(groups, self.stores.encoder, self.packing)
         if pictures:
             self._add_pictures(batch, pictures)
         return batch
@@ -113,7 +112,7 @@ class PromptCollator:
         if self.stores.features is not None:
             batch["image_features"] = self.stores.features.features(distinct)  # (sum of tokens, D)
         elif self.stores.images is not None:
-            batch["pixel_values"] = self.stores.images.pixel_values(distinct)[0]  # (P, 1176)
+            batch["pixel_values"] = self.stores.images.pixel_values(distinct)[0]  # (P, F)
 
 
 class ListDataset(Dataset[ListGroup]):
@@ -178,4 +177,4 @@ class ListCollator:
         """Pack `groups`; no groups give an empty batch."""
         if not groups:
             return no_groups()
-        return pack_lists(groups, self.dataset.label_ids, self.dataset.stores.encoder.pad_token_id, self.packing)
+        return pack_lists(groups, self.dataset.label_ids, self.dataset.stores.encoder, self.packing)

@@ -18,7 +18,7 @@ from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.store import build_prompt_store
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.files.hashing import text_hash
-from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
+from mllm_srec.prompts.encoding import load_encoder
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError, Split
@@ -93,7 +93,7 @@ class PromptDataModule(RankingDataModule):
         return self.pictures.serve != "none" and (self.summaries is None or self.summaries.modality != "text")
 
     def _open_stores(self) -> PromptStores:
-        encoder = PromptEncoder(load_tokenizer(self.backbone, self.revision))
+        encoder = load_encoder(self.backbone, self.revision)
         images = None
         if self.shows_pictures:
             processor = load_image_processor(self.backbone, self.revision, self.pictures)

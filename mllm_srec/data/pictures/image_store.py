@@ -1,7 +1,7 @@
-"""One store of resized pictures per data set: uint8, memory-mapped, keyed by content and pixel budget.
+"""Store of a data set's resized pictures: uint8, memory-mapped, keyed by content and pixel budget.
 
-Resized bytes are a fifth of the processor's float patches, so they are what is kept; rescaling, normalisation and
-patches are made from them when a batch is served, by the backbone's own image processor.
+Resized bytes are kept because they take a fifth of the space of the processor's float patches. The backbone's own
+image processor rescales, normalises and cuts them into patches when a batch is served.
 """
 
 from __future__ import annotations
@@ -12,53 +12,46 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 import transformers
 from PIL import Image
-from transformers.image_utils import SizeDict
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mllm_srec.data.pictures.files import as_shown
 from mllm_srec.data.settings import PictureSettings
+from mllm_srec.families.base import Grid, ImageProcessor
+from mllm_srec.families.lookup import read_family
 from mllm_srec.files.progress import track
-from mllm_srec.prompts.geometry import MERGE, Grid
-from mllm_srec.types import ConfigError, DataError
+from mllm_srec.types import DataError
 
 
-def load_image_processor(backbone: str, revision: str | None, settings: PictureSettings) -> Qwen2VLImageProcessorPil:
-    """The backbone's image processor with our pixel budget: always the PIL class, which needs no torchvision."""
-    return Qwen2VLImageProcessorPil.from_pretrained(
-        backbone, revision=revision, size={"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}
-    )
+def load_image_processor(backbone: str, revision: str | None, settings: PictureSettings) -> ImageProcessor:
+    """Load the backbone's image processor with our pixel budget.
+
+    Raises:
+        ConfigError: The backbone cannot be read, is of no family, or cannot see pictures.
+    """
+    family = read_family(backbone, revision)
+    return family.load_image_processor(backbone, revision, settings.min_pixels, settings.max_pixels)
 
 
-def processor_key(processor: Qwen2VLImageProcessorPil) -> str:
-    """Short hash of everything that decides the pixels: class, library version, sizes, means."""
-    content = {
-        "class": type(processor).__name__,
-        "transformers": transformers.__version__,
-        **{
-            name: getattr(processor, name)
-            for name in ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "resample")
-        },
-        "size": [processor.size["shortest_edge"], processor.size["longest_edge"]],
-    }
+def processor_key(processor: ImageProcessor) -> str:
+    """Hash everything that decides the pixels: class, library version, sizes, means."""
+    content = {"transformers": transformers.__version__, **processor.facts}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 class ImageStore:
-    """Reads resized pictures by item.
+    """Reader of resized pictures, by item.
 
     Args:
         folder: Folder that `build_image_store` wrote.
-        processor: The image processor that it was built with.
+        processor: Image processor that it was built with.
     """
 
-    def __init__(self, folder: Path, processor: Qwen2VLImageProcessorPil) -> None:
+    def __init__(self, folder: Path, processor: ImageProcessor) -> None:
         self.folder = folder
         self.processor = processor
         index = pl.read_parquet(folder / "index.parquet", glob=False)
@@ -69,7 +62,7 @@ class ImageStore:
         self._keys: dict[str, str] = dict(pl.read_parquet(folder / "items.parquet", glob=False).iter_rows())
         pixels = folder / "pixels.bin"
         self._pixels = np.memmap(pixels, dtype=np.uint8, mode="r") if pixels.stat().st_size else np.empty(0, np.uint8)
-        self._added: dict[str, np.ndarray] = {}  # pictures that are not in the file
+        self._added: dict[str, np.ndarray] = {}  # pictures held in memory only
 
     @property
     def pictures(self) -> list[str]:
@@ -77,18 +70,18 @@ class ImageStore:
         return list(self._rows)
 
     def picture_of(self, item_id: str) -> str | None:
-        """Key of the item's picture, None where it has none; equal pictures share a key."""
+        """Return the key of the item's picture, None where it has none; equal pictures share a key."""
         return self._keys.get(item_id)
 
     def add(self, item_id: str, path: Path) -> str:
-        """Hold one more picture in memory, of an item that the data set does not know; the files stay as they are.
+        """Hold the picture of an item outside the data set in memory; the files stay as they are.
 
         Args:
-            item_id: The item, from now on known to `picture_of`.
-            path: A picture that `data.pictures.check_picture` took.
+            item_id: Id of the item; `picture_of` finds it from now on.
+            path: Picture that `data.pictures.files.check_picture` accepted.
 
         Returns:
-            The picture's key, that of the stored picture where its content is the same.
+            The picture's key; equal to that of a stored picture with the same content.
 
         Raises:
             DataError: It cannot be read.
@@ -100,38 +93,36 @@ class ImageStore:
         return key
 
     def grid(self, picture: str) -> Grid:
-        """Patches of the picture in time, height and width."""
+        """Return the patches of the picture in time, height and width."""
         height, width = self._added[picture].shape[:2] if picture in self._added else self._rows[picture][1:]
-        return 1, height // self.processor.patch_size, width // self.processor.patch_size
+        return self.processor.grid(height, width)
 
     def n_tokens(self, picture: str) -> int:
-        """Tokens that the picture takes in a prompt."""
-        return int(np.prod(self.grid(picture))) // MERGE**2
+        """Count the tokens that the picture takes in a prompt."""
+        return self.processor.n_tokens(self.grid(picture))
 
     def pixels(self, picture: str) -> np.ndarray:
-        """The resized picture, uint8 `(height, width, 3)`."""
+        """Return the resized picture, uint8 `(height, width, 3)`."""
         if picture in self._added:
             return self._added[picture]
         offset, height, width = self._rows[picture]
         return np.asarray(self._pixels[offset : offset + height * width * 3]).reshape(height, width, 3)
 
     def pixel_values(self, pictures: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches `(P, 1176)` float32 of the pictures one after another, and their grids `(n, 3)`."""
-        arrays = [self.pixels(picture) for picture in pictures]
-        out = self.processor(images=arrays, do_resize=False, input_data_format="channels_last", return_tensors="pt")
-        return out["pixel_values"], out["image_grid_thw"]
+        """Return the patches `(P, F)` float32 of the pictures, one after another, and their grids `(n, 3)`."""
+        return self.processor.patches([self.pixels(picture) for picture in pictures])
 
 
-def build_image_store(data_folder: Path, processor: Qwen2VLImageProcessorPil, items: pl.DataFrame) -> ImageStore:
-    """Open the data set's image store for `processor`; build it first where it is missing.
+def build_image_store(data_folder: Path, processor: ImageProcessor, items: pl.DataFrame) -> ImageStore:
+    """Open the data set's image store for `processor`, after building it where it is missing.
 
     Args:
         data_folder: Folder of the prepared data set; the store goes to `image_store/<key>/` below it.
-        processor: The backbone's image processor.
+        processor: Image processor of the backbone.
         items: Columns `item_id` and `image` (relative to `data_folder`, null where there is none).
 
     Raises:
-        DataError: A picture of the prepared data set is gone or cannot be read.
+        DataError: A picture of the prepared data set is missing or cannot be read.
     """
     pictured = items.filter(pl.col("image").is_not_null())
     folder = data_folder / "image_store" / _store_key(data_folder, processor, pictured)
@@ -145,13 +136,13 @@ def build_image_store(data_folder: Path, processor: Qwen2VLImageProcessorPil, it
     return ImageStore(folder, processor)
 
 
-def _store_key(data_folder: Path, processor: Qwen2VLImageProcessorPil, pictured: pl.DataFrame) -> str:
-    """Short hash of processor and picture files: who shows which file, its size and time of change.
+def _store_key(data_folder: Path, processor: ImageProcessor, pictured: pl.DataFrame) -> str:
+    """Hash the processor and, per item, the name, size and modification time of its picture file.
 
-    Bytes are hashed when the store is built; reading all of them at every start would take minutes on large sets.
+    Contents are hashed when the store is built; reading them all at every start would take minutes on large data sets.
 
     Raises:
-        DataError: A picture of the prepared data set is gone.
+        DataError: A picture of the prepared data set is missing.
     """
     digest = hashlib.sha256(processor_key(processor).encode())
     for item_id, image in pictured.select("item_id", "image").sort("item_id").iter_rows():
@@ -163,7 +154,7 @@ def _store_key(data_folder: Path, processor: Qwen2VLImageProcessorPil, pictured:
     return digest.hexdigest()[:12]
 
 
-def _write_store(folder: Path, data_folder: Path, processor: Qwen2VLImageProcessorPil, items: pl.DataFrame) -> None:
+def _write_store(folder: Path, data_folder: Path, processor: ImageProcessor, items: pl.DataFrame) -> None:
     """Write pixels and tables; a picture that several items share is written once."""
     keys: dict[str, str] = {}
     rows: dict[str, tuple[int, int, int]] = {}
@@ -190,29 +181,16 @@ def _write_store(folder: Path, data_folder: Path, processor: Qwen2VLImageProcess
     pl.DataFrame(table, schema={"item_id": pl.String, "picture": pl.String}).write_parquet(folder / "items.parquet")
 
 
-def _read_resized(path: Path, processor: Qwen2VLImageProcessorPil) -> tuple[str, np.ndarray]:
-    """Content key of a picture file and its pixels `(height, width, 3)` after the processor's own resize."""
+def _read_resized(path: Path, processor: ImageProcessor) -> tuple[str, np.ndarray]:
+    """Return the content key of a picture file and its pixels `(height, width, 3)`, resized by the processor."""
     try:
         content = path.read_bytes()
         with Image.open(path) as image:
             array = np.asarray(as_shown(image))  # (height, width, 3)
     except (OSError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
-    return hashlib.sha256(content).hexdigest()[:32], resize(array, processor)
+    return hashlib.sha256(content).hexdigest()[:32], processor.resize(array)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"picture {path} cannot be read ({error}); prepare the data set again into another folder")
-
-
-def resize(array: np.ndarray, processor: Qwen2VLImageProcessorPil) -> np.ndarray:
-    """Resize `(height, width, 3)` uint8 to sides that are whole merged patches, within the pixel budget."""
-    resized: Any = processor.resize(
-        array.transpose(2, 0, 1),
-        size=SizeDict(**dict(processor.size)),
-        resample=processor.resample,
-        factor=processor.patch_size * processor.merge_size,
-    )
-    if resized.dtype != np.uint8:
-        raise ConfigError(f"the image processor returned {resized.dtype} from its resize instead of uint8")
-    return np.ascontiguousarray(np.asarray(resized).transpose(1, 2, 0))
+    return DataError(f"{path}: cannot be read ({error}); prepare the data set again into another folder")

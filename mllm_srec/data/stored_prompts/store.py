@@ -27,9 +27,9 @@ from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.data.stored_prompts.contexts import ContextTexts, PromptReport
 from mllm_srec.data.stored_prompts.parts import PromptParts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
+from mllm_srec.families.base import Grid
 from mllm_srec.files.progress import track
 from mllm_srec.prompts.encoding import PromptEncoder
-from mllm_srec.prompts.geometry import Grid
 from mllm_srec.prompts.packing import PromptTarget
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError

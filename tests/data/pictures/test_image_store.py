@@ -46,7 +46,7 @@ def test_patches_equal_the_processor_on_the_original(folder, tiny_backbone, max_
     store = build_image_store(folder, processor, items_of({name: name for name in MODES}))
     for name in MODES:
         with Image.open(folder / "images" / name) as image:
-            expected = processor(images=[image.convert("RGB")], return_tensors="pt")
+            expected = processor.processor(images=[image.convert("RGB")], return_tensors="pt")
         key = store.picture_of(name)
         values, grids = store.pixel_values([key])
         assert torch.equal(values, expected["pixel_values"])
@@ -82,7 +82,7 @@ def test_no_pictures_at_all(folder, tiny_backbone):
 def test_a_vanished_picture_is_named(folder, tiny_backbone):
     (folder / "images/rgb.png").unlink()
     processor = load_image_processor(str(tiny_backbone), None, PictureSettings())
-    with pytest.raises(DataError, match=r"rgb\.png cannot be read"):
+    with pytest.raises(DataError, match=r"rgb\.png: cannot be read"):
         build_image_store(folder, processor, items_of({"a": "rgb.png"}))
 
 
@@ -92,7 +92,7 @@ def test_budget_and_class_name_the_store(folder, tiny_backbone):
     settings = PictureSettings(max_pixels=784 * 4)
     large = build_image_store(folder, load_image_processor(str(tiny_backbone), None, settings), names)
     assert small.folder != large.folder
-    assert type(small.processor) is Qwen2VLImageProcessorPil
+    assert type(small.processor.processor) is Qwen2VLImageProcessorPil
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,91 @@
+"""Finds the family of a backbone by `model_type` in its config.json; a new file in this folder is found by itself."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import mllm_srec.families as room
+from mllm_srec.families import text_only
+from mllm_srec.families.base import Family
+from mllm_srec.types import ConfigError
+
+NOT_YET = {"qwen3_vl": "Qwen3-VL feeds pictures into several layers, which packed rows do not do yet"}
+"""Families that people ask for, and why they are refused."""
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """Return the multimodal families by model type, in alphabetical order."""
+    found = {}
+    for module in sorted(pkgutil.iter_modules(room.__path__), key=lambda module: module.name):
+        family = getattr(import_module(f"{room.__name__}.{module.name}"), "FAMILY", None)
+        if isinstance(family, Family) and not family.text_only:
+            found[family.model_type] = family
+    return dict(sorted(found.items()))
+
+
+def titles() -> str:
+    """Return the names of the multimodal families as a phrase, such as "Qwen2-VL or Qwen2.5-VL"."""
+    names = sorted(family.title for family in families().values())
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def family_of(config: Any, name: str = "the model", may_be_text_only: bool = True) -> Family:
+    """Return the family of a model.
+
+    Args:
+        config: Configuration of transformers, or its `model_type`.
+        name: Name of the model in errors.
+        may_be_text_only: False refuses models that cannot see pictures.
+
+    Raises:
+        ConfigError: No family has this type.
+    """
+    model_type: str = config if isinstance(config, str) else config.model_type
+    family = families().get(model_type)
+    if family is None and may_be_text_only:
+        family = text_only.family_for(model_type)
+    if family is None:
+        raise ConfigError(_refusal(name, model_type, may_be_text_only))
+    return family
+
+
+def read_family(name: str, revision: str | None = None) -> Family:
+    """Return the family of a hub model or a folder, text-only ones included.
+
+    Raises:
+        ConfigError: It cannot be read, or is of no family.
+    """
+    return family_of(read_config(name, revision), name)
+
+
+def read_config(name: str, revision: str | None = None) -> Any:
+    """Read a model's config.json; no weight is loaded.
+
+    Raises:
+        ConfigError: The folder or hub model cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"backbone={name!r} (revision {revision}): cannot be read: {error}\n"
+            "Give a folder with config.json and weights, or the name of a hub model that is reachable or cached"
+        ) from error
+
+
+def _refusal(name: str, model_type: str, may_be_text_only: bool) -> str:
+    others = f", and any {text_only.FAMILY.title}" if may_be_text_only else ""
+    near = get_close_matches(model_type, families(), n=1)
+    reason = NOT_YET.get(model_type) or (f"the nearest is {near[0]}" if near else "")
+    return (
+        f"backbone={name!r}: is of type {model_type!r}; supported are {', '.join(families())} ({titles()}){others}"
+        + (f"; {reason}" if reason else "")
+    )
