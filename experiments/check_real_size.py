@@ -37,9 +37,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from mllm_srec.families import qwen2_vl
 from mllm_srec.models.backbone import Backbone
+from mllm_srec.models.losses import response_loss
 from mllm_srec.models.random_backbone import build_tokenizer
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.models.scoring import response_loss
 from mllm_srec.prompts import builder
 from mllm_srec.prompts.encoding import PromptEncoder, load_tokenizer
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
