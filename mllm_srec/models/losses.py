@@ -1,17 +1,37 @@
 """Training losses of the recommender, in float32 whatever the model runs in.
 
-The article trains on the answer by the cross-entropy of its tokens (Eq. 3). Which tokens carry a label is decided where
-rows are packed (`data.packing.loss_on`): those of the response, or all but the pictures'. A loss reads labels only and
-projects hidden states to the vocabulary only where there is one.
+The article trains on the answer by the cross-entropy of its tokens (Eq. 3). Packed rows carry labels on the response;
+`model.loss_on: all` labels every token but the pictures', which is the literal reading of the equation. A loss projects
+hidden states to the vocabulary only where there is a label.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
 from mllm_srec.prompts.packing import predicting_positions
 from mllm_srec.types import IGNORE_INDEX, PackedBatch
+
+LossOn = Literal["response", "all"]
+"""Tokens that are trained on: those of the response, or all but those of pictures."""
+
+
+def label_everything(batch: PackedBatch, image_token_id: int) -> PackedBatch:
+    """Label every token of a batch but padding and pictures; the prefix counts once per row.
+
+    Args:
+        batch: A packed batch with labels on its responses; not changed.
+        image_token_id: Placeholder of one picture token.
+
+    Returns:
+        The same batch with labels `(R, T)` on the prompts, too.
+    """
+    input_ids = batch["input_ids"]  # (R, T)
+    ignored = (batch["segment_ids"] < 0) | (input_ids == image_token_id)  # (R, T)
+    return {**batch, "labels": input_ids.masked_fill(ignored, IGNORE_INDEX)}
 
 
 def response_loss(

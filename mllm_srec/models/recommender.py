@@ -20,7 +20,7 @@ from mllm_srec.models.backbone import (
     load_backbone,
 )
 from mllm_srec.models.checkpoint import check_identity, check_keys, identity
-from mllm_srec.models.losses import response_loss
+from mllm_srec.models.losses import LossOn, label_everything, response_loss
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.ranking_module import RankingModule, Scored
 from mllm_srec.models.scoring import (
@@ -56,6 +56,8 @@ class MLLMRecommender(RankingModule):
             caches hold no more, and 8,192 on a GPU.
         score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities. Listwise prompts
             (`data.prompt.layout: listwise`) rank by the probabilities of their letters instead.
+        loss_on: Tokens that are trained on: the `response` (default), or `all` but those of pictures, which is the
+            literal reading of the article's Eq. 3; the prefix then counts once per row.
         lr: Learning rate of AdamW (borrowed; the article states none).
         weight_decay: Weight decay of AdamW.
         warmup_steps: Steps over which the rate rises to `lr`, where it stays.
@@ -74,6 +76,7 @@ class MLLMRecommender(RankingModule):
         scoring: ScoringLayout = "packed",
         scoring_tokens: int | None = None,
         score: ScoreKind = "logit",
+        loss_on: LossOn = "response",
         lr: float = 2e-5,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
@@ -96,7 +99,7 @@ class MLLMRecommender(RankingModule):
             activation_checkpointing=activation_checkpointing,
             seed=seed,
         )
-        self.scoring, self.scoring_tokens = scoring, scoring_tokens
+        self.scoring, self.scoring_tokens, self.loss_on = scoring, scoring_tokens, loss_on
         self.score_kind, self.lr, self.weight_decay, self.warmup_steps = score, lr, weight_decay, warmup_steps
         self.backbone: Backbone | None = None
         self.strict_loading = False  # checkpoints hold trained weights only; on_load_checkpoint compares the keys
@@ -111,7 +114,7 @@ class MLLMRecommender(RankingModule):
     def attach(self, backbone: Backbone) -> None:
         """Use a loaded backbone; reads the ids of Yes and No from its tokenizer."""
         encoder = load_encoder(self.settings.name, self.settings.revision)
-        self.yes_id, self.no_id = encoder.yes_id, encoder.no_id
+        self.yes_id, self.no_id, self.image_token_id = encoder.yes_id, encoder.no_id, encoder.image_token_id
         self.backbone = backbone
         self.train(self.training)  # transformers hands models over in evaluation mode, which would switch dropout off
 
@@ -168,9 +171,13 @@ class MLLMRecommender(RankingModule):
             return answer_states(self.loaded, batch, self.scoring_tokens)
         return gather_answers(self.loaded(batch), batch["answer_index"])
 
+    def trained_on(self, batch: PackedBatch) -> PackedBatch:
+        """Return the batch with labels on the tokens that `loss_on` names."""
+        return label_everything(batch, self.image_token_id) if self.loss_on == "all" else batch
+
     def training_step(self, batch: PackedBatch, batch_idx: int) -> torch.Tensor:
-        """Compute the loss on the response tokens; loss and accuracy of the first one are logged apart."""
-        loss, apart = response_loss(self.loaded(batch), self.loaded.lm_head, batch)
+        """Compute the loss of a batch; loss and accuracy of the first response token are logged apart."""
+        loss, apart = response_loss(self.loaded(batch), self.loaded.lm_head, self.trained_on(batch))
         n_groups = len(batch["group_id"])
         self.log("train/loss", loss, prog_bar=True, batch_size=n_groups)
         self.log_dict({f"train/{name}": value for name, value in apart.items()}, batch_size=n_groups)

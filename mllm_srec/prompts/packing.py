@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 import torch
 
@@ -59,15 +59,10 @@ class PackingSettings:
         packed: Let several targets share one row and its prefix; false gives every target a row of its own, the
             reference for tests of packed rows.
         max_row_tokens: Tokens of a row; a group that needs more takes several rows.
-        padding_side: Side on which shorter rows of a batch are padded.
-        loss_on: `response` trains on the answer only; `all` is the literal reading of the article's Eq. 3, on every
-            token except those of pictures (and on the prefix once per row).
     """
 
     packed: bool = True
     max_row_tokens: int = 4096
-    padding_side: Literal["right", "left"] = "right"
-    loss_on: Literal["response", "all"] = "response"
 
 
 def split_targets(prefix: int, lengths: Sequence[int], settings: PackingSettings) -> list[list[int]]:
@@ -101,7 +96,7 @@ def _lay_out(group: PromptGroup, chosen: Sequence[int], encoder: PromptEncoder, 
     image_token_id, place = encoder.image_token_id, encoder.family.positions
     positions, start = place(prefix, (), image_token_id, 0)
     ids, spans, segments = [prefix], [positions], [torch.zeros_like(prefix)]
-    labels = [prefix.clone() if settings.loss_on == "all" else torch.full_like(prefix, IGNORE_INDEX)]
+    labels = [torch.full_like(prefix, IGNORE_INDEX)]
     answers: dict[int, int] = {}
     pictures: list[tuple[str, Grid]] = []
     offset = len(prefix)
@@ -109,9 +104,7 @@ def _lay_out(group: PromptGroup, chosen: Sequence[int], encoder: PromptEncoder, 
         target = group.targets[index]
         tokens = torch.tensor([*target.input_ids, *target.answer_ids], dtype=torch.long)
         label = tokens.clone()
-        if settings.loss_on == "response":
-            label[: len(target.input_ids)] = IGNORE_INDEX
-        label[tokens == image_token_id] = IGNORE_INDEX
+        label[: len(target.input_ids)] = IGNORE_INDEX  # labels are those of the response
         grids = (target.grid,) if target.grid else ()
         ids.append(tokens)
         spans.append(place(tokens, grids, image_token_id, start)[0])
@@ -132,7 +125,7 @@ def pack(
     Args:
         groups: B groups, each with at least one target.
         encoder: Encoder of the backbone: its family, placeholder and padding tokens.
-        settings: Rows, padding side and loss.
+        settings: Packed or separate rows, and their length.
 
     Returns:
         The batch without picture tensors, and the pictures (key, grid) in the order of their placeholders.
@@ -160,13 +153,11 @@ def pack(
                 answer_index[b, index] = torch.tensor([len(rows), token])
             rows.append(row)
     width = max(len(row.input_ids) for row in rows)
-    left = [width - len(row.input_ids) if settings.padding_side == "left" else 0 for row in rows]
-    answer_index[..., 1] += torch.tensor(left)[answer_index[..., 0]]
     batch = {
-        "input_ids": _pad([row.input_ids for row in rows], left, width, encoder.pad_token_id),  # (R, T)
-        "position_ids": _pad([row.position_ids for row in rows], left, width, 0).transpose(0, 1),  # (3, R, T)
-        "segment_ids": _pad([row.segment_ids for row in rows], left, width, -1),  # (R, T)
-        "labels": _pad([row.labels for row in rows], left, width, IGNORE_INDEX),  # (R, T)
+        "input_ids": _pad([row.input_ids for row in rows], width, encoder.pad_token_id),  # (R, T)
+        "position_ids": _pad([row.position_ids for row in rows], width, 0).transpose(0, 1),  # (3, R, T)
+        "segment_ids": _pad([row.segment_ids for row in rows], width, -1),  # (R, T)
+        "labels": _pad([row.labels for row in rows], width, IGNORE_INDEX),  # (R, T)
         "answer_index": answer_index,  # (B, C, 2)
         **candidate_fields(groups),
     }
@@ -239,9 +230,9 @@ def _per_target(groups: Sequence[PromptGroup], value: Callable[[PromptTarget], i
     return torch.tensor([row + [fill] * (n_targets - len(row)) for row in rows])
 
 
-def _pad(rows: Sequence[torch.Tensor], left: Sequence[int], width: int, fill: int) -> torch.Tensor:
-    """Stack rows `(..., t)` to `(R, ..., width)`, each after `left` positions of `fill`."""
+def _pad(rows: Sequence[torch.Tensor], width: int, fill: int) -> torch.Tensor:
+    """Stack rows `(..., t)` to `(R, ..., width)`, padded on the right with `fill`."""
     stacked = torch.full((len(rows), *rows[0].shape[:-1], width), fill, dtype=torch.long)
-    for index, (row, begin) in enumerate(zip(rows, left, strict=True)):
-        stacked[index, ..., begin : begin + row.shape[-1]] = row
+    for index, row in enumerate(rows):
+        stacked[index, ..., : row.shape[-1]] = row
     return stacked

@@ -264,11 +264,11 @@ def test_shared_prefixes_score_as_plain_rows(make, tiny_backbone):
 def test_every_trainable_tensor_gets_a_gradient(make, tiny_backbone, loss_on):
     model = paper_model(tiny_backbone)
     moved(model).train()
-    data = make("fit", packing=PackingSettings(loss_on=loss_on))
-    batch = next(iter(data.train_dataloader()))
-    assert ((batch["labels"] >= 0).sum() > 3 * batch["candidate_mask"].sum()) == (loss_on == "all")
-    model.training_step(batch, 0)
-    response_loss(model.loaded(batch), model.loaded.lm_head, batch)[0].backward()
+    model.loss_on = loss_on
+    batch = next(iter(make("fit").train_dataloader()))
+    trained = model.trained_on(batch)
+    assert ((trained["labels"] >= 0).sum() > 3 * batch["candidate_mask"].sum()) == (loss_on == "all")
+    model.training_step(batch, 0).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
 

@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from mllm_srec.models.losses import response_loss
+from mllm_srec.models.losses import label_everything, response_loss
 from mllm_srec.models.scoring import gather_answers, yes_no_logits
-from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
+from mllm_srec.prompts.packing import PromptGroup, PromptTarget
+from tests.left_padding import pack_padded
 
 GRIDS = {"small": (1, 4, 4), "wide": (1, 4, 8), "tall": (1, 10, 4)}
 PATCH = 3 * 2 * 14 * 14
@@ -43,7 +44,7 @@ def make_groups(encoder, pictures=True, train=True):
 
 
 def collate(encoder, groups, **packing):
-    batch, pictures = pack(groups, encoder, PackingSettings(**packing))
+    batch, pictures = pack_padded(groups, encoder, **packing)
     if pictures:
         distinct = list(dict.fromkeys(key for key, _ in pictures))
         batch["image_index"] = torch.tensor([distinct.index(key) for key, _ in pictures])
@@ -139,8 +140,8 @@ def test_literal_equation_3_trains_on_prompt_tokens_too(load_tiny, encoder, padd
         ids = torch.tensor([[*group.prefix_ids, *group.targets[0].input_ids, *group.targets[0].answer_ids]])
         total += backbone.net(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
         n_tokens += ids.shape[1] - 1
-    batch = collate(encoder, groups, loss_on="all", padding_side=padding_side)
-    loss, _ = response_loss(backbone(batch), backbone.lm_head, batch)
+    batch = collate(encoder, groups, padding_side=padding_side)
+    loss, _ = response_loss(backbone(batch), backbone.lm_head, label_everything(batch, encoder.image_token_id))
     assert loss.item() == pytest.approx(total / n_tokens, abs=1e-5)
 
 

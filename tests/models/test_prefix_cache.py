@@ -15,9 +15,10 @@ from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import score
 from mllm_srec.prompts import builder
 from mllm_srec.prompts.chain_of_thought import CotPrompts, cot_context, cot_target
-from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
+from mllm_srec.prompts.packing import PromptGroup, PromptTarget
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError
+from tests.left_padding import pack_padded
 
 GRIDS = {"small": (1, 4, 4), "wide": (1, 4, 8), "tall": (1, 10, 4), "large": (1, 8, 12)}
 LISTS = {1: 23, 2: 5, 21: 37, 101: 12}
@@ -56,7 +57,7 @@ def make_groups(encoder, lists=LISTS, pictures=True, train=False):
 
 
 def collate(encoder, groups, **packing):
-    batch, pictures = pack(groups, encoder, PackingSettings(**packing))
+    batch, pictures = pack_padded(groups, encoder, **packing)
     if pictures:
         distinct = list(dict.fromkeys(key for key, _ in pictures))
         batch["image_index"] = torch.tensor([distinct.index(key) for key, _ in pictures])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mllm_srec.families import qwen2_vl
 from mllm_srec.prompts.packing import PackingSettings, PromptGroup, PromptTarget, pack
 from mllm_srec.prompts.spans import GroupSpans, Span, group_spans, plan_passes
+from tests.left_padding import pack_padded
 
 IMAGE, PAD = 9, 0
 ENCODER = SimpleNamespace(family=qwen2_vl.FAMILY, image_token_id=IMAGE, pad_token_id=PAD)
@@ -31,7 +32,7 @@ def read(batch, span):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_prompts_back_without_responses(layout):
-    batch, _ = pack(GROUPS, ENCODER, PackingSettings(**layout))
+    batch, _ = pack_padded(GROUPS, ENCODER, **layout)
     found = group_spans(batch)
     assert [read(batch, group.prefix) for group in found] == [list(group.prefix_ids) for group in GROUPS]
     texts = [{column: read(batch, span) for column, span in group.targets.items()} for group in found]

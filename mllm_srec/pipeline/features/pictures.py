@@ -18,7 +18,7 @@ from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.types import ConfigError
 
 PictureBatch = tuple[list[str], torch.Tensor, torch.Tensor]
-"""Keys of n pictures, pixel values `(P, 1176)` and grids `(n, 3)`."""
+"""Keys of n pictures, pixel values `(P, F)` and grids `(n, 3)`."""
 
 Entry = dict[str, int | str]
 """A line of the index: picture, number of tokens and dimensions, dtype."""

@@ -25,6 +25,7 @@ from mllm_srec.prompts.builder import Control, Picture
 from mllm_srec.prompts.packing import PackingSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError, DataError
+from tests.left_padding import left_padded
 
 SMALL = PictureSettings(max_pixels=4 * 28 * 28)
 VISIBLE = {"train": {"train"}, "val": {"train"}, "test": {"train", "val"}}
@@ -459,8 +460,9 @@ def test_packed_rows_score_as_separate_rows(shop, tiny_backbone, load_tiny, orde
     dataset = PromptDataset(module.eval_examples("test")[1], stores, train=False)
     groups = [dataset[index] for index in range(3)]
 
-    def logits(**packing):
+    def logits(padding_side="right", **packing):
         batch = PromptCollator(stores, PackingSettings(**packing))(groups)
+        batch = left_padded(batch) if padding_side == "left" else batch
         assert ("pixel_values" in batch) == (modality == "both")
         with torch.no_grad():
             hidden = gather_answers(backbone(batch), batch["answer_index"])
