@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
-from filelock import FileLock
 
 from mllm_srec.data.manifest import check_manifest, raw_files, write_manifest
 from mllm_srec.data.prepare_report import PrepareReport
@@ -22,6 +19,7 @@ from mllm_srec.data.tables.interactions import deduplicate, is_liked, k_core, ke
 from mllm_srec.data.tables.negatives import candidates_hash
 from mllm_srec.data.tables.splits import assign_splits
 from mllm_srec.data.tables.targets import Tables, build_tables
+from mllm_srec.files.folders import atomic_folder, locked
 from mllm_srec.types import SPLITS, ConfigError, DataError, check_literals
 
 REPORT = "prepare_report.json"
@@ -49,16 +47,12 @@ def prepare_dataset(folder: Path, settings: PrepareSettings, candidates: Candida
     folder = Path(folder)
     if check_manifest(folder, settings, candidates):  # before taking the lock: a prepared folder may be read-only
         return _saved_report(folder)
-    with _locked(folder):
+    with locked(folder.parent / f".{folder.name}.lock", setting="data.root"):
         if check_manifest(folder, settings, candidates):  # another process prepared it meanwhile
             return _saved_report(folder)
-        temporary = _fresh_folder(folder)
-        try:
-            report = _write_dataset(temporary, settings, candidates)
-            temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return report
+        _check_unused(folder)
+        with atomic_folder(folder) as partial:
+            return _write_dataset(partial, settings, candidates)
 
 
 def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> None:
@@ -132,38 +126,17 @@ def _saved_report(folder: Path) -> PrepareReport:
     return report
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock file beside the folder."""
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise ConfigError(
-            f"data.root: cannot write into {folder.parent} ({error}); choose another data.root or get the right to "
-            "write there."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _check_unused(folder: Path) -> None:
+    """Refuse a folder that holds anything else.
 
-
-def _fresh_folder(folder: Path) -> Path:
-    """An empty hidden folder beside the target; what a killed run left there is removed."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    if folder.exists():
+    Raises:
+        ConfigError: The folder exists and is not empty.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigError(
-            f"{folder} exists but holds no prepared data set (no manifest.json); choose another data.name, or move "
-            "its content away."
+            f"data.name: {folder} exists but holds no prepared data set (no manifest.json); choose another data.name, "
+            "or move its content away"
         )
-    temporary = folder.parent / f".{folder.name}.preparing"
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir()
-    return temporary
 
 
 def _write_dataset(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> PrepareReport:

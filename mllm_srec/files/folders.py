@@ -10,33 +10,53 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mllm_srec.types import ConfigError
+
 PATIENCE = 2.0
 """Seconds to wait for a lock before `on_wait` is called."""
 
 
 @contextmanager
-def locked(lock_file: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(lock_file: Path, on_wait: Callable[[], None] | None = None, setting: str | None = None) -> Iterator[None]:
     """Hold a lock file; processes started side by side take turns.
 
     Args:
         lock_file: The file to lock; its folder is made if it does not exist. The lock ends with its process.
         on_wait: Called once if another process still holds the lock after `PATIENCE` seconds.
+        setting: Name of the setting that chose the folder, for an error to the user.
 
     Raises:
-        OSError: The lock file cannot be written.
+        ConfigError: The lock file cannot be written; OSError if `setting` is None.
     """
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        wait_for(lock, on_wait)
+    except OSError as error:
+        if setting is None:
+            raise
+        raise ConfigError(
+            f"{setting}: {lock_file.parent} cannot be written ({error.strerror}); set it to a folder of yours"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def wait_for(lock: FileLock, on_wait: Callable[[], None] | None = None) -> None:
+    """Acquire a lock, and report a wait of more than `PATIENCE` seconds.
+
+    Args:
+        lock: The lock to acquire; the caller releases it.
+        on_wait: Called once if another process still holds the lock by then.
+    """
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
         if on_wait is not None:
             on_wait()
         lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def lock_if_free(lock_file: Path) -> FileLock | None:

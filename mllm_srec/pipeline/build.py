@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,13 +34,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         ConfigError: The folder around the data set cannot be written.
     """
     lock_file = folder.parent / f".{folder.name}.build.lock"
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(lock_file, lambda: _say(f"waiting for another process that builds {folder}")))
-        except OSError as error:
-            raise ConfigError(
-                f"data.root: {folder.parent} cannot be written ({error.strerror}); set it to a folder of yours"
-            ) from error
+    with locked(lock_file, lambda: _say(f"waiting for another process that builds {folder}"), "data.root"):
         yield
 
 

@@ -18,13 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from mllm_srec.files.folders import wait_for
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.types import ConfigError, DataError
-
-PATIENCE = 2.0
-"""Seconds to wait for another process before printing that we wait."""
 
 
 def content_key(**parts: object) -> str:
@@ -212,12 +210,8 @@ class SummaryStore:
             self.notices.append(f"{shard.path}: cut off the last {torn} bytes, half-written by a run that was killed")
 
     def _wait(self) -> None:
-        try:
-            self._lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            waiting = f"waiting for another process of rank {self.rank} that writes summaries into {self.folder}"
-            print(waiting, file=sys.stderr, flush=True)
-            self._lock.acquire()
+        waiting = f"waiting for another process of rank {self.rank} that writes summaries into {self.folder}"
+        wait_for(self._lock, lambda: print(waiting, file=sys.stderr, flush=True))
 
     def _unwritable(self, error: OSError) -> ConfigError:
         return ConfigError(

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
-from filelock import FileLock
 
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, Visible
 from mllm_srec.files.atomic import write_table
+from mllm_srec.files.folders import locked
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.summaries.preference_chains import Chain, ChainStep
 from mllm_srec.summaries.store import SummaryStore
@@ -94,7 +94,7 @@ def write_view(folder: Path, name: str, table: pl.DataFrame) -> None:
     """
     path = folder / "views" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "views.lock"):
+    with locked(folder / "views.lock"):
         for target in (path, folder / LATEST):
             write_table(table, target)
 

@@ -148,7 +148,7 @@ def test_nothing_left_is_an_error_with_the_counts(tmp_path, settings):
     with pytest.raises(DataError, match=r"k_core=7: leaves nothing of 73 interactions of 13 users with 10 items \(74 "):
         prepare_dataset(tmp_path / "mine", replace(settings, k_core=7), CANDIDATES)
     assert not (tmp_path / "mine").exists()
-    assert not (tmp_path / ".mine.preparing").exists()
+    assert not (tmp_path / ".mine.partial").exists()
 
 
 @pytest.mark.parametrize(
@@ -186,12 +186,14 @@ def test_an_empty_folder_is_filled(tmp_path, settings):
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path, settings):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"data\.root: cannot write into .*file.*; choose another data\.root"):
+    with pytest.raises(
+        ConfigError, match=r"data\.root: .*file.* cannot be written \(.*\); set it to a folder of yours"
+    ):
         prepare_dataset(tmp_path / "file" / "mine", settings, CANDIDATES)
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path, settings):
-    leftover = tmp_path / ".mine.preparing"
+    leftover = tmp_path / ".mine.partial"
     (leftover / "images").mkdir(parents=True)
     (leftover / "images" / "old.png").write_text("old")
     prepare_dataset(tmp_path / "mine", settings, CANDIDATES)
@@ -221,11 +223,11 @@ def test_a_run_killed_at_its_last_step_leaves_nothing_half_done(tmp_path, settin
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "here\n"
         os.kill(process.pid, signal.SIGKILL)
-    assert (tmp_path / ".mine.preparing" / "candidates.parquet").exists()
+    assert (tmp_path / ".mine.partial" / "candidates.parquet").exists()
     assert not (tmp_path / "mine").exists()
     prepare_dataset(tmp_path / "mine", settings, CANDIDATES)
     assert {path.name for path in (tmp_path / "mine").iterdir()} == FILES
-    assert not (tmp_path / ".mine.preparing").exists()
+    assert not (tmp_path / ".mine.partial").exists()
 
 
 def prepare_and_tell(folder, settings, queue):

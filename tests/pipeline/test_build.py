@@ -49,7 +49,7 @@ def test_two_processes_build_once(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["data/.shop.preparing", "data/shop/backbones"])
+@pytest.mark.parametrize("moment", ["data/.shop.partial", "data/shop/backbones"])
 def test_a_killed_build_is_done_again(tmp_path, moment):
     child = start(tmp_path)
     while not (tmp_path / moment).exists():

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mllm_srec.files import folders
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.summaries import store as store_module
 from mllm_srec.summaries.store import SummaryStore, content_key
@@ -213,7 +214,7 @@ def test_a_second_writer_of_the_same_rank_waits_says_so_and_knows_what_was_writt
             time.sleep(0.2)  # time enough for a second writer that does not wait
             store.append(RECORDS[:2])
 
-    monkeypatch.setattr(store_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(folders, "PATIENCE", 0.05)
     monkeypatch.setattr(sys, "stderr", Screen())
     second, first = SummaryStore(tmp_path), threading.Thread(target=write_slowly)
     first.start()

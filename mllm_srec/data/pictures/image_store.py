@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from mllm_srec.data.pictures.files import as_shown
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.families.base import Grid, ImageProcessor
 from mllm_srec.families.lookup import read_family
+from mllm_srec.files.folders import atomic_folder
 from mllm_srec.files.progress import track
 from mllm_srec.types import DataError
 
@@ -127,12 +127,8 @@ def build_image_store(data_folder: Path, processor: ImageProcessor, items: pl.Da
     pictured = items.filter(pl.col("image").is_not_null())
     folder = data_folder / "image_store" / _store_key(data_folder, processor, pictured)
     if not (folder / "items.parquet").exists():
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write_store(partial, data_folder, processor, pictured)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with atomic_folder(folder) as partial:
+            _write_store(partial, data_folder, processor, pictured)
     return ImageStore(folder, processor)
 
 

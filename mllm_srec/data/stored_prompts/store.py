@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from mllm_srec.data.stored_prompts.contexts import ContextTexts, PromptReport
 from mllm_srec.data.stored_prompts.parts import PromptParts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.families.base import Grid
+from mllm_srec.files.folders import atomic_folder
 from mllm_srec.files.progress import track
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.packing import PromptTarget
@@ -78,15 +78,11 @@ def build_prompt_store(
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     folder = data.folder / "prompts" / name
     if not (folder / "report.json").exists():
-        partial = folder.with_name(f"{name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        writer = PromptWriter(data, encoder, images, settings, max_length, texts)
-        writer.write(partial)
-        (partial / "key.json").write_text(json.dumps(key, indent=2) + "\n")
-        (partial / "report.json").write_text(json.dumps(asdict(writer.report), indent=2) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with atomic_folder(folder) as partial:
+            writer = PromptWriter(data, encoder, images, settings, max_length, texts)
+            writer.write(partial)
+            (partial / "key.json").write_text(json.dumps(key, indent=2) + "\n")
+            (partial / "report.json").write_text(json.dumps(asdict(writer.report), indent=2) + "\n")
     return PromptStore(folder)
 
 
