@@ -39,15 +39,15 @@ class MllmSrecError(Exception):
 
 
 class DataError(MllmSrecError):
-    """Input data that cannot be used as they are."""
+    """Input data that cannot be used."""
 
 
 class ConfigError(MllmSrecError):
-    """Settings that contradict each other, an earlier run, or what is on disk."""
+    """Settings that contradict each other, an earlier run, or the files on disk."""
 
 
 class CandidateBatch(TypedDict):
-    """What a batch of B groups says of their targets, whatever the model; B is 0 on a process that got no group."""
+    """Fields about the targets of B groups, which all models share; B is 0 on a process without groups."""
 
     group_id: torch.Tensor  # (B,) int64
     candidate_mask: torch.Tensor  # (B, C) bool, False where a group has fewer targets
@@ -99,12 +99,12 @@ class TrainBatch(TypedDict):
 
 
 class GenerationBatch(TypedDict):
-    """A batch of B chats to be answered, padded on the left; B is 0 on a process that got nothing.
+    """A batch of B chats to be answered, padded on the left; B is 0 on a process without chats.
 
     A row shows at most one picture; pictures stand in the order of their rows.
     """
 
-    keys: list[str]  # B names of records, see `prompts.summaries.SummaryPrompt`
+    keys: list[str]  # B keys of records, see `prompts.summaries.SummaryPrompt`
     input_ids: torch.Tensor  # (B, T) int64
     attention_mask: torch.Tensor  # (B, T) int64, 0 on padding
     mm_token_type_ids: NotRequired[torch.Tensor]  # (B, T) int64, 1 on picture placeholders; where there are pictures
@@ -114,10 +114,10 @@ class GenerationBatch(TypedDict):
 
 
 KINDS: tuple[Kind, ...] = ("liked", "disliked", "sampled")
-"""What a labelled target is."""
+"""Kinds of labelled targets."""
 
 LIST_KINDS = (*KINDS, "unrated")
-"""What a candidate of a list is; `unrated`: of the whole catalogue, and neither drawn nor rated by the user."""
+"""Kinds of candidates in a list; `unrated`: from the whole catalogue, neither drawn nor rated by the user."""
 
 
 def check_literals(settings: DataclassInstance, section: str = "", error: type[Exception] = ConfigError) -> None:

@@ -1,4 +1,4 @@
-"""Builds what a command needs and what is missing, before any Trainer exists, one process at a time."""
+"""Builds the missing inputs of a command, before any Trainer exists, one process at a time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mllm_srec.summaries.settings import STAGES, SummarySettings
 from mllm_srec.types import ConfigError
 
 RANDOM_BACKBONE = "random"
-"""Name under `model.backbone` of a small untrained model made for the data set."""
+"""Value of `model.backbone` for a small untrained model that is made for the data set."""
 DEMO_BACKBONE = "demo"
-"""Name of the small pretrained model that comes with the package and speaks the language of the demo shop."""
+"""Value of `model.backbone` for the small pretrained model of the demo shop that comes with the package."""
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_backbone"
 
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock on a data set's folder: processes started side by side wait, and find the work done.
+    """Hold the lock of a data set's folder: of processes started side by side, one builds and the others wait.
 
     Raises:
         ConfigError: The folder around the data set cannot be written.
@@ -45,13 +45,13 @@ def _say(message: str) -> None:
 def ensure_prepared(
     folder: Path, prepare: PrepareSettings, candidates: CandidateSettings, command: str
 ) -> PreparedDataset:
-    """Open the prepared data set; the demo shop is prepared where it is missing.
+    """Open the prepared data set; a missing demo shop is prepared first.
 
     Args:
         folder: Folder of the data set.
         prepare: Settings of the preparation.
-        candidates: Settings of the candidates.
-        command: The command that would prepare it, for the error.
+        candidates: Settings of the candidate lists.
+        command: The command that prepares a real data set, for the error message.
 
     Raises:
         ConfigError: A real data set is missing, or was prepared with other settings.
@@ -59,8 +59,8 @@ def ensure_prepared(
     if not check_manifest(folder, prepare, candidates):
         if prepare.source != "demo":
             raise ConfigError(
-                f"{folder} holds no prepared data set. It may take long, so it is never made by itself; first run\n"
-                f"  {command}"
+                f"{folder} holds no prepared data set. Preparing one may take long, so it is never done unasked; first "
+                f"run\n  {command}"
             )
         from mllm_srec.data.prepare import prepare_dataset
 
@@ -70,9 +70,12 @@ def ensure_prepared(
 
 
 def resolve_backbone(name: str, data: PreparedDataset) -> str:
-    """Folder or hub name of a backbone.
+    """Return the folder or hub name of a backbone.
 
-    `demo` becomes the folder of the shipped model, `random` that of an untrained one below the data set's.
+    Args:
+        name: A folder, a hub name, `demo` for the shipped model, or `random` for an untrained one, which is made below
+            the data set's folder if it is missing.
+        data: The prepared data set.
     """
     if name == DEMO_BACKBONE:
         return str(DEMO_FOLDER)
@@ -90,7 +93,7 @@ def resolve_backbone(name: str, data: PreparedDataset) -> str:
 
 
 def resolve_stages(settings: SummarySettings, data: PreparedDataset) -> SummarySettings:
-    """The same settings with every stage's own backbone as a folder or hub name; null stays null."""
+    """Return the settings with the backbone of every stage as a folder or hub name; null stays null."""
     chosen = {stage: settings.stage(stage) for stage in STAGES}
     resolved = {
         stage: replace(own, backbone=resolve_backbone(own.backbone, data))
@@ -101,7 +104,7 @@ def resolve_stages(settings: SummarySettings, data: PreparedDataset) -> SummaryS
 
 
 def _texts(data: PreparedDataset) -> Iterator[str]:
-    """Every text that prompts of this data set are made of: the random backbone's tokenizer learns its words."""
+    """Yield every text that prompts of this data set are made of, for the tokenizer of the random backbone."""
     fields = PromptSettings(brand=True, categories=True, description=True)
     for row in data.items.iter_rows(named=True):
         yield item_text(ItemText(row["title"], row["brand"] or "", row["categories"], row["description"]), fields)
