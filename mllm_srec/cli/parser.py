@@ -140,7 +140,7 @@ def _misspelt(message: str) -> str | None:
 
 
 def _without_null(message: str) -> str:
-    """What is wrong with a value that may also be null, without the list of all that it could have been."""
+    """Shorten the error about a value that may also be null to the reason why the value itself is refused."""
     found = _OPTIONAL.fullmatch(message.strip())
     return f"{found['key']}: {found['reason'].removeprefix('- ').strip()}" if found else message
 

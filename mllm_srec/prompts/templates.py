@@ -126,7 +126,7 @@ WORDINGS = {
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """What a prompt says.
+    """The texts of a prompt.
 
     Args:
         wording: `article` is Table 1 character by character; `neutral` says the same without its slips; `tallrec`

@@ -1,4 +1,4 @@
-"""What each summary is written from, and the texts of all summaries as prompts use them.
+"""Inputs of each summary, and the texts of all summaries as prompts use them.
 
 Sources are pictures and texts of items, earlier summaries, and the likes of preference chains.
 """

@@ -26,7 +26,7 @@ Modality = Literal["both", "text", "image"]
 
 @dataclass(frozen=True)
 class PartFacts:
-    """What a part is.
+    """Facts about a part.
 
     Attributes:
         stage: Stage that writes it.

@@ -1,4 +1,4 @@
-"""`rank`: recommendations for one person on the terminal, or for all users as a table."""
+"""`rank`: recommendations for one person on the terminal, or for all users as a Parquet file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,22 @@ DESCRIPTION = (
     "the lists of all users (--output). Without --config the settings are those of the checkpoint's run."
 )
 FLAGS: dict[str, dict[str, Any]] = {
-    "user": {"type": str | None, "default": None, "help": "Id of a user: prints what is known of them and their list."},
+    "user": {
+        "type": str | None,
+        "default": None,
+        "help": "Id of a user: prints their history, preference and best items.",
+    },
     "output": {
         "type": str | None,
         "default": None,
-        "help": "Parquet file for the lists: of all users, or of --user. Killed and run again, it continues.",
+        "help": "Parquet file for the lists of all users, or of --user. Interrupted and run again, it continues.",
     },
-    "top_k": {"type": int, "default": 10, "help": "Length of a list."},
-    "max_items": {"type": int, "default": 1000, "help": "A catalogue of more items is not ranked as a whole."},
+    "top_k": {"type": int, "default": 10, "help": "Number of items of a list."},
+    "max_items": {
+        "type": int,
+        "default": 1000,
+        "help": "Largest catalogue that is ranked completely; of a larger one, a retriever chooses so many items.",
+    },
     "retriever": {
         "type": str,
         "default": "popularity",
@@ -46,7 +54,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "given several times.",
     },
 }
-"""Arguments of this command."""
+"""Flags of this command, by name."""
 
 
 def main(command: str, arguments: list[str]) -> None:
@@ -67,7 +75,7 @@ def main(command: str, arguments: list[str]) -> None:
     new_items = read_new_items(flags["new_item"] or [])
     ranker = _open(config, flags)
     if flags["user"] is not None:
-        ranker.person(flags["user"])  # an unknown one is told before summaries are written
+        ranker.person(flags["user"])  # refuse an unknown user before summaries are written
     ranker.add(new_items)
     if ranker.run.arrivals is not None:
         ranker.run.arrivals.release()  # the memory of those models is the recommender's from here on
@@ -84,7 +92,7 @@ def _add_flags(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def _parsed(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> Any:
-    """Settings and flags; without a file, the settings are those of the checkpoint's run."""
+    """Parse settings and flags; without --config, the settings are those of the checkpoint's run."""
     from mllm_srec.pipeline.runs.names import run_of_checkpoint
 
     config = parser.parse_args(arguments)
@@ -93,7 +101,7 @@ def _parsed(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> Any:
 
 
 def _open(config: Any, flags: dict[str, Any]) -> Ranker:
-    """The ranker of these settings.
+    """Open the ranker of these settings.
 
     Raises:
         ConfigError: The data set is not prepared, or was prepared with other settings.
@@ -112,20 +120,20 @@ def _open(config: Any, flags: dict[str, Any]) -> Ranker:
 
 
 def _check(flags: dict[str, Any]) -> None:
-    """Refuse arguments that ask for nothing, before anything is loaded."""
+    """Check the flags before anything is loaded."""
     from mllm_srec.pipeline.ranking.all_users import check_output
 
     if flags["user"] is None and flags["output"] is None:
-        raise ConfigError("nothing is asked for; give --user ID for one person, or --output FILE for all users")
+        raise ConfigError("user, output: neither is given; set --user ID for one person, or --output FILE for all")
     for name in ("top_k", "max_items"):
         if flags[name] < 1:
-            raise ConfigError(f"{name}={flags[name]}; give at least 1")
+            raise ConfigError(f"{name}={flags[name]}: must be at least 1; give a positive number")
     if flags["output"] is not None:
         check_output(Path(flags["output"]))
 
 
 def _print(ranker: Ranker, ranked: RankedList, top_k: int) -> None:
-    """What is known of a person, their best items, and the new ones wherever they stand."""
+    """Print a person's history and preference, their best items, and the new items at any rank."""
     from mllm_srec.reports.terminal.ranked import print_list, print_person
 
     person = ranked.person

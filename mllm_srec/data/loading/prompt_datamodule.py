@@ -1,4 +1,4 @@
-"""LightningDataModule: serves precomputed prompts together with image tensors."""
+"""LightningDataModule that serves precomputed prompts together with image tensors."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class PromptDataModule(RankingDataModule):
         _ = self.stores
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint says of the prompts that it was trained on."""
+        """Return what a checkpoint stores about the prompts that it was trained on."""
         inputs = {
             "min_pixels": self.pictures.min_pixels,
             "max_pixels": self.pictures.max_pixels,
@@ -144,7 +144,7 @@ class PromptDataModule(RankingDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare with the prompts of now: other wording is said, another tokenizer refused.
+        """Compare the stored prompts with the current ones: warn of another wording, refuse another tokenizer.
 
         Raises:
             ConfigError: The checkpoint was trained with another tokenizer.
@@ -163,7 +163,7 @@ class PromptDataModule(RankingDataModule):
             )
 
     def train_examples(self) -> GroupExamples:
-        """Training groups after `negatives`, `balance` and `max_train_groups`."""
+        """Return the training groups that `negatives`, `balance` and `max_train_groups` leave."""
         samples = self.data.samples.filter(self.data.samples["split"] == "train")
         rows = select_train_rows(samples, self.negatives, self.balance, self.seed)
         return pair_examples(self.data.groups, self.data.items, rows).draw(self.max_train_groups, self.seed)
@@ -174,12 +174,12 @@ class PromptDataModule(RankingDataModule):
         return len(self.train_examples())
 
     def n_tokens(self, split: Split) -> int:
-        """Tokens of the prompts that the running command shows, pictures included and padding not.
+        """Count the tokens of the prompts that the running command shows, with pictures and without padding.
 
-        A context counts once, as its targets share it.
+        A context counts once, since its targets share it.
 
         Args:
-            split: `train`: of one epoch; else pairs and lists.
+            split: `train` for the prompts of one epoch; `val` or `test` for pairs and lists.
         """
         if split == "train":
             return int(PromptDataset(self.train_examples(), self.stores, train=True).lengths.sum())
@@ -204,10 +204,10 @@ class PromptDataModule(RankingDataModule):
         return self._loader(self.train_examples(), train=True)
 
     def eval_loader(self, examples: Lists) -> DataLoader[PromptGroup]:
-        """Groups without answers.
+        """Make a loader of groups without answers.
 
         Raises:
-            TypeError: The lists are not written out.
+            TypeError: The lists are not expanded.
         """
         if not isinstance(examples, GroupExamples):
             raise TypeError(f"prompts need lists that are written out, got {type(examples).__name__}")

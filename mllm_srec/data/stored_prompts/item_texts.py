@@ -1,4 +1,4 @@
-"""What prompts say of an item: its title, or its stored summaries."""
+"""Texts of an item in prompts: its title, or its stored summaries."""
 
 from __future__ import annotations
 

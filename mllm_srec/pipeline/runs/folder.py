@@ -1,4 +1,4 @@
-"""The folder of one run: the same layout for all loggers, results merged and never mixed."""
+"""The folder of one run: one layout for all loggers; results are merged, but never across protocols."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The best checkpoint, or the last one where nothing was validated."""
+        """The best checkpoint, or the last one if nothing was validated."""
         best = self.checkpoints / "best.ckpt"
         return best if best.exists() else self.last
 
@@ -58,27 +58,27 @@ class RunFolder:
 
     @property
     def predictions(self) -> Path:
-        """Scored rows."""
+        """Folder of the scored rows."""
         return self.path / "predictions"
 
     @property
     def logs(self) -> Path:
-        """What loggers write: one folder a command, in order, such as `1-fit`, `2-test`."""
+        """Folder of the loggers, with one subfolder per command, such as `1-fit`, `2-test`."""
         return self.path / "logs"
 
     @property
     def metrics(self) -> Path:
-        """Results of all stages, flat."""
+        """File of the results of all stages, with flat keys."""
         return self.path / "metrics.json"
 
     def next_log(self, command: str) -> str:
-        """Name of the folder below `logs` for one more command; earlier logs stay as they are."""
+        """Return the name of the next command's folder below `logs`; earlier logs stay as they are."""
         names = [path.name for path in self.logs.iterdir()] if self.logs.is_dir() else []
         numbers = [int(name.partition("-")[0]) for name in names if name.partition("-")[0].isdecimal()]
         return f"{max(numbers, default=0) + 1}-{command}"
 
     def check_writable(self) -> None:
-        """Look whether the folder can be made and written, without making it.
+        """Check that the folder can be made and written, without making it.
 
         Raises:
             ConfigError: It cannot.
@@ -110,7 +110,7 @@ class RunFolder:
         return lock
 
     def holds_work(self) -> bool:
-        """Whether training or measuring left something here that must not be overwritten."""
+        """Return True if training or measuring left something here that must not be overwritten."""
         measured = any(key.startswith(("val/", "test/")) for key in self.read_metrics())
         return measured or self.best.exists() or self.adapter.exists()
 
@@ -119,12 +119,12 @@ class RunFolder:
         return json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else {}
 
     def merge_metrics(self, stage: str, values: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
-        """Put results of `stage` beside those of other stages, and in place of earlier ones of the same protocol.
+        """Merge results of a stage into `metrics.json`, in place of earlier ones of the same protocol.
 
         Args:
             stage: `fit`, `val` or `test`.
             values: Flat keys that begin with `<stage>/`.
-            protocol: What the numbers were measured with; stored as `<stage>/<key>`.
+            protocol: Protocol of the measurement; stored as `<stage>/<part>`.
 
         Raises:
             ConfigError: The file holds results of this stage under another protocol.
@@ -137,14 +137,14 @@ class RunFolder:
             write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n", self.metrics)
 
     def protocol_differences(self, stage: str, protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """What differs between stored results of `stage` and `protocol`: key -> (stored, now)."""
+        """Compare stored results of `stage` with `protocol`: part -> (stored, current) of those that differ."""
         prefix = f"{stage}/"
         stored = self.read_metrics().items()
         there = {key.removeprefix(prefix): value for key, value in stored if key.startswith(prefix)}
         return differences(there, protocol)
 
     def for_data(self, data_name: str, candidates_hash: str) -> RunFolder:
-        """This folder, or where the run was trained on other data, one that names them."""
+        """Return this folder, or for a run that was trained on other data, a folder that names both."""
         there = self.read_metrics()
         trained_on = there.get("fit/data", data_name)
         if trained_on != data_name:
@@ -154,7 +154,7 @@ class RunFolder:
         return self
 
     def for_protocol(self, stage: str, protocol: Mapping[str, Any]) -> RunFolder:
-        """This folder, or where it holds results of `stage` under another protocol, one named after what differs."""
+        """Return this folder, or if it holds results of another protocol, a folder named after the difference."""
         differing = self.protocol_differences(stage, protocol)
         if not differing:
             return self
@@ -170,7 +170,7 @@ class RunFolder:
 
 
 def _label(key: str, value: Any) -> str:
-    """A setting as part of a folder's name."""
+    """Return a part of the protocol as part of a folder's name."""
     if key == "evaluator":
         return str(value)
     text = "none" if value is None else str(value).removesuffix(".ckpt").replace("/", "-")
