@@ -20,16 +20,16 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.metrics import functional
 from mllm_srec.metrics.evaluation import EvaluationMetrics
-from mllm_srec.pipeline.evaluation.references import stage_metrics
+from mllm_srec.pipeline.evaluation.references import split_metrics
 from mllm_srec.pipeline.grid.settings import GridRow, GridSettings, Significance, check_grid
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.reports.tables import metric_words
 from mllm_srec.reports.terminal.results import print_results
-from mllm_srec.summaries import requests, run
+from mllm_srec.summaries import run
 from mllm_srec.summaries.inputs import SummaryInputs
-from mllm_srec.summaries.requests import SummaryPlan
-from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
+from mllm_srec.summaries.plan import SummaryPlan
+from mllm_srec.summaries.settings import PARTS, STAGES, StageSettings, SummarySettings
 from mllm_srec.types import ConfigError
 from tests.docs.documents import CALL, PACKAGE, ROOT, existing, spans
 
@@ -181,7 +181,7 @@ def test_a_metric_is_measured_once_it_is_entered(monkeypatch):
     found = {name: float(value) for name, value in metrics.compute().items()}
     assert {"share@5", "share@10", "share@20", "share_worst@10"} <= set(found)
     assert found["share@10"] == found["recall@10"] == 1.0
-    results = stage_metrics({f"test/{name}": value for name, value in found.items()}, "test")
+    results = split_metrics({f"test/{name}": value for name, value in found.items()}, "test")
     assert results["test/share_worst@10"] == 1.0, "metrics.json leaves it out"
     of_users = functional.ranking_metrics(scores, relevance, mask, top_k=(1,))
     assert of_users["share@1"].tolist() == pytest.approx([0.5, 1 / 3])
@@ -220,18 +220,19 @@ class WithMood(SummarySettings):
 def with_mood(monkeypatch):
     """A stage `mood` that reads image summaries and texts, entered where the recipe says."""
     stages = ("image", "item", "mood", "preference")
-    parts = SummaryPlan.parts.fget
+    mood = replace(PARTS["item"], stage="mood", prompt=QUESTION)
+    after = PARTS["preference"]
+    monkeypatch.delitem(PARTS, "preference")  # and entered again behind it: the table is in order of dependence
+    monkeypatch.setitem(PARTS, "mood", mood)
+    monkeypatch.setitem(PARTS, "preference", after)
     monkeypatch.setattr(run, "STAGES", stages)
-    monkeypatch.setitem(requests._PROMPTS, "mood", QUESTION)
-    monkeypatch.setitem(requests.STAGE_OF, "mood", "mood")
-    monkeypatch.setattr(SummaryPlan, "parts", property(lambda plan: [*parts(plan)[:-1], "mood", parts(plan)[-1]]))
     return stages
 
 
 @pytest.mark.slow
 def test_a_summary_stage_is_added_as_the_recipe_says(with_mood, shop, tiny_backbone, tmp_path):
     named = set(spans(RECIPES["Add a summary stage"]))
-    assert {"STAGES", "_PROMPTS", "STAGE_OF", "parts", "item_prompt", "SummarySettings"} <= named
+    assert {"Stage", "PARTS", "STAGE_PROMPTS", "item_prompt", "SummarySettings"} <= named
     folder = shutil.copytree(shop.folder, tmp_path / "shop")
     settings = WithMood(window=2, step=1, image=DRAWN, item=DRAWN, preference=DRAWN)
 
