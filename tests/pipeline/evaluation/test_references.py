@@ -133,3 +133,23 @@ def test_limits_of_fit_and_of_the_others(demo_root):
 def test_the_prompt_label_names_what_a_model_sees(change, same, demo_root):
     label = PromptDataModule(str(demo_root), "demo").inputs_label
     assert (PromptDataModule(str(demo_root), "demo", **change).inputs_label == label) is same
+
+
+def test_the_examples_of_a_split_are_computed_once_for_all_who_ask(demo_root, monkeypatch):
+    """Loaders, protocol, references and the writer of predictions all need them; they are joins over all candidates."""
+    from mllm_srec.data.loading import ranking_datamodule
+
+    calls = []
+    plain = ranking_datamodule.pair_examples
+    monkeypatch.setattr(ranking_datamodule, "pair_examples", lambda *given: calls.append(1) or plain(*given))
+    module = PromptDataModule(str(demo_root), "demo", max_test_groups=5)
+    pairs, lists = module.eval_examples("test")
+    protocol(module, "test", "logit", None)
+    references(module, "test")
+    module.use(ranking_datamodule.ServedInputs(scored=(frozenset(), frozenset())))
+    assert module.eval_examples("test") == (pairs, lists)
+    assert len(calls) == 1
+    module.eval_examples("val")
+    module.n_negatives = 7  # what decides the examples is a part of their key
+    assert module.eval_examples("test")[1].n_targets < lists.n_targets
+    assert len(calls) == 3
