@@ -6,19 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from mllm_srec.reports.tables.grid_about import GridKind
-from mllm_srec.types import EVAL_TOP_K, ConfigError
-
-USERS_METRIC = re.compile(rf"user_auc|(hr|recall|ndcg|mrr)(_worst)?@({'|'.join(map(str, EVAL_TOP_K))})")
-"""Values that every user has, which alone can be compared user by user."""
-
-CALIBRATION = "ece|temperature|mean_probability|share_liked|yes_no_mass"  # as in metrics, which would import torch
-METRIC = re.compile(rf"{USERS_METRIC.pattern}|auc(_\w+)?|{CALIBRATION}|summaries/\S+|n_\w+|tokens")
-"""Results of a test that a column may show."""
+from mllm_srec.reports.tables.metric_words import at_every_cut_off, check_metrics
+from mllm_srec.types import ConfigError
 
 QUICK_SUFFIX = "-quick"
 """Ends the names of what `--quick` ran."""
@@ -122,7 +115,7 @@ class Significance:
 
 
 def _shown() -> list[str]:
-    return ["auc", "user_auc", *(f"{name}@{k}" for name in ("hr", "recall", "ndcg") for k in EVAL_TOP_K)]
+    return ["auc", "user_auc", *at_every_cut_off("hr", "recall", "ndcg")]
 
 
 @dataclass(frozen=True)
@@ -205,9 +198,12 @@ def check_grid(grid: GridSettings) -> None:
     _check_names("rows", [row.label for row in grid.rows])
     _check_names("data_sets", [data_set.name for data_set in grid.data_sets], optional=True)
     _check_names("seeds", [str(seed) for seed in grid.seeds])
-    _check_metrics("metrics", grid.metrics, METRIC)
-    _check_metrics("report.metrics", grid.report.metrics, METRIC, optional=True)
-    _check_metrics("significance.metrics", grid.significance.metrics, USERS_METRIC, optional=True)
+    _check_names("metrics", grid.metrics)
+    _check_names("report.metrics", grid.report.metrics, optional=True)
+    _check_names("significance.metrics", grid.significance.metrics, optional=True)
+    check_metrics("metrics", grid.metrics)
+    check_metrics("report.metrics", grid.report.metrics)
+    check_metrics("significance.metrics", grid.significance.metrics, per_user=True)
     if any(seed < 0 for seed in grid.seeds):
         raise ConfigError(f"seeds: got {min(grid.seeds)}; whole numbers from 0 are accepted")
     base, labels = grid.significance.base, [row.label for row in grid.rows]
@@ -239,16 +235,6 @@ def _check_training_sets(data_sets: Sequence[GridDataSet]) -> None:
                 f"trained_on of data set {data_set.name!r}: got {data_set.trained_on!r}; accepted are data sets of the "
                 f"grid that are trained on themselves: {', '.join(trained) or 'there is none'}"
             )
-
-
-def _check_metrics(place: str, names: Sequence[str], known: re.Pattern[str], optional: bool = False) -> None:
-    _check_names(place, names, optional)
-    for name in names:
-        if known.fullmatch(name) is None:
-            usual = [one for one in _shown() if known.fullmatch(one)]
-            near = get_close_matches(name, usual, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{place}: got {name!r}; accepted are {', '.join(usual)} and others of their kind{hint}")
 
 
 def _check_names(place: str, names: Sequence[str], optional: bool = False) -> None:

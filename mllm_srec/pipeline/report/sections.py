@@ -19,7 +19,7 @@ from mllm_srec.reports.figures.training_charts import TrainingLog, has_curves, t
 from mllm_srec.reports.page.grid_blocks import grid_blocks
 from mllm_srec.reports.page.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
 from mllm_srec.reports.tables.grid import in_order, result_table, summarise
-from mllm_srec.reports.terminal.results import SHOWN
+from mllm_srec.reports.tables.metric_words import headline_columns
 from mllm_srec.types import ConfigError, DataError
 
 Cases = tuple[int, int]
@@ -216,7 +216,7 @@ def run_section(run: Path, anchor: str, cases: Cases) -> Section:
     table = pl.DataFrame(
         [("", name, "", 0, key, float(value)) for key, value in numbers.items()], schema=SCHEMA, orient="row"
     )
-    shown = [name for name in SHOWN if f"test/{name}" in numbers]
+    shown = [name for name in headline_columns() if f"test/{name}" in numbers]
     summary = in_order(summarise(table, shown), [name])
     results = result_table(summary, shown, {}).captioned(f"Run {name}: one seed, so that nothing is known of its luck.")
     blocks: list[Block] = [TableBlock(f"{slug}-results", "Results", results)]

@@ -12,16 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_srec.reports.safe_text import wide_console
-from mllm_srec.types import EVAL_TOP_K
-
-SHOWN = [
-    "auc",
-    "auc_disliked",
-    "user_auc",
-    *(f"{name}@{k}" for name in ("hr", "ndcg", "recall", "mrr") for k in EVAL_TOP_K),
-]
-"""Metrics of the table, in order; `metrics.json` has more."""
-
+from mllm_srec.reports.tables.metric_words import headline_columns
 
 _HEADERS = {"popularity": "popular", "retriever, best order": "retriever, best"}
 """Shorter names of reference columns."""
@@ -89,7 +80,7 @@ def print_results(
     table.add_column("this run", justify="right", style="bold")
     for reference in references:
         table.add_column(_HEADERS.get(reference, reference).replace(", ", "\n"), justify="right")
-    for name in SHOWN:
+    for name in headline_columns():
         value = metrics.get(f"{stage}/{name}")
         if _number(value) is not None:
             table.add_row(name, _cell(value), *(_cell(values.get(name)) for values in references.values()))

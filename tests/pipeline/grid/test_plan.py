@@ -11,7 +11,6 @@ import yaml
 from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.pipeline.grid.plan import merged_settings, plan_cells
 from mllm_srec.pipeline.grid.settings import (
-    METRIC,
     GridDataSet,
     GridReport,
     GridRow,
@@ -21,6 +20,7 @@ from mllm_srec.pipeline.grid.settings import (
     check_grid,
     quickened,
 )
+from mllm_srec.reports.tables.metric_words import check_metrics, find_metric
 from mllm_srec.types import ConfigError
 
 
@@ -264,13 +264,14 @@ def test_seeds_of_a_row_have_one_hash(desk):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": ["ndgc@10"]}, r"metrics: got 'ndgc@10'; accepted are .*; did you mean ndcg@10\?"),
-        ({"metrics": ["hr@7"]}, r"metrics: got 'hr@7'; accepted are .*hr@5"),
+        ({"metrics": ["ndgc@10"]}, r"^metrics='ndgc@10': unknown metric; did you mean ndcg@10 or .*\?"),
+        ({"metrics": ["hr@7"]}, r"^metrics='hr@7': unknown metric; did you mean .*hr@5"),
+        ({"metrics": ["zzz"]}, r"^metrics='zzz': unknown metric; known are auc, .*ece"),
         (
             {"significance": Significance(metrics=["auc"])},
-            r"significance\.metrics: got 'auc'; accepted are user_auc, hr@5",
+            r"^significance\.metrics='auc': users have no value of it; accepted are user_auc, hr@5",
         ),
-        ({"report": GridReport(metrics=["aucc"])}, r"report\.metrics: got 'aucc'; .* did you mean auc\?"),
+        ({"report": GridReport(metrics=["aucc"])}, r"^report\.metrics='aucc': unknown metric; did you mean auc"),
     ],
 )
 def test_misspelt_metrics_are_found_before_anything_runs(desk, changes, message):
@@ -286,4 +287,5 @@ def test_all_that_is_measured_may_be_a_column():
     )
     names = [name for name in known.compute() if not name.startswith("n_")]
     assert {"ece", "auc", "user_auc", "hr_worst@10"} <= set(names)
-    assert [name for name in names if METRIC.fullmatch(name) is None] == []
+    assert [name for name in names if find_metric(name) is None] == []
+    check_metrics("metrics", list(known.compute()))

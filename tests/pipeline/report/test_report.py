@@ -224,6 +224,6 @@ def test_templates_and_styles_are_part_of_the_package():
     root = Path(__file__).resolve().parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["mllm_srec"]
     packed = {path for pattern in patterns for path in (root / "mllm_srec").glob(pattern)}
-    templates = set((root / "mllm_srec/reports/templates").iterdir())
+    templates = set((root / "mllm_srec/reports/page/templates").iterdir())
     assert templates
     assert templates <= packed

@@ -120,7 +120,7 @@ def test_a_person_without_history_and_an_item_that_was_missed():
 
 
 def test_every_metric_of_tables_has_words():
-    grids = [yaml.safe_load(path.read_text()) for path in Path(__file__).parents[2].glob("experiments/*.yaml")]
+    grids = [yaml.safe_load(path.read_text()) for path in Path(__file__).parents[3].glob("experiments/*.yaml")]
     shown = [[*grid.get("metrics", []), *grid.get("report", {}).get("metrics", [])] for grid in grids]
     names = {"auc", "user_auc", "hr@5", "recall@10", "ndcg@20", "mrr@5"}.union(*shown)
     assert {"summaries/image/attribute_accuracy", "summaries/preference/current_taste_accuracy"} <= names
