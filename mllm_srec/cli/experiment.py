@@ -57,7 +57,8 @@ from mllm_srec.pipeline.runs.names import (
     run_for_checkpoint,
     run_of_checkpoint,
 )
-from mllm_srec.reports.terminal.results import print_prompts, print_results
+from mllm_srec.reports.terminal.preparation import print_prompts
+from mllm_srec.reports.terminal.results import print_results
 from mllm_srec.types import ConfigError, Split
 
 METHOD_ARGUMENTS = ("verbose", "return_predictions", "weights_only")

@@ -412,7 +412,7 @@ def test_a_second_prepare_with_other_settings(desk, shop_root, capsys):
     assert "candidates.n_negatives: prepared with 6, now 3" in message
     assert tree(shop_root / "small") == before
     assert main(["prepare", *SHOP]) == 0
-    assert "was prepared already, with the same settings" in capsys.readouterr().out
+    assert "was already prepared with the same settings" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])

@@ -19,7 +19,7 @@ def main(command: str, arguments: list[str]) -> None:
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
     from mllm_srec.data.manifest import check_manifest
     from mllm_srec.data.prepare import prepare_dataset
-    from mllm_srec.reports.terminal.results import print_prepared
+    from mllm_srec.reports.terminal.preparation import print_prepared
 
     folder = Path(config.data.root) / config.data.name
     prepare, candidates = prepare_settings(config.prepare), candidate_settings(config.candidates)

@@ -14,7 +14,7 @@ from mllm_srec.reports.figures.drawing import DARK, LIGHT, Drawing, drawn
 from mllm_srec.reports.page.cases import CaseStudies
 from mllm_srec.reports.safe_text import one_line
 from mllm_srec.reports.tables.metric_words import metric_family, metric_label, metric_meaning
-from mllm_srec.reports.tables.tables import Cell, Table, emphasised
+from mllm_srec.reports.tables.tables import Table, TableCell, emphasised
 
 GENERATOR = "mllm_srec report"
 """Named in the page and beside it, so that a later report knows what it may replace."""
@@ -117,7 +117,7 @@ def render_page(title: str, sections: Sequence[Section], made: str) -> str:
     return environment.get_template("page.html.j2").render(**context, meanings=meanings)
 
 
-def _cell(cell: Cell) -> Markup:
+def _cell(cell: TableCell) -> Markup:
     """A cell's content, dressed as its place asks for; the deviation below it, so that many columns fit a screen."""
     number, _, spread = one_line(cell.shown).partition(" ± " if cell.sd is not None else "\n")
     dressed = emphasised(cell, str(escape(number)), "<strong>{}</strong>".format, "<em>{}</em>".format)

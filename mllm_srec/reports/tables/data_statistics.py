@@ -11,7 +11,7 @@ from typing import Any
 
 from mllm_srec.reports.tables.article import NOT_AVAILABLE
 from mllm_srec.reports.tables.table_text import latex, markdown, markdown_escaped
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 
 TITLE = "Table 2: data statistics"
 
@@ -79,7 +79,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def statistics_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows as a table."""
-    lines = [Row(row["data_set"], tuple(Cell(text=_number(row[key])) for key in COLUMNS)) for row in rows]
+    lines = [Row(row["data_set"], tuple(TableCell(text=_number(row[key])) for key in COLUMNS)) for row in rows]
     return Table(tuple(COLUMNS.values()), tuple(lines), CAPTION)
 
 

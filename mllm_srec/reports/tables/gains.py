@@ -10,7 +10,7 @@ from mllm_srec.reports.tables.article import TABLE5, TABLE5_BASE, TABLE5_METRICS
 from mllm_srec.reports.tables.grid_about import AboutGrid
 from mllm_srec.reports.tables.grid_summary import relative_difference
 from mllm_srec.reports.tables.metric_words import higher_is_better
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 
 SHOWN_NAMES = 3
 """Of rows that a gain is stated over; more of them are counted."""
@@ -29,9 +29,9 @@ def means_of(summary: pl.DataFrame) -> dict[tuple[str, str], float]:
     return {(row, metric): mean for row, metric, mean in models.select("row", "metric", "mean").iter_rows()}
 
 
-def relative_gain(value: float | None, over: float | None) -> Cell:
+def relative_gain(value: float | None, over: float | None) -> TableCell:
     """100 (value - over) / over, as a cell in %; empty where that is undefined."""
-    return Cell(text="-") if value is None or over is None else relative_difference(value - over, over)
+    return TableCell(text="-") if value is None or over is None else relative_difference(value - over, over)
 
 
 def gain_row(about: AboutGrid, means: Means) -> Row | None:
@@ -63,10 +63,10 @@ def gain_row(about: AboutGrid, means: Means) -> Row | None:
     return Row(f"{who} over {against if who != 'best' or named else 'second'}, %", tuple(cells), "gain")
 
 
-def _gain(metric: str, asked: Sequence[str], others: Sequence[str], means: Means) -> Cell:
+def _gain(metric: str, asked: Sequence[str], others: Sequence[str], means: Means) -> TableCell:
     values = {row: means[row, metric] for row in asked if (row, metric) in means}
     if not values or not higher_is_better(metric):
-        return Cell(text="-")
+        return TableCell(text="-")
     best = max(values, key=values.__getitem__)
     against = [means[row, metric] for row in others if row != best and (row, metric) in means]
     return relative_gain(values[best], max(against, default=None))
@@ -86,10 +86,10 @@ def article_table(means: Means) -> Table | None:
         return None
     rows = []
     for variant, published in TABLE5.items():
-        rows.append(Row(f"{variant}: article", tuple(Cell(value) for value in published), "article"))
+        rows.append(Row(f"{variant}: article", tuple(TableCell(value) for value in published), "article"))
         row = ours.get(variant)
-        found = tuple(Cell(means.get((row, metric))) for metric in TABLE5_METRICS) if row is not None else ()
-        missing = tuple(Cell(text="not run") for _ in TABLE5_METRICS)
+        found = tuple(TableCell(means.get((row, metric))) for metric in TABLE5_METRICS) if row is not None else ()
+        missing = tuple(TableCell(text="not run") for _ in TABLE5_METRICS)
         rows.append(Row(f"{variant}: ours", found or missing, "model"))
     base = ours.get(TABLE5_BASE)
     for variant, published in TABLE5.items():

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.reports.tables.metric_words import higher_is_better
-from mllm_srec.reports.tables.tables import DIGITS, Cell, Row, Table
+from mllm_srec.reports.tables.tables import DIGITS, Row, Table, TableCell
 
 STAGES = ("prepare", "summarize", "fit", "test")
 """Stages of `run` whose cost is shown."""
@@ -130,10 +130,10 @@ def reference_label(name: str) -> str:
     return f"({name.replace('_', ', ')})"
 
 
-def _cell(found: Mapping[str, Any] | None, mark: str) -> Cell:
+def _cell(found: Mapping[str, Any] | None, mark: str) -> TableCell:
     if found is None:
-        return Cell(mark=mark)
-    return Cell(found["mean"], found["sd"], found["n_seeds"], found["place"], mark)
+        return TableCell(mark=mark)
+    return TableCell(found["mean"], found["sd"], found["n_seeds"], found["place"], mark)
 
 
 def cost_table(records: Sequence[Mapping[str, Any]]) -> Table:
@@ -150,11 +150,11 @@ def cost_table(records: Sequence[Mapping[str, Any]]) -> Table:
         times = [[r["seconds"][stage] for r in of_row if stage in r["seconds"]] for stage in (*stages, "total")]
         peaks = [record["peak_memory"] / 2**30 for record in of_row if record["peak_memory"] is not None]
         tokens = [[r["metrics"][key] / 1000 for r in of_row if key in r["metrics"]] for key in counts]
-        peak = Cell(max(peaks, default=None), digits=2)
-        rows.append(Row(row, (Cell(len(of_row), digits=0), *map(_mean, times), peak, *map(_mean, tokens))))
+        peak = TableCell(max(peaks, default=None), digits=2)
+        rows.append(Row(row, (TableCell(len(of_row), digits=0), *map(_mean, times), peak, *map(_mean, tokens))))
     columns = ("runs", *(f"{stage}, s" for stage in stages), "total, s", "peak memory, GiB", *counts.values())
     return Table(columns, tuple(rows))
 
 
-def _mean(values: Sequence[float]) -> Cell:
-    return Cell(sum(values) / len(values) if values else None, digits=1)
+def _mean(values: Sequence[float]) -> TableCell:
+    return TableCell(sum(values) / len(values) if values else None, digits=1)

@@ -11,7 +11,7 @@ import polars as pl
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.reports.tables.grid import cost_table, result_table
 from mllm_srec.reports.tables.table_text import markdown, markdown_escaped
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 from mllm_srec.reports.terminal.comparison import FINDING
 
 DAGGER = "†"
@@ -137,12 +137,12 @@ def difference_table(found: Sequence[Difference], means: Mapping[tuple[str, str]
         Row(
             d.row,
             (
-                Cell(text=d.metric),
-                Cell(d.difference, signed=True),
+                TableCell(text=d.metric),
+                TableCell(d.difference, signed=True),
                 *(() if means is None else (relative_difference(d.difference, means.get((d.base, d.metric))),)),
-                Cell(text=f"{d.low:+.4f} … {d.high:+.4f}"),
-                Cell(text=f"{d.p_value:.2g}"),
-                Cell(text=f"{d.holm_p:.2g}", mark=d.mark),
+                TableCell(text=f"{d.low:+.4f} … {d.high:+.4f}"),
+                TableCell(text=f"{d.p_value:.2g}"),
+                TableCell(text=f"{d.holm_p:.2g}", mark=d.mark),
             ),
         )
         for d in found
@@ -151,9 +151,11 @@ def difference_table(found: Sequence[Difference], means: Mapping[tuple[str, str]
     return Table(("metric", "difference", *relative, "95 % interval", "p", "Holm p"), tuple(rows), texts=1)
 
 
-def relative_difference(difference: float, over: float | None) -> Cell:
+def relative_difference(difference: float, over: float | None) -> TableCell:
     """100 difference / over, as a cell in %; empty where that is undefined."""
-    return Cell(text="-") if over is None or over <= 0 else Cell(100 * difference / over, digits=2, signed=True)
+    return (
+        TableCell(text="-") if over is None or over <= 0 else TableCell(100 * difference / over, digits=2, signed=True)
+    )
 
 
 def summary_rows(summary: pl.DataFrame, reports: Sequence[DataSetReport]) -> pl.DataFrame:

@@ -7,7 +7,7 @@ import io
 import re
 
 from mllm_srec.reports.safe_text import one_line
-from mllm_srec.reports.tables.tables import KIND_WORDS, Cell, Row, Table, emphasised
+from mllm_srec.reports.tables.tables import KIND_WORDS, Row, Table, TableCell, emphasised
 
 _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*|[]$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _LATEX = str.maketrans(
@@ -41,7 +41,7 @@ def _markdown_line(row: Row) -> list[str]:
     return [markdown_escaped(row.label), *map(_markdown_cell, row.cells)]
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: TableCell) -> str:
     text = emphasised(cell, markdown_escaped(cell.shown), "**{}**".format, "*{}*".format)
     return text + (" " if cell.mark.startswith(" ") else "") + markdown_escaped(cell.mark)
 
@@ -86,7 +86,7 @@ def latex(table: Table, name: str) -> str:
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}" + ("}" if wide else ""), r"\end{table*}"]) + "\n"
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: TableCell) -> str:
     shown = latex_escaped(cell.shown)
     if cell.mean is not None:
         shown = re.sub(r"^-(?=[\d.])", "$-$", shown)

@@ -22,7 +22,7 @@ KIND_WORDS: dict[RowKind, str] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell: a number, or a text where there is none.
 
     Attributes:
@@ -65,7 +65,7 @@ class Row:
     """
 
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     kind: RowKind = "model"
 
 
@@ -101,7 +101,7 @@ class Table:
         return replace(self, caption=caption)
 
 
-def emphasised(cell: Cell, text: str, best: Callable[[str], str], second: Callable[[str], str]) -> str:
+def emphasised(cell: TableCell, text: str, best: Callable[[str], str], second: Callable[[str], str]) -> str:
     """The cell's text, dressed as its place asks for.
 
     Args:

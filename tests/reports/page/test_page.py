@@ -11,7 +11,7 @@ from mllm_srec.reports.figures.drawing import Drawing
 from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget
 from mllm_srec.reports.page.page import CaseBlock, FigureBlock, NoteBlock, Section, TableBlock, render_page
 from mllm_srec.reports.tables.metric_words import metric_family, metric_meaning
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 from tests.reports.page.page_reader import PageReader
 
 HOSTILE = (
@@ -33,7 +33,7 @@ def case(text=HOSTILE, **changes):
 
 
 def section(text=HOSTILE, **changes):
-    table = Table((text, "auc"), (Row(text, (Cell(text=text), Cell(0.5, 0.01, 2, 1, " †"))),), text)
+    table = Table((text, "auc"), (Row(text, (TableCell(text=text), TableCell(0.5, 0.01, 2, 1, " †"))),), text)
     drawing = Drawing("figure", text, text, row_chart({text: Point(0.5)}, {}, text))
     blocks = (
         TableBlock("a", text, table, (text,)),
