@@ -16,7 +16,8 @@ from threading import Event, Lock
 from typing import BinaryIO, Literal
 
 from mllm_srec.pipeline.grid.plan import Cell
-from mllm_srec.pipeline.grid.record import StageClock, begin_attempt, end_attempt, is_finished, peak_bytes
+from mllm_srec.pipeline.grid.record import begin_attempt, end_attempt, is_finished, peak_bytes
+from mllm_srec.pipeline.runs.stages import StageClock
 from mllm_srec.types import ConfigError
 
 POLL = 0.1
@@ -127,7 +128,7 @@ def _wait_for_lock(log: LockedLog, stop: Event, say: Say) -> bool:
 def _run(cell: Cell, command: Sequence[str], log: LockedLog, stop: Event, held: ExitStack) -> Outcome:
     """Start the process, look after it and note what it cost."""
     begin_attempt(cell)
-    clock = StageClock(cell.log)
+    clock = StageClock(cell.run)
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

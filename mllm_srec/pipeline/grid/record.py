@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypedDict
 
 from mllm_srec.files.atomic import write_whole_text
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.runs.names import was_tested
 from mllm_srec.pipeline.runs.provenance import commit, versions
-
-STAGE_LINE = re.compile(rb"^\$ python -m mllm_srec (\w+)(?: .*)?\n", re.MULTILINE)
-"""What `run` prints before each stage."""
 
 
 class Attempt(TypedDict):
@@ -78,40 +71,3 @@ def _write(cell: Cell, attempts: list[Attempt]) -> None:
 def peak_bytes(maxrss: int) -> int:
     """`ru_maxrss` in bytes: Linux counts KiB."""
     return maxrss if sys.platform == "darwin" else maxrss * 1024
-
-
-class StageClock:
-    """Wall time of every stage of `run`, by the lines that it prints before them.
-
-    Args:
-        log: The file that it prints into; what stands there already is passed over.
-        now: Clock, in seconds.
-    """
-
-    def __init__(self, log: Path, now: Callable[[], float] = time.monotonic) -> None:
-        self._log, self._now, self._begun = log, now, now()
-        self._offset = log.stat().st_size if log.exists() else 0
-        self._stages: list[tuple[str, float]] = []
-
-    @property
-    def stage(self) -> str | None:
-        """The stage that runs; None before the first."""
-        return self._stages[-1][0] if self._stages else None
-
-    def tick(self) -> None:
-        """Look for new stages."""
-        with self._log.open("rb") as file:
-            file.seek(self._offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        self._stages += [(found.group(1).decode(), self._now()) for found in STAGE_LINE.finditer(whole)]
-
-    def seconds(self) -> dict[str, float]:
-        """Stage -> seconds until the next or until now, and `total`, which counts the time before the first too."""
-        end = self._now()
-        found: dict[str, float] = {}
-        ends = [*(begun for _, begun in self._stages[1:]), end]
-        for (stage, begun), until in zip(self._stages, ends, strict=False):  # no stage has no end
-            found[stage] = round(found.get(stage, 0.0) + until - begun, 3)
-        return {**found, "total": round(end - self._begun, 3)}
