@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from mllm_srec.cli.parser import Parser, plain
+from mllm_srec.cli.parser import Parser
 from mllm_srec.cli.schema import PROGRAM, RUNS, DataLocation, add_config_file
 from mllm_srec.pipeline.grid.settings import (
     QUICK_SUFFIX,
-    GridDataSet,
-    GridReport,
-    GridRow,
     GridSettings,
-    QuickGrid,
-    Significance,
     described,
     quickened,
 )
@@ -29,7 +25,6 @@ DESCRIPTION = (
     "whichever grid ran it; a grid that was killed continues when it is given again. A cell that fails is named with "
     "its log, and the others go on."
 )
-Section = TypeVar("Section", QuickGrid, Significance, GridReport)
 
 OUTPUT = Path("experiments/results")
 """Results of a grid are below it, in a folder of the grid's name."""
@@ -37,8 +32,11 @@ OUTPUT = Path("experiments/results")
 
 def main(command: str, arguments: list[str]) -> None:
     """Run a grid and write its results."""
-    config = _parser(command).parse_args(arguments)
-    grid, name = _grid_settings(plain(config)), _name(config)
+    parser = _parser(command)
+    config = parser.parse_args(arguments)
+    built = getattr(parser, "instantiate", parser.instantiate_classes)(config)  # older versions have the second name
+    grid = GridSettings(**{field.name: built[field.name] for field in fields(GridSettings)})
+    name = _name(config)
     if config.quick:
         grid, name = quickened(grid), f"{name}{QUICK_SUFFIX}"
     from mllm_srec.pipeline.grid.plan import plan_cells
@@ -93,22 +91,3 @@ def _name(config: Any) -> str:
     if not config.config:
         raise ConfigError("config: got none; give a grid file, such as --config experiments/table3.yaml")
     return Path(str(config.config[0])).stem
-
-
-def _grid_settings(values: Any) -> GridSettings:
-    """The parsed settings as dataclasses."""
-    return GridSettings(
-        rows=[GridRow(**row) for row in map(plain, values["rows"])],
-        base=values["base"],
-        data_sets=[GridDataSet(**data_set) for data_set in map(plain, values["data_sets"])],
-        seeds=values["seeds"],
-        set=values["set"],
-        quick_grid=_as(QuickGrid, values["quick_grid"]),
-        metrics=values["metrics"],
-        significance=_as(Significance, values["significance"]),
-        report=_as(GridReport, values["report"]),
-    )
-
-
-def _as(kind: type[Section], values: Any) -> Section:
-    return values if isinstance(values, kind) else kind(**plain(values))

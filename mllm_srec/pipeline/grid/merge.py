@@ -73,7 +73,7 @@ def check_settings(records: Sequence[CellRecord]) -> None:
             (row, "row_hash", "are set differently"),
         ):
             there = first.setdefault(key, record)
-            if there.get(hashed) != record.get(hashed):
+            if there[hashed] != record[hashed]:
                 raise ConfigError(
                     f"{_named(record)} of {record['table']} and {_named(there)} of {there['table']} {words} "
                     f"({record['run']}, {there['run']}); give one of the rows another label"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import polars as pl
 
-from mllm_srec.pipeline.grid.about import about_grid
 from mllm_srec.pipeline.grid.merge import check_measured_alike
-from mllm_srec.pipeline.grid.results import RESULTS, SCHEMA, CellRecord, read_records, tidy
+from mllm_srec.pipeline.grid.results import ABOUT, RESULTS, SCHEMA, CellRecord, read_records, tidy
 from mllm_srec.pipeline.grid.scripted import SCRIPTED
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
 from mllm_srec.reports.tables.grid import in_order, summarise
-from mllm_srec.reports.tables.grid_about import AboutGrid
+from mllm_srec.reports.tables.grid_about import AboutGrid, parse_about
 from mllm_srec.reports.tables.grid_summary import Difference
 from mllm_srec.types import ConfigError, DataError
 
@@ -66,16 +66,15 @@ def read_grid(folder: Path) -> GridFolder:
     records = read_records(folder)
     check_measured_alike(records)
     _check_cells(folder, results, records)
-    written = _read_summary(folder)
-    about, planned = about_grid(folder, results, written)
+    written = _read_summary(folder, str(results["table"][0]))
+    about = _read_about(folder, results)
     try:
-        summary = summarise(results, about.metrics)
+        summary = summarise(results, about.shown_metrics)
     except ValueError as error:
         raise DataError(f"{folder}: {error} Give the grid's `report.metrics` such as there are") from error
     summary = in_order(summary, about.rows)
     differences = _differences(folder, written, summary)
-    missing = _missing(about, results) if planned else ()
-    return GridFolder(folder, about, summary, differences, tuple(records), missing)
+    return GridFolder(folder, about, summary, differences, tuple(records), _missing(about, results))
 
 
 def _read_results(folder: Path) -> pl.DataFrame:
@@ -108,18 +107,39 @@ def _check_cells(folder: Path, results: pl.DataFrame, records: Sequence[CellReco
         )
 
 
-def _read_summary(folder: Path) -> pl.DataFrame | None:
+def _read_about(folder: Path, results: pl.DataFrame) -> AboutGrid:
+    """Read `grid.json`; rows, data sets and seeds that only the results have join its plan."""
+    path = folder / ABOUT
+    again = _again(str(results["table"][0]))
+    if not path.is_file():
+        raise DataError(f"{path}: missing, so the results are of an earlier version; {again}")
+    try:
+        about = parse_about(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not the description of a grid ({error}); {again}") from error
+    columns = (results[name].unique(maintain_order=True).to_list() for name in ("row", "data_set", "seed"))
+    return about.joined(*columns)
+
+
+def _again(table: str) -> str:
+    """Return how to make results again."""
+    name, quick = table.removesuffix(QUICK_SUFFIX), " --quick" if table.endswith(QUICK_SUFFIX) else ""
+    return f"make them again with `python -m mllm_srec grid --config experiments/{name}.yaml{quick}`"
+
+
+def _read_summary(folder: Path, table: str) -> pl.DataFrame:
     path = folder / SUMMARY
     if not path.is_file():
-        return None
+        raise DataError(f"{path}: missing; {_again(table)}")
     try:
         texts = dict.fromkeys(("data_set", "row", "metric", "base"), pl.String)  # a label may look like a number
-        table = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts, glob=False)
+        written = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{str(path)!r} cannot be read as CSV ({error}); run the grid again") from error
-    if lacking := {"data_set", "row", "reference", "metric", "mean"} - set(table.columns):
-        raise DataError(f"{str(path)!r} lacks the columns {', '.join(sorted(lacking))}; run the grid again")
-    return table
+    wanted = ("data_set", "row", "reference", "metric", "mean", *(field.name for field in fields(Difference)))
+    if lacking := set(wanted) - set(written.columns):
+        raise DataError(f"{path}: lacks the columns {', '.join(sorted(lacking))}; {_again(table)}")
+    return written
 
 
 def _missing(about: AboutGrid, results: pl.DataFrame) -> tuple[str, ...]:
@@ -137,17 +157,11 @@ def _missing(about: AboutGrid, results: pl.DataFrame) -> tuple[str, ...]:
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def _differences(folder: Path, written: pl.DataFrame | None, summary: pl.DataFrame) -> tuple[Difference, ...]:
-    """Comparisons of `summary.csv`, if its means are those of `results.parquet`."""
-    if written is None:
-        return ()
+def _differences(folder: Path, written: pl.DataFrame, summary: pl.DataFrame) -> tuple[Difference, ...]:
+    """Return the comparisons of `summary.csv`, whose means must be those of `results.parquet`."""
     _check_means(folder, written, summary)
-    columns = ("data_set", "row", "metric", "base", "difference", "low", "high", "p_value", "holm_p")
-    if not set(columns) <= set(written.columns):
-        return ()
-    changed = pl.col("n_changed") if "n_changed" in written.columns else pl.lit(None, pl.Int64).alias("n_changed")
-    found = written.filter(pl.col("base").is_not_null()).select(*columns, changed)
-    return tuple(Difference(*line) for line in found.iter_rows())
+    compared = written.filter(pl.col("base").is_not_null()).select(field.name for field in fields(Difference))
+    return tuple(Difference(*line) for line in compared.iter_rows())
 
 
 def _check_means(folder: Path, written: pl.DataFrame, summary: pl.DataFrame) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.grid.record import Attempt, read_attempts
 from mllm_srec.pipeline.grid.settings import file_name
+from mllm_srec.reports.tables.grid_about import AboutGrid
 from mllm_srec.types import ConfigError, DataError
 
 CELLS = "cells"
@@ -25,7 +27,7 @@ CELLS = "cells"
 RESULTS = "results.parquet"
 
 ABOUT = "grid.json"
-"""Says what the grid was; results of earlier versions have none."""
+"""An `AboutGrid`: what the grid was."""
 
 SCHEMA = {
     "table": pl.String,
@@ -36,6 +38,12 @@ SCHEMA = {
     "value": pl.Float64,
 }
 """Columns of `results.parquet`: one row per number of `metrics.json`, whose keys are the metrics; null: undefined."""
+
+CELL_KEYS = (
+    *("table", "row", "data_set", "seed", "run", "config_hash", "row_hash", "candidates_hash"),
+    *("code", "versions", "seconds", "peak_memory", "metrics"),
+)
+"""Keys that the file of a cell must have."""
 
 CellRecord = dict[str, Any]
 
@@ -78,10 +86,10 @@ def cell_record(table: str, cell: Cell) -> CellRecord:
     }
 
 
-def _code(attempt: Attempt | CellRecord) -> str:
+def _code(attempt: Attempt) -> str:
     """What an attempt was run with: a commit, and whether the code differed from it."""
-    commit = attempt.get("commit")
-    return "outside a repository" if commit is None else commit[:12] + (" with changes" if attempt.get("dirty") else "")
+    commit = attempt["commit"]
+    return "outside a repository" if commit is None else commit[:12] + (" with changes" if attempt["dirty"] else "")
 
 
 def read_records(folder: Path) -> list[CellRecord]:
@@ -101,7 +109,7 @@ def read_records(folder: Path) -> list[CellRecord]:
     for path in paths:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            records.append({**record, **{key: record[key] for key in ("table", "row", "data_set", "seed", "metrics")}})
+            records.append({**record, **{key: record[key] for key in CELL_KEYS}})
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is no cell of a grid ({error!r}); run its grid again") from error
     return records
@@ -139,25 +147,25 @@ def check_output(folder: Path, table: str) -> None:
         raise ConfigError(f"output: {folder} holds results of the grid {known!r}; give another for {table!r}")
 
 
-def write_results(folder: Path, records: Sequence[CellRecord], about: Mapping[str, Any]) -> None:
+def write_results(folder: Path, records: Sequence[CellRecord], about: AboutGrid) -> None:
     """Write the cells of a grid, each as JSON, the tidy table and `grid.json`; what was there before is replaced.
 
     Args:
         folder: From `check_output`.
         records: Cells of this grid and of merged ones, from `merge_records`; the first is one of this grid.
-        about: What the grid was, from `described`; rows and seeds of merged cells join it.
+        about: The grid; rows, data sets and seeds of merged cells join it.
 
     Raises:
         DataError: The folder cannot be written.
     """
     names = {f"{'--'.join(file_name(part) for part in map(str, place(record)))}.json": record for record in records}
-    about = {**about, **_planned(about, records)}
+    about = about.joined(*([record[key] for record in records] for key in ("row", "data_set", "seed")))
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         write_whole(tidy(records), folder / RESULTS)
         for name, record in names.items():
             write_whole_text(json.dumps(record, indent=2) + "\n", folder / CELLS / name)
-        write_whole_text(json.dumps(about, indent=2) + "\n", folder / ABOUT)
+        write_whole_text(json.dumps(asdict(about), indent=2) + "\n", folder / ABOUT)
         for path in (folder / CELLS).glob("*.json"):
             if path.name not in names:
                 path.unlink()  # of a row, seed or data set that the grid has no longer
@@ -165,17 +173,9 @@ def write_results(folder: Path, records: Sequence[CellRecord], about: Mapping[st
         raise DataError(f"output: {folder} cannot be written ({error.strerror})") from error
 
 
-def _planned(about: Mapping[str, Any], records: Sequence[CellRecord]) -> dict[str, Any]:
-    """Rows and seeds of a grid with those that merged cells brought."""
-    rows = dict.fromkeys([*about.get("rows", ()), *(record["row"] for record in records)])
-    seeds = {*about.get("seeds", ()), *(record["seed"] for record in records)}
-    return {"rows": list(rows), "seeds": sorted(seeds)}
-
-
 def code_names(records: Sequence[CellRecord]) -> list[str]:
-    """All code that cells were run with, each once; of older results only that of their last attempt is known."""
-    names = [name for record in records for name in record.get("code") or [_code(record)]]
-    return list(dict.fromkeys(names))
+    """Return all code that cells were run with, each once."""
+    return list(dict.fromkeys(name for record in records for name in record["code"]))
 
 
 def random_weights(records: Sequence[CellRecord]) -> list[str]:

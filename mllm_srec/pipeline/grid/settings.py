@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.reports.tables.grid_about import GridKind
+from mllm_srec.reports.tables.grid_about import AboutDataSet, AboutGrid, GridReport, Significance
 from mllm_srec.reports.tables.metric_words import at_every_cut_off, check_metrics
 from mllm_srec.types import ConfigError
 
@@ -76,44 +76,6 @@ class QuickGrid:
     set: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class GridReport:
-    """How `report` shows the results.
-
-    Args:
-        title: Heading.
-        caption: A sentence below it.
-        kind: `table`; `bars`: one per row and data set; `curves`: a line per row over the data sets' `x`, in panels.
-        metrics: Metrics shown; none: those of the grid.
-        article: Table of the article whose published numbers stand beside ours, such as `table5`.
-        baseline_rows: Rows over the best of which the improvement of the others is stated.
-    """
-
-    title: str = ""
-    caption: str = ""
-    kind: GridKind = "table"
-    metrics: list[str] = field(default_factory=list)
-    article: str | None = None
-    baseline_rows: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Significance:
-    """Paired bootstrap over users against one row, with Holm's correction over all that is compared.
-
-    Args:
-        base: `best` (the row with the highest mean of the first metric), `first`, or a label.
-        metrics: Columns of `predictions/test_users.parquet`; empty: no comparison.
-        n_resamples: Resamples of the bootstrap.
-        seed: Its seed.
-    """
-
-    base: str = "best"
-    metrics: list[str] = field(default_factory=lambda: ["ndcg@10", "hr@10", "user_auc"])
-    n_resamples: int = 10_000
-    seed: int = 0
-
-
 def _shown() -> list[str]:
     return ["auc", "user_auc", *at_every_cut_off("hr", "recall", "ndcg")]
 
@@ -175,18 +137,24 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def described(grid: GridSettings, name: str, quick: bool) -> dict[str, Any]:
-    """What a grid was, for `grid.json` beside its results: all that its report needs to know."""
-    return {
-        "name": name,
-        "quick": quick,
-        "seeds": grid.seeds,
-        "rows": [row.label for row in grid.rows],
-        "data_sets": [{"name": d.name, "panel": d.panel, "x": d.x} for d in grid.data_sets],
-        "metrics": grid.metrics,
-        "significance": asdict(grid.significance),
-        "report": asdict(grid.report),
-    }
+def described(grid: GridSettings, name: str, quick: bool) -> AboutGrid:
+    """Return what `grid.json` says about a grid.
+
+    Args:
+        grid: The grid that is run.
+        name: Name of its table.
+        quick: True if `--quick` runs it.
+    """
+    return AboutGrid(
+        name=name,
+        quick=quick,
+        seeds=grid.seeds,
+        rows=[row.label for row in grid.rows],
+        data_sets=[AboutDataSet(data_set.name, data_set.panel, data_set.x) for data_set in grid.data_sets],
+        metrics=grid.metrics,
+        significance=grid.significance,
+        report=grid.report,
+    )
 
 
 def check_grid(grid: GridSettings) -> None:

@@ -49,8 +49,8 @@ def grid_section(grid: GridFolder, anchor: str, cases: Cases) -> Section:
     blocks += _grid_cases(grid, there, cases)
     demo = any(of_generated_shop(record["metrics"]) for record in records)
     return Section(
-        anchor, about.title or about.name, about.caption, about.quick, demo, tuple(_facts(grid)), tuple(blocks),
-        tuple(about.metrics),
+        anchor, about.title, about.report.caption, about.quick, demo, tuple(_facts(grid)), tuple(blocks),
+        tuple(about.shown_metrics),
     )  # fmt: skip
 
 
@@ -93,11 +93,9 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
     commits = code_names(records)
     yield "Code", ", ".join(commits) + ("; runs used different code" if len(commits) > 1 else "")
     versions = dict.fromkeys(
-        ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) for record in records
+        ", ".join(f"{name} {version}" for name, version in record["versions"].items()) for record in records
     )
     yield "Versions", "; also ".join(versions)
-    if not grid.about.stated:
-        yield "Note", "older results without a description of their grid, so they are shown as a plain table"
 
 
 def protocol_words(metrics: Mapping[str, Any]) -> str:
@@ -183,7 +181,7 @@ def _grid_cases(grid: GridFolder, there: Sequence[CellRecord], cases: Cases) -> 
     best = grid.summary.filter(
         pl.col("row").is_in([record["row"] for record in here]) & ~pl.col("reference"),
         data_set=data_set,
-        metric=grid.about.metrics[0],
+        metric=grid.about.shown_metrics[0],
     ).sort("mean", descending=True, nulls_last=True, maintain_order=True)["row"]
     chosen = min(here, key=lambda record: (record["row"] != next(iter(best), None), record["seed"]))
     title = f"Case studies: {chosen['row']} on {chosen['data_set']}, seed {chosen['seed']}"

@@ -43,7 +43,7 @@ def grid_blocks(
         records: Its cells: `row`, `data_set`, `seconds`, `peak_memory`.
     """
     blocks: list[Block] = []
-    if about.kind == "table":
+    if about.report.kind == "table":
         for index, data_set in enumerate(about.data_sets):
             of_data_set = summary.filter(pl.col("data_set") == data_set.name)
             if not of_data_set.height:
@@ -51,7 +51,7 @@ def grid_blocks(
             found = [difference for difference in differences if difference.data_set == data_set.name]
             blocks += _table_blocks(about, f"{slug}-{index + 1}", data_set.name, of_data_set, found)
     else:
-        for index, metric in enumerate(about.metrics):
+        for index, metric in enumerate(about.shown_metrics):
             of_metric = summary.filter(pl.col("metric") == metric)
             blocks += _figure_blocks(about, f"{slug}-{index + 1}", metric, of_metric, differences)
         several = len({found.data_set for found in differences}) > 1
@@ -69,7 +69,7 @@ def grid_blocks(
 def _table_blocks(
     about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame, found: Sequence[Difference]
 ) -> list[Block]:
-    metrics, means = list(about.metrics), means_of(summary)
+    metrics, means = list(about.shown_metrics), means_of(summary)
     table = result_table(summary, metrics, {(d.row, d.metric): d.mark for d in found})
     if (gain := gain_row(about, means)) is not None:
         last = sum(row.kind == "model" for row in table.rows)
@@ -101,7 +101,7 @@ def _legend(found: Sequence[Difference]) -> tuple[str, ...]:
 
 
 def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame) -> list[Block]:
-    metric = about.metrics[0]
+    metric = about.shown_metrics[0]
     points = _points(summary.filter(pl.col("metric") == metric), "row")
     compared = summary.filter(pl.col("reference") & (pl.col("metric") == metric))
     values = dict(compared.select("row", "mean").iter_rows())
@@ -134,7 +134,7 @@ def _difference_blocks(
     base = ", ".join(dict.fromkeys(difference.base for difference in found))
     table = difference_table(found, means)
     caption = f"{about.heading}: differences to {base}{where}; mean over people, seeds averaged within each."
-    few = [f"{d.row} {d.metric} ({d.n_changed})" for d in found if d.n_changed is not None and 0 < d.n_changed < FEW]
+    few = [f"{d.row} {d.metric} ({d.n_changed})" for d in found if 0 < d.n_changed < FEW]
     notes = [
         "95 % interval and p: paired bootstrap over people. Luck of the seed is not in them, but in the deviations.",
     ]
@@ -172,7 +172,9 @@ def _figure_blocks(
     )
     of_metric = [difference for difference in differences if difference.metric == metric]
     blocks: list[Block] = []
-    drawing = _bars(about, slug, metric, summary) if about.kind == "bars" else _curves(about, slug, metric, summary)
+    drawing = (
+        _bars(about, slug, metric, summary) if about.report.kind == "bars" else _curves(about, slug, metric, summary)
+    )
     if drawing is not None:
         blocks.append(FigureBlock(metric_label(metric), drawing))
     else:
@@ -246,11 +248,11 @@ def _cost_blocks(
         return []
     blocks: list[Block] = []
     names = list(dict.fromkeys(record["data_set"] for record in records))
-    for index, name in enumerate(names if about.kind == "table" else ()):
+    for index, name in enumerate(names if about.report.kind == "table" else ()):
         of_data_set = [record for record in records if record["data_set"] == name]
         drawing = _cost_figure(about, f"{slug}-{index + 1}-cost", name, summary, of_data_set)
         if drawing is not None:
-            blocks.append(FigureBlock(f"{about.metrics[0]} against cost on {name}", drawing))
+            blocks.append(FigureBlock(f"{about.shown_metrics[0]} against cost on {name}", drawing))
     named = [dict(r, row=f"{r['row']}, {r['data_set']}") for r in records] if len(names) > 1 else records
     caption = about.marked(f"{about.heading}: what a run costs; mean seconds, highest peak memory.")
     notes = (
@@ -266,7 +268,7 @@ def _cost_blocks(
 def _cost_figure(
     about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame, records: Sequence[Mapping[str, Any]]
 ) -> Drawing | None:
-    metric = about.metrics[0]
+    metric = about.shown_metrics[0]
     results = _points(summary.filter((pl.col("data_set") == data_set) & (pl.col("metric") == metric)), "row")
     points: dict[str, CostPoint] = {}
     for row, result in results.items():

@@ -49,14 +49,14 @@ def gain_row(about: AboutGrid, means: Means) -> Row | None:
         None where there is nothing to set it against.
     """
     rows = list(dict.fromkeys(row for row, _ in means))
-    baselines = about.baseline_rows or (rows[:1] if about.base == "first" else [])
+    baselines = about.report.baseline_rows or (rows[:1] if about.significance.base == "first" else [])
     named = [row for row in baselines if row in rows]
     asked = [row for row in rows if row not in named]
-    if about.base in asked:
-        asked = [str(about.base)]
+    if about.significance.base in asked:
+        asked = [about.significance.base]
     if not asked or len(rows) < 2:
         return None
-    cells = [_gain(metric, asked, named or rows, means) for metric in about.metrics]
+    cells = [_gain(metric, asked, named or rows, means) for metric in about.shown_metrics]
     who = asked[0] if len(asked) == 1 else "best"
     shown = ", ".join(named) if len(named) <= SHOWN_NAMES else f"{len(named)} rows that the grid names"
     against = "best other" if not named else named[0] if len(named) == 1 else f"best of {shown}"

@@ -94,7 +94,7 @@ class Difference:
         high: Upper end.
         p_value: Of the paired bootstrap.
         holm_p: Corrected over all differences of the data set.
-        n_changed: Users whose values differ at all; None where the file is older than the column.
+        n_changed: Number of users whose values differ at all.
     """
 
     data_set: str
@@ -106,7 +106,7 @@ class Difference:
     high: float
     p_value: float
     holm_p: float
-    n_changed: int | None = None
+    n_changed: int
 
     @property
     def mark(self) -> str:

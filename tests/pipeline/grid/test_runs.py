@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mllm_srec.pipeline.grid.results import grid_run_groups
+from mllm_srec.pipeline.grid.results import CELL_KEYS, grid_run_groups
 from mllm_srec.types import ConfigError
 
 
@@ -26,6 +26,7 @@ def results(tmp_path, monkeypatch):
         if (row, seed) != ("a", 2):
             run.mkdir(parents=True)
         cell = {"table": "t", "row": row, "data_set": data_set, "seed": seed, "metrics": {}}
+        cell |= dict.fromkeys(CELL_KEYS[5:], None) | {"metrics": {}}
         (cells / f"{row}{data_set}{seed}.json").write_text(
             json.dumps({**cell, "run": str(run.relative_to(tmp_path))})
         )  # fmt: skip
