@@ -23,8 +23,8 @@ def main(command: str, arguments: list[str]) -> None:
     """Write the report."""
     config = _parser(command).parse_args(arguments)
     from mllm_srec.cli.quiet import silence_libraries
-    from mllm_srec.pipeline.grid.read import find_results
     from mllm_srec.pipeline.report.report import check_report_folder, write_report
+    from mllm_srec.pipeline.report.sources import find_results
 
     silence_libraries()
     folder = Path(config.output)

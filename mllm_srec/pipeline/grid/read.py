@@ -12,7 +12,6 @@ import polars as pl
 
 from mllm_srec.pipeline.grid.merge import check_measured_alike
 from mllm_srec.pipeline.grid.results import ABOUT, RESULTS, SCHEMA, CellRecord, read_records, tidy
-from mllm_srec.pipeline.grid.scripted import SCRIPTED
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
 from mllm_srec.reports.tables.grid import in_order, summarise
 from mllm_srec.reports.tables.grid_about import AboutGrid, parse_about
@@ -41,15 +40,6 @@ class GridFolder:
     differences: tuple[Difference, ...]
     records: tuple[CellRecord, ...]
     missing: tuple[str, ...]
-
-
-def find_results(root: Path) -> list[Path]:
-    """Folders of grids and scripts below `root`, without those of quick grids: tables, figures, then others."""
-    found = (
-        {path.parent for name in (RESULTS, *SCRIPTED.values()) for path in root.rglob(name)} if root.is_dir() else set()
-    )
-    kept = [folder for folder in found if not folder.name.endswith(QUICK_SUFFIX)]
-    return sorted(kept, key=lambda path: (*(not path.name.startswith(part) for part in ("table", "figure")), path))
 
 
 def read_grid(folder: Path) -> GridFolder:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mllm_srec.files.atomic import write_whole_text
-from mllm_srec.pipeline.grid.read import read_grid
-from mllm_srec.pipeline.grid.scripted import script_section, scripted_name
-from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
-from mllm_srec.pipeline.report.sections import Cases, grid_section, run_section
+from mllm_srec.pipeline.report.sections import Cases, run_section
+from mllm_srec.pipeline.report.sources import open_results, scripted_name
 from mllm_srec.reports.figures.drawing import write_drawing
 from mllm_srec.reports.page.page import GENERATOR, FigureBlock, Section, TableBlock, render_page
 from mllm_srec.reports.tables.table_text import csv_text, latex, markdown, markdown_escaped
@@ -74,7 +72,7 @@ def write_report(
     """
     if not results and not runs:
         raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or finished runs with --runs")
-    named = [_opened(path, cases) for path in results]
+    named = [open_results(path, cases) for path in results]
     named += [(path.resolve().name, partial(run_section, path, cases=cases)) for path in runs]
     anchors = _anchors([name for name, _ in named])
     sections = [make(anchor=anchor) for anchor, (_, make) in zip(anchors, named, strict=True)]
@@ -89,15 +87,6 @@ def write_report(
     quick = [section.title for section in sections if section.quick]
     notes = (f"quick runs, which show only that everything runs: {', '.join(quick)}",) if quick else ()
     return Report(folder / PAGE, n_tables, n_figures, notes)
-
-
-def _opened(path: Path, cases: Cases) -> tuple[str, Callable[..., Section]]:
-    """Name of results, and what makes a section of them from its anchor."""
-    if (name := scripted_name(path)) is not None:
-        return name, partial(script_section, path)
-    grid = read_grid(path)
-    plain = grid.about.name.removesuffix(QUICK_SUFFIX)
-    return plain + (QUICK_SUFFIX if grid.about.quick else ""), partial(grid_section, grid, cases=cases)
 
 
 def _anchors(names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mllm_srec.pipeline.grid.read import find_results, read_grid
+from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.results import write_results
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridReport, GridRow, GridSettings, Significance, described
 from mllm_srec.pipeline.grid.summary import write_summary
@@ -186,14 +186,3 @@ def test_a_summary_without_the_columns_of_comparisons_is_refused(folder):
 def test_folders_without_results_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no results\.parquet; give folders that `grid` wrote"):
         read_grid(tmp_path)
-
-
-def test_quick_results_are_not_looked_for(written, tmp_path):
-    for name in ("b", "a", "c-quick", "nested/d"):
-        shutil.copytree(written, tmp_path / name)
-    assert [path.name for path in find_results(tmp_path)] == ["a", "b", "d"]
-    assert find_results(tmp_path / "nowhere") == []
-    for name in ("figure5", "table4", "table3"):
-        shutil.copytree(tmp_path / "a", tmp_path / name)
-    found = [path.name for path in find_results(tmp_path)]
-    assert found == ["table3", "table4", "figure5", "a", "b", "d"]
