@@ -1,4 +1,4 @@
-"""A folder of grid results, read and checked: its numbers, its comparisons, its cells, and what the grid was."""
+"""Read and check a folder of grid results: numbers, comparisons, cells, and the description of the grid."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class GridFolder:
     """Results of a grid.
 
     Attributes:
-        folder: Where they are.
-        about: What the grid was.
-        summary: From `summarise`, of the metrics of its tables.
-        differences: Rows against their base, as the grid computed them from the values of every user.
-        records: Its own cells; of merged grids there are numbers only.
-        missing: What was planned and has no result, one line for each row and data set.
+        folder: The folder.
+        about: Description of the grid.
+        summary: Result of `summarise` for the shown metrics.
+        differences: Comparisons of rows with their base, as the grid computed them from the values of every user.
+        records: Cells, those of merged grids included.
+        missing: A line for each row and data set that lacks results of a planned seed.
     """
 
     folder: Path
@@ -46,11 +46,11 @@ def read_grid(folder: Path) -> GridFolder:
     """Read a folder that `grid` wrote.
 
     Args:
-        folder: Its `--output`.
+        folder: Folder that `grid --output` wrote.
 
     Raises:
         ConfigError: It holds no results of a grid, or they were not measured alike.
-        DataError: A file is damaged, or contradicts another.
+        DataError: A file is damaged, contradicts another, or is of an earlier version.
     """
     results = _read_results(folder)
     records = read_records(folder)
@@ -61,32 +61,33 @@ def read_grid(folder: Path) -> GridFolder:
     try:
         summary = summarise(results, about.shown_metrics)
     except ValueError as error:
-        raise DataError(f"{folder}: {error} Give the grid's `report.metrics` such as there are") from error
+        raise DataError(f"{folder}: {error} Set `report.metrics` of the grid to some of these") from error
     summary = in_order(summary, about.rows)
     differences = _differences(folder, written, summary)
     return GridFolder(folder, about, summary, differences, tuple(records), _missing(about, results))
 
 
 def _read_results(folder: Path) -> pl.DataFrame:
+    """Read `results.parquet`."""
     path = folder / RESULTS
     if not path.is_file():
         raise ConfigError(
-            f"RESULTS: {str(folder)!r} holds no {RESULTS}; give folders that `grid` wrote, such as "
+            f"RESULTS={str(folder)!r}: holds no {RESULTS}; give folders that `grid` wrote, such as "
             "experiments/results/table3, and finished runs with --runs"
         )
     try:
         table = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as Parquet ({error}); run the grid again") from error
+        raise DataError(f"{path}: cannot be read as Parquet ({error}); run the grid again") from error
     odd = [name for name, kind in SCHEMA.items() if table.schema.get(name) != kind]
     if odd or table.height == 0:
         what = f"lacks or mistypes {', '.join(odd)}" if odd else "is empty"
-        raise DataError(f"{str(path)!r} {what}; run the grid again")
+        raise DataError(f"{path}: {what}; run the grid again")
     return table
 
 
 def _check_cells(folder: Path, results: pl.DataFrame, records: Sequence[CellRecord]) -> None:
-    """The files of the cells must say what `results.parquet` says of them."""
+    """Check that the files of the cells hold the numbers of `results.parquet`."""
     keys = ["data_set", "row", "seed", "metric"]
     both = results.join(tidy(records), on=keys, how="full", suffix="_cell", coalesce=True, nulls_equal=True)
     odd = both.filter(~pl.col("value").eq_missing(pl.col("value_cell")))
@@ -118,6 +119,7 @@ def _again(table: str) -> str:
 
 
 def _read_summary(folder: Path, table: str) -> pl.DataFrame:
+    """Read `summary.csv`."""
     path = folder / SUMMARY
     if not path.is_file():
         raise DataError(f"{path}: missing; {_again(table)}")
@@ -125,7 +127,7 @@ def _read_summary(folder: Path, table: str) -> pl.DataFrame:
         texts = dict.fromkeys(("data_set", "row", "metric", "base"), pl.String)  # a label may look like a number
         written = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as CSV ({error}); run the grid again") from error
+        raise DataError(f"{path}: cannot be read as CSV ({error}); run the grid again") from error
     wanted = ("data_set", "row", "reference", "metric", "mean", *(field.name for field in fields(Difference)))
     if lacking := set(wanted) - set(written.columns):
         raise DataError(f"{path}: lacks the columns {', '.join(sorted(lacking))}; {_again(table)}")
@@ -133,7 +135,7 @@ def _read_summary(folder: Path, table: str) -> pl.DataFrame:
 
 
 def _missing(about: AboutGrid, results: pl.DataFrame) -> tuple[str, ...]:
-    """Rows and data sets of the plan that lack results of a seed."""
+    """Return a line for each planned row and data set that lacks results of a seed."""
     there = set(results.select("row", "data_set", "seed").unique().iter_rows())
     lines = []
     for data_set in about.data_sets:
@@ -155,12 +157,13 @@ def _differences(folder: Path, written: pl.DataFrame, summary: pl.DataFrame) -> 
 
 
 def _check_means(folder: Path, written: pl.DataFrame, summary: pl.DataFrame) -> None:
+    """Check that the means of `summary.csv` are those of `results.parquet`."""
     keys: Sequence[str] = ("data_set", "row", "reference", "metric")
     both = summary.join(written.select(*keys, "mean"), on=list(keys), how="inner")
     for line in both.iter_rows(named=True):
         if not math.isclose(line["mean"], line["mean_right"], rel_tol=0, abs_tol=1e-9):
             raise DataError(
-                f"{str(folder / SUMMARY)!r} says {line['mean_right']} for {line['metric']} of {line['row']!r} on "
+                f"{folder / SUMMARY}: says {line['mean_right']} for {line['metric']} of {line['row']!r} on "
                 f"{line['data_set']!r}, but {RESULTS} says {line['mean']}; they are of different grids. "
                 "Run the grid again"
             )

@@ -1,4 +1,4 @@
-"""The record of a cell beside its run folder: every attempt to run it, with what it cost."""
+"""The record of a cell beside its run folder: every attempt to run it, and the cost of each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mllm_srec.pipeline.runs.provenance import commit, versions
 
 
 class Attempt(TypedDict):
-    """One process that ran a cell, from its beginning or from where the one before was killed."""
+    """One process that ran a cell, from the beginning or from where the one before was killed."""
 
     started: str  # ISO 8601, UTC
     commit: str | None  # of the code; None outside a repository
-    dirty: bool | None  # whether the code differed from it
+    dirty: bool | None  # True if the code differed from it
     versions: dict[str, str | None]  # of the libraries
-    status: int | None  # of its exit; negative: killed by that signal; None while it runs, or where nobody saw the end
-    seconds: dict[str, float]  # wall time of each stage, and `total`; empty where nobody saw the end
-    peak_memory: int | None  # bytes of the largest of its processes
+    status: int | None  # exit status; negative: killed by that signal; None while it runs, or if its end was not seen
+    seconds: dict[str, float]  # wall time of each stage, and `total`; empty if its end was not seen
+    peak_memory: int | None  # bytes of its largest process
 
 
 def read_attempts(cell: Cell) -> list[Attempt]:
-    """Attempts so far, the oldest first."""
+    """Return the attempts so far, the oldest first."""
     if not cell.record.is_file():
         return []
     attempts: list[Attempt] = json.loads(cell.record.read_text(encoding="utf-8"))["attempts"]
@@ -34,7 +34,7 @@ def read_attempts(cell: Cell) -> list[Attempt]:
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the last attempt ended well, and its results are still there, of the weights that it has to test."""
+    """Return True if the last attempt succeeded and its results are still there, measured with the right weights."""
     attempts = read_attempts(cell)
     if not attempts or attempts[-1]["status"] != 0 or "test/n_users" not in cell.run.read_metrics():
         return False
@@ -42,7 +42,7 @@ def is_finished(cell: Cell) -> bool:
 
 
 def begin_attempt(cell: Cell) -> None:
-    """Note that the cell is run now."""
+    """Write that an attempt begins."""
     head, dirty = commit()
     attempt = Attempt(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,7 +57,7 @@ def begin_attempt(cell: Cell) -> None:
 
 
 def end_attempt(cell: Cell, status: int, seconds: dict[str, float], peak_memory: int | None) -> None:
-    """Note how the last attempt ended, and what it cost."""
+    """Write how the last attempt ended, and its cost."""
     *earlier, attempt = read_attempts(cell)
     attempt["status"], attempt["seconds"], attempt["peak_memory"] = status, seconds, peak_memory
     _write(cell, [*earlier, attempt])
@@ -69,5 +69,5 @@ def _write(cell: Cell, attempts: list[Attempt]) -> None:
 
 
 def peak_bytes(maxrss: int) -> int:
-    """`ru_maxrss` in bytes: Linux counts KiB."""
+    """Return `ru_maxrss` in bytes: Linux counts KiB."""
     return maxrss if sys.platform == "darwin" else maxrss * 1024

@@ -232,10 +232,8 @@ def test_random_weights_and_generated_shops_are_said_to_be(records, tmp_path):
         cell["metrics"]["test/reference/oracle_both/hr@10"] = 1.0
     write_summary(tmp_path, "t", records, ["hr@10"], Significance(metrics=[]))
     text = (tmp_path / "summary.md").read_text()
-    assert "- models begun with random weights, so that nothing is known of their quality: popularity\n" in text
-    assert (
-        "- pictures and texts as vectors of random weights, so that nothing is known of their quality: sasrec\n" in text
-    )
+    assert "- models that start from random weights, whose quality is unknown: popularity\n" in text
+    assert "- item features from random weights, whose quality is unknown: sasrec\n" in text
     assert "this is a generated shop" in text
 
 
@@ -286,7 +284,7 @@ def test_seeds_of_a_row_are_set_alike(records, tmp_path):
 def test_quick_results_join_no_others(records, tmp_path):
     quick = [record(tmp_path / "x", f"q{i}", table="u-quick") for i in range(2)]
     assert merge_records(quick[:1], quick[1:]) == quick
-    with pytest.raises(ConfigError, match=r"u-quick and t: results of --quick cannot stand among others"):
+    with pytest.raises(ConfigError, match=r"u-quick and t: quick results cannot join others; leave one out"):
         merge_records(records, quick)
 
 
@@ -303,7 +301,7 @@ def test_merged_results_can_be_merged_again(records, tmp_path):
 def test_merged_runs_must_be_here(records):
     check_merge("t", [], records, compared=True)
     shutil.rmtree(records[4]["run"])
-    with pytest.raises(ConfigError, match=rf"1 of 9 runs are not here, such as those of {records[4]['run']}; .*copy"):
+    with pytest.raises(ConfigError, match=rf"1 of 9 runs are missing, such as those of {records[4]['run']}, .*copy"):
         check_merge("t", [], records, compared=True)
     check_merge("t", [], records, compared=False)
 
@@ -318,22 +316,22 @@ def test_only_results_of_the_same_grid_are_replaced(records, out, tmp_path):
         check_output(out, "u")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/notes.txt").touch()
-    with pytest.raises(ConfigError, match="holds something else than results of a grid"):
+    with pytest.raises(ConfigError, match="holds other files than results of a grid"):
         check_output(tmp_path / "thesis", "t")
-    with pytest.raises(ConfigError, match=r"notes.txt is a file; give a folder"):
+    with pytest.raises(ConfigError, match=r"notes.txt': is a file; give a folder"):
         check_output(tmp_path / "thesis/notes.txt", "t")
     write_results(out, records[:1], ABOUT)
     assert [path.name for path in (out / "cells").iterdir()] == ["shop--popularity--0.json"]
 
 
 def test_damaged_results_of_another_grid(out, tmp_path):
-    with pytest.raises(ConfigError, match=f"{tmp_path} holds no results of a grid"):
+    with pytest.raises(ConfigError, match=f"{tmp_path}: holds no results of a grid"):
         read_records(tmp_path)
     path = out / "cells/shop--ours--1.json"
     older = {key: value for key, value in json.loads(path.read_text()).items() if key != "row_hash"}
     for text in ("{", "[]", "{}", json.dumps(older)):
         path.write_text(text)
-        with pytest.raises(DataError, match=r"shop--ours--1.json is no cell of a grid"):
+        with pytest.raises(DataError, match=r"shop--ours--1.json: not a cell of a grid"):
             read_records(out)
 
 
@@ -413,8 +411,8 @@ def test_the_command_prints_commands_and_runs_nothing(command, capsys):
         (["--config", "bad.yaml"], 2, "'seds' is not known; did you mean 'seeds'?"),
         (["--config", "bad.yaml", "--jobs", "0"], 2, ""),
         (["--config", "good.yaml", "--quick"], 1, "quick_grid: this grid has no such section"),
-        (["--config", "good.yaml", "--output", "good.yaml"], 1, "output: good.yaml is a file"),
-        (["--config", "good.yaml", "--merge", "runs"], 1, "runs holds no results of a grid"),
+        (["--config", "good.yaml", "--output", "good.yaml"], 1, "output='good.yaml': is a file"),
+        (["--config", "good.yaml", "--merge", "runs"], 1, "runs: holds no results of a grid"),
     ],
 )
 def test_the_command_refuses(command, capsys, arguments, status, message):

@@ -44,7 +44,7 @@ def test_seeds_of_a_row_are_together(results):
 
 @pytest.mark.parametrize("name", [None, "z"])
 def test_a_data_set_must_be_one_of_the_grid(results, name):
-    with pytest.raises(ConfigError, match=rf"data_set: got {name!r}; .* holds results of x, y; name one"):
+    with pytest.raises(ConfigError, match=rf"data_set={name!r}: .* holds results of x, y; name one"):
         grid_run_groups(results, name)
 
 
