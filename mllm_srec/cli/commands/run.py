@@ -1,4 +1,4 @@
-"""`run`: every missing stage in order, each as a command of its own."""
+"""`run`: run the missing stages in order, each as a command of its own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from mllm_srec.pipeline.runs.folder import RunFolder
 
 DESCRIPTION = (
-    "Prepare the data set and write summaries where that is missing, fit, and test the best checkpoint; where nothing "
-    "is trained, only test. With --ckpt_path nothing is trained either: that checkpoint is tested, on the data that "
-    "the settings name. A run that was killed continues when its --name is given again. Takes every setting of the "
-    "other commands; see `fit --help`."
+    "Prepare the data set and write summaries if they are missing, fit, and test the best checkpoint; a model without "
+    "training is only tested. With --ckpt_path, too, nothing is trained: that checkpoint is tested, on the data set of "
+    "the settings. A killed run continues when its --name is given again. stages.json in the run folder holds the time "
+    "of each stage. Takes every setting of the other commands; see `fit --help`."
 )
 
 

@@ -1,4 +1,4 @@
-"""Results of a grid as blocks of a page: tables and figures of every kind from one summary."""
+"""Results of a grid as blocks of a page: its tables and figures, from one summary."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from mllm_srec.reports.tables.metric_words import metric_label
 from mllm_srec.reports.terminal.comparison import FINDING
 
 FEW = 30
-"""Below about so many people that differ, interval and p are too optimistic."""
+"""Number of users with a difference below which interval and p are too optimistic."""
 
 SHOWN_REFERENCES = ("chance", "popularity", "reader_both", "oracle_both")
-"""What rows are compared with in figures; tables have all."""
+"""References in figures; tables have all."""
 
 
 def grid_blocks(
@@ -33,21 +33,21 @@ def grid_blocks(
     differences: Sequence[Difference],
     records: Sequence[Mapping[str, Any]],
 ) -> list[Block]:
-    """Everything that a grid's own numbers say.
+    """Make the blocks of a grid's results, differences and costs.
 
     Args:
-        about: The grid.
-        slug: Begins the names of its files.
-        summary: From `summarise`, of all its data sets and metrics.
-        differences: Rows against their base; empty where nothing was compared.
-        records: Its cells: `row`, `data_set`, `seconds`, `peak_memory`.
+        about: Description of the grid.
+        slug: First part of the names of its files.
+        summary: Result of `summarise` for all data sets and shown metrics.
+        differences: Comparisons of rows with their base; empty if nothing was compared.
+        records: Cells of the grid: `row`, `data_set`, `seconds`, `peak_memory`.
     """
     blocks: list[Block] = []
     if about.report.kind == "table":
         for index, data_set in enumerate(about.data_sets):
             of_data_set = summary.filter(pl.col("data_set") == data_set.name)
             if not of_data_set.height:
-                continue  # planned and not finished; the section says so
+                continue  # planned, not finished: a note of the section says so
             found = [difference for difference in differences if difference.data_set == data_set.name]
             blocks += _table_blocks(about, f"{slug}-{index + 1}", data_set.name, of_data_set, found)
     else:
@@ -69,6 +69,7 @@ def grid_blocks(
 def _table_blocks(
     about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame, found: Sequence[Difference]
 ) -> list[Block]:
+    """Make the blocks of one data set."""
     metrics, means = list(about.shown_metrics), means_of(summary)
     table = result_table(summary, metrics, {(d.row, d.metric): d.mark for d in found})
     if (gain := gain_row(about, means)) is not None:
@@ -86,21 +87,24 @@ def _table_blocks(
 
 
 def _spread_words(summary: pl.DataFrame) -> str:
+    """Describe the deviations in a table."""
     seeds = summary.filter(~pl.col("reference"))["n_seeds"].to_list()
     low, high = min(seeds, default=0), max(seeds, default=0)
     if high == 1:
-        return "one seed, so that nothing is known of its luck"
+        return "one seed; the variation between seeds is unknown"
     return f"mean ± standard deviation over {high if low == high else f'{low} to {high}'} seeds"
 
 
 def _legend(found: Sequence[Difference]) -> tuple[str, ...]:
+    """Return the notes below a table that explain its marks."""
     if not found:
-        return ("No row was compared with another here, so no difference is marked as a finding.",)
+        return ("No rows were compared, so no difference is marked as a finding.",)
     metrics, base = ", ".join(dict.fromkeys(d.metric for d in found)), found[0].base
-    return (f"{DAGGER} differs from {base} (Holm p at most {FINDING}); compared are {metrics}, and nothing else.",)
+    return (f"{DAGGER} differs from {base} (Holm p at most {FINDING}); only {metrics} are compared.",)
 
 
 def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame) -> list[Block]:
+    """Draw the first metric of all rows of a data set."""
     metric = about.shown_metrics[0]
     points = _points(summary.filter(pl.col("metric") == metric), "row")
     compared = summary.filter(pl.col("reference") & (pl.col("metric") == metric))
@@ -112,8 +116,7 @@ def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFram
     drawing = Drawing(
         f"{slug}-{_file_part(metric)}",
         about.marked(
-            f"{metric} on {data_set}: points are means, whiskers one standard deviation over seeds; lines are what "
-            "models are compared with."
+            f"{metric} on {data_set}: points are means, whiskers one standard deviation over seeds, lines references."
         ),
         f"{metric} of {len(points)} rows; the highest mean is {points[top].mean:.4f} of {top}.",
         row_chart(points, references, metric),
@@ -133,15 +136,15 @@ def _difference_blocks(
         return []
     base = ", ".join(dict.fromkeys(difference.base for difference in found))
     table = difference_table(found, means)
-    caption = f"{about.heading}: differences to {base}{where}; mean over people, seeds averaged within each."
+    caption = f"{about.heading}: differences to {base}{where}; mean over users, seeds averaged within each."
     few = [f"{d.row} {d.metric} ({d.n_changed})" for d in found if 0 < d.n_changed < FEW]
     notes = [
-        "95 % interval and p: paired bootstrap over people. Luck of the seed is not in them, but in the deviations.",
+        "95 % interval and p: paired bootstrap over users. They leave out the variation between seeds; see deviations.",
     ]
     if means is not None:
         notes.append("%: the difference relative to the mean of the base.")
     if few:
-        notes.append(f"Fewer than {FEW} people differ at all, interval and p are too optimistic: {', '.join(few)}.")
+        notes.append(f"Fewer than {FEW} users differ at all, so interval and p are too optimistic: {', '.join(few)}.")
     title = f"Differences to {base}{where}, with intervals and p-values ({len(found)} rows)"
     return [TableBlock(name, title, table.captioned(about.marked(caption)), tuple(notes), folded=True)]
 
@@ -179,12 +182,15 @@ def _figure_blocks(
         blocks.append(FigureBlock(metric_label(metric), drawing))
     else:
         blocks.append(
-            NoteBlock(metric_label(metric), ("No data set of this grid has a place on the axis: no curve is drawn.",))
+            NoteBlock(
+                metric_label(metric), ("No data set of this grid has a position on the axis, so no curve is drawn.",)
+            )
         )
     return [*blocks, TableBlock(f"{slug}-results", f"{metric_label(metric)} in numbers", table, _legend(of_metric))]
 
 
 def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Drawing | None:
+    """Draw bars of one metric; None without results."""
     models = summary.filter(~pl.col("reference"))
     bars = {
         str(row): _points(models.filter(pl.col("row") == row), "data_set")
@@ -204,12 +210,13 @@ def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Dr
 
 
 def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Drawing | None:
+    """Draw curves of one metric; None if no data set has a position on the axis."""
     placed = [data_set for data_set in about.data_sets if data_set.x is not None]
     panels = list(dict.fromkeys(data_set.panel for data_set in placed if data_set.panel is not None)) or [""]
     chance, models = _chance(summary), summary.filter(~pl.col("reference"))
     drawn = []
     for panel in panels:
-        # A data set of no panel, such as the clean one, is a point of all of them.
+        # A data set without a panel, such as the clean one, is a point in all of them.
         own = [data_set for data_set in placed if data_set.panel in (panel, None)]
         lines: dict[str, dict[float, Point]] = {}
         for row in models["row"].unique(maintain_order=True):
@@ -221,19 +228,20 @@ def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> 
         return None
     left_out = [data_set.name for data_set in about.data_sets if data_set.x is None]
     caption = f"{metric_label(metric)}: lines are means, bands one standard deviation over seeds."
-    caption += f" Without a place on the axis, and so not drawn: {', '.join(left_out)}." if left_out else ""
+    caption += f" Not drawn, since they have no position on the axis: {', '.join(left_out)}." if left_out else ""
     alt = f"{metric} of {models['row'].n_unique()} rows over {len(placed)} data sets in {len(panels)} panels."
     draw = curve_chart(drawn, "strength", metric)
     return Drawing(f"{slug}-{_file_part(metric)}", about.marked(caption), alt, draw, about.stamp)
 
 
 def _points(summary: pl.DataFrame, key: str) -> dict[str, Point]:
+    """Return the results of models by the values of a column."""
     models = summary.filter(~pl.col("reference"))
     return {name: Point(mean, sd) for name, mean, sd in models.select(key, "mean", "sd").iter_rows()}
 
 
 def _chance(summary: pl.DataFrame) -> dict[str, float]:
-    """Data set -> chance."""
+    """Return the result of a guess by data set."""
     rows = summary.filter(pl.col("reference") & (pl.col("row") == "chance"))
     return dict(rows.select("data_set", "mean").iter_rows())
 
@@ -254,9 +262,9 @@ def _cost_blocks(
         if drawing is not None:
             blocks.append(FigureBlock(f"{about.shown_metrics[0]} against cost on {name}", drawing))
     named = [dict(r, row=f"{r['row']}, {r['data_set']}") for r in records] if len(names) > 1 else records
-    caption = about.marked(f"{about.heading}: what a run costs; mean seconds, highest peak memory.")
+    caption = about.marked(f"{about.heading}: cost of a run; mean seconds, highest peak memory.")
     notes = (
-        "Stages that an earlier run had done already took no time in later ones, and cells that ran side by side "
+        "A stage that an earlier run had already done takes no time in later ones, and cells that ran at the same time "
         "slowed each other down.",
     )
     return [
@@ -278,7 +286,7 @@ def _cost_figure(
     if len(points) < 2:
         return None
     caption = about.marked(
-        f"{metric} over the wall time of a run, start of the program included; further left is cheaper, further up "
+        f"{metric} over the wall time of a run, with the start of the program; further left is cheaper, further up "
         "is better. Whiskers: one standard deviation over seeds."
     )
     cheap, dear = (pick(points, key=lambda row: points[row].seconds) for pick in (min, max))

@@ -104,7 +104,7 @@ def test_a_case_in_words():
     for words in (
         "a stated rule", "Liked before, the latest 2 of 9 (oldest first)", "i3 · after the preference",
         "place 1, stated probability of a like 92.4 %", "Truth: liked later", "2 of 21 candidates",
-        "place 2 (shared by 3), score -0.500", "no like of this person is known", "no picture",
+        "place 2 (shared by 3), score -0.500", "no known like", "no picture",
     ):  # fmt: skip
         assert words in text
 
@@ -114,7 +114,7 @@ def test_a_person_without_history_and_an_item_that_was_missed():
     none = case("x", history=(), n_history=0, preference=None, targets=(missed,))
     blocks = (CaseBlock("Cases", CaseStudies("run", "rule", (none,))),)
     text = PageReader(render_page("t", [section("x", blocks=blocks)], "m")).text
-    assert "Nothing is known of this person yet." in text
+    assert "This person has no history yet." in text
     assert "not among the candidates" in text
     assert "after the preference" not in text
 

@@ -110,5 +110,5 @@ def test_no_cell_of_a_csv_is_a_formula():
 
 
 def test_rows_and_columns_must_fit():
-    with pytest.raises(ValueError, match=r"rows \['a'\] do not have 2 cells"):
+    with pytest.raises(ValueError, match=r"rows=\['a'\]: not 2 cells"):
         Table(("x", "y"), (Row("a", (TableCell(1.0),)),))
