@@ -9,8 +9,8 @@ from mllm_srec.pipeline.analysis.comparison import Comparison, compare_runs
 from mllm_srec.pipeline.analysis.comparison import notes as comparison_notes
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.grid.results import CellRecord, code_names, of_generated_shop, random_weights, tidy
-from mllm_srec.pipeline.grid.settings import Significance
 from mllm_srec.reports.tables.grid import summarise
+from mllm_srec.reports.tables.grid_about import Significance
 from mllm_srec.reports.tables.grid_summary import DataSetReport, summary_rows, summary_text
 from mllm_srec.reports.tables.table_text import markdown_escaped
 from mllm_srec.types import ConfigError, DataError
