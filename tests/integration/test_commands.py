@@ -340,7 +340,7 @@ def test_run_stops_where_a_stage_fails(desk, capfd):
     assert main(["run", *SHOP, "--name", "b", "--trainer.precision", "bf16-true"]) == 1
     err = capfd.readouterr().err
     assert "trainer.precision='bf16-true' would cast LoRA weights" in err
-    assert "mllm_srec run: error: `fit` ended with status 1; its message stands above" in err
+    assert "mllm_srec run: error: `fit` ended with status 1; see its output above" in err
     assert "Traceback" not in err
 
 

@@ -63,7 +63,7 @@ class GridDataSet:
 
 @dataclass(frozen=True)
 class QuickGrid:
-    """What `--quick` makes of a grid.
+    """Changes that `--quick` makes to a grid.
 
     Args:
         seeds: Seeds in place of the grid's; none: those of the grid.

@@ -48,13 +48,13 @@ def grid_blocks(
             of_data_set = summary.filter(pl.col("data_set") == data_set.name)
             if not of_data_set.height:
                 continue  # planned, not finished: a note of the section says so
-            found = [difference for difference in differences if difference.data_set == data_set.name]
-            blocks += _table_blocks(about, f"{slug}-{index + 1}", data_set.name, of_data_set, found)
+            shown = [difference for difference in differences if difference.data_set == data_set.name]
+            blocks += _table_blocks(about, f"{slug}-{index + 1}", data_set.name, of_data_set, shown)
     else:
         for index, metric in enumerate(about.shown_metrics):
             of_metric = summary.filter(pl.col("metric") == metric)
             blocks += _figure_blocks(about, f"{slug}-{index + 1}", metric, of_metric, differences)
-        several = len({found.data_set for found in differences}) > 1
+        several = len({difference.data_set for difference in differences}) > 1
         named = [replace(d, row=f"{d.row}, {d.data_set}") for d in differences] if several else list(differences)
         blocks += _difference_blocks(about, f"{slug}-differences", "", named)
     note = article_note(about.article)
@@ -67,20 +67,20 @@ def grid_blocks(
 
 
 def _table_blocks(
-    about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame, found: Sequence[Difference]
+    about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame, shown: Sequence[Difference]
 ) -> list[Block]:
     """Make the blocks of one data set."""
     metrics, means = list(about.shown_metrics), means_of(summary)
-    table = result_table(summary, metrics, {(d.row, d.metric): d.mark for d in found})
+    table = result_table(summary, metrics, {(d.row, d.metric): d.mark for d in shown})
     if (gain := gain_row(about, means)) is not None:
         last = sum(row.kind == "model" for row in table.rows)
         table = replace(table, rows=(*table.rows[:last], gain, *table.rows[last:]))
     caption = f"{about.heading}, {data_set}: {_spread_words(summary)}."
     blocks: list[Block] = [
-        TableBlock(f"{slug}-results", f"Results on {data_set}", table.captioned(about.marked(caption)), _legend(found))
+        TableBlock(f"{slug}-results", f"Results on {data_set}", table.captioned(about.marked(caption)), _legend(shown))
     ]
     blocks += _row_figure(about, slug, data_set, summary)
-    blocks += _difference_blocks(about, f"{slug}-differences", f" on {data_set}", found, means)
+    blocks += _difference_blocks(about, f"{slug}-differences", f" on {data_set}", shown, means)
     if about.article == "table5":
         blocks += _article_blocks(about, slug, data_set, means)
     return blocks
@@ -95,11 +95,11 @@ def _spread_words(summary: pl.DataFrame) -> str:
     return f"mean ± standard deviation over {high if low == high else f'{low} to {high}'} seeds"
 
 
-def _legend(found: Sequence[Difference]) -> tuple[str, ...]:
+def _legend(shown: Sequence[Difference]) -> tuple[str, ...]:
     """Return the notes below a table that explain its marks."""
-    if not found:
+    if not shown:
         return ("No rows were compared, so no difference is marked as a finding.",)
-    metrics, base = ", ".join(dict.fromkeys(d.metric for d in found)), found[0].base
+    metrics, base = ", ".join(dict.fromkeys(d.metric for d in shown)), shown[0].base
     return (f"{DAGGER} differs from {base} (Holm p at most {FINDING}); only {metrics} are compared.",)
 
 
@@ -129,15 +129,15 @@ def _difference_blocks(
     about: AboutGrid,
     name: str,
     where: str,
-    found: Sequence[Difference],
+    shown: Sequence[Difference],
     means: Mapping[tuple[str, str], float] | None = None,
 ) -> list[Block]:
-    if not found:
+    if not shown:
         return []
-    base = ", ".join(dict.fromkeys(difference.base for difference in found))
-    table = difference_table(found, means)
+    base = ", ".join(dict.fromkeys(difference.base for difference in shown))
+    table = difference_table(shown, means)
     caption = f"{about.heading}: differences to {base}{where}; mean over users, seeds averaged within each."
-    few = [f"{d.row} {d.metric} ({d.n_changed})" for d in found if 0 < d.n_changed < FEW]
+    few = [f"{d.row} {d.metric} ({d.n_changed})" for d in shown if 0 < d.n_changed < FEW]
     notes = [
         "95 % interval and p: paired bootstrap over users. They leave out the variation between seeds; see deviations.",
     ]
@@ -145,7 +145,7 @@ def _difference_blocks(
         notes.append("%: the difference relative to the mean of the base.")
     if few:
         notes.append(f"Fewer than {FEW} users differ at all, so interval and p are too optimistic: {', '.join(few)}.")
-    title = f"Differences to {base}{where}, with intervals and p-values ({len(found)} rows)"
+    title = f"Differences to {base}{where}, with intervals and p-values ({len(shown)} rows)"
     return [TableBlock(name, title, table.captioned(about.marked(caption)), tuple(notes), folded=True)]
 
 

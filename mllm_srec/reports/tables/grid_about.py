@@ -1,4 +1,4 @@
-"""What a grid is, as `grid.json` beside its results holds it: `asdict` writes it, `parse_about` reads it."""
+"""The description of a grid in `grid.json` beside its results: `asdict` writes it, `parse_about` reads it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GridReport:
         caption: A sentence below it.
         kind: `table`; `bars`: one per row and data set; `curves`: a line per row over the data sets' `x`, in panels.
         metrics: Metrics shown; none: those of the grid.
-        article: Table of the article whose published numbers stand beside ours, such as `table5`.
+        article: Table of the article whose published numbers are shown beside ours, such as `table5`.
         baseline_rows: Rows over the best of which the improvement of the others is stated.
     """
 

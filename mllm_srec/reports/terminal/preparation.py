@@ -1,4 +1,4 @@
-"""What came of the stages before training, for the terminal: the data set, the prompts, the summaries."""
+"""Results of the stages before training, for the terminal: data set, prompts and summaries."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ TITLES = {
     "history_length": "liked items in the context",
     "cold_items": "train likes of the positive's item",
     "popularity_matched": "negatives as drawn, and as popular as the positives",
-    "negative_kinds": "kinds of targets told apart",
+    "negative_kinds": "pairs by kind of negative",
 }
 """Headings of the analyses: what they split by."""
 
