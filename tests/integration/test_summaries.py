@@ -390,7 +390,7 @@ def test_a_fit_asks_for_summaries(desk, capsys):
 
 def test_run_summarizes_where_that_is_missing(desk, monkeypatch, capsys):
     started = []
-    monkeypatch.setattr(run_command, "_stage", lambda command, arguments: started.append([command, *arguments]))
+    monkeypatch.setattr(run_command, "_stage", lambda command, arguments, run: started.append([command, *arguments]))
     assert main(["run", *SHOP, "--name", "a"]) == 0
     assert [command for command, *_ in started] == ["summarize", "fit", "test"]
     assert main(started[0]) == 0
