@@ -30,10 +30,10 @@ _HOMES = {
     "StrataSettings": "pipeline.analysis.strata",
     "grid_run_groups": "pipeline.grid.results",
     "case_studies": "pipeline.report.case_studies",
-    "png": "reports.figures.dot_figures",
-    "seeds_figure": "reports.figures.dot_figures",
-    "strata_figure": "reports.figures.dot_figures",
-    "picture_figure": "reports.figures.picture_figure",
+    "png": "reports.figures.notebook_figures",
+    "seeds_figure": "reports.figures.notebook_figures",
+    "strata_figure": "reports.figures.notebook_figures",
+    "picture_figure": "reports.figures.notebook_figures",
 }
 """Public name -> module below `mllm_srec` that defines it."""
 

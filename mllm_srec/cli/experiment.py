@@ -52,7 +52,7 @@ from mllm_srec.pipeline.runs.names import (
     run_for_checkpoint,
     run_of_checkpoint,
 )
-from mllm_srec.reports.terminal.results import print_prompts
+from mllm_srec.reports.terminal.preparation import print_prompts
 from mllm_srec.types import ConfigError
 
 METHOD_ARGUMENTS = ("verbose", "return_predictions", "weights_only")

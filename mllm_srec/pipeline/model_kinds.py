@@ -29,7 +29,7 @@ from mllm_srec.pipeline.build import resolve_stages
 from mllm_srec.pipeline.features.items import item_features
 from mllm_srec.pipeline.features.pictures import extract_features, frozen
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.reports.terminal.summaries import print_quality
+from mllm_srec.reports.terminal.preparation import print_quality
 from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.quality import summary_accuracy, summary_tokens
 from mllm_srec.summaries.run import ensure_summaries

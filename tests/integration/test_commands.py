@@ -340,7 +340,7 @@ def test_run_stops_where_a_stage_fails(desk, capfd):
     assert main(["run", *SHOP, "--name", "b", "--trainer.precision", "bf16-true"]) == 1
     err = capfd.readouterr().err
     assert "trainer.precision='bf16-true': would silently cast LoRA weights" in err
-    assert "mllm_srec run: error: `fit` ended with status 1; its message stands above" in err
+    assert "mllm_srec run: error: `fit` ended with status 1; see its output above" in err
     assert "Traceback" not in err
 
 
@@ -412,7 +412,7 @@ def test_a_second_prepare_with_other_settings(desk, shop_root, capsys):
     assert "candidates.n_negatives: prepared with 6, now 3" in message
     assert tree(shop_root / "small") == before
     assert main(["prepare", *SHOP]) == 0
-    assert "was prepared already, with the same settings" in capsys.readouterr().out
+    assert "was already prepared with the same settings" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])

@@ -1,4 +1,4 @@
-"""`compare`: finished runs against the first of them, user by user."""
+"""`compare`: compare finished runs with the first of them, user by user."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mllm_srec.cli.schema import PROGRAM
 
 DESCRIPTION = (
     "Compare finished runs with the first one given, on the same users: means, differences with 95 % intervals and "
-    "p-values from a paired bootstrap over users, and p-values corrected (Holm) over everything shown. Runs that "
-    "differ in their seed only are given as NAME=RUN,RUN,...: their values are averaged within each user, and the "
-    "spread of the seeds stands beside the mean."
+    "p-values from a paired bootstrap over users, and p-values corrected (Holm) over everything shown. Give "
+    "runs that differ only in their seed as NAME=RUN,RUN,...: their values are averaged within each user, and the "
+    "deviation over seeds is shown beside the mean."
 )
 METRICS = ("ndcg@10", "hr@10", "user_auc")
-"""Shown by default."""
+"""Metrics that are shown by default."""
 
 
 def main(command: str, arguments: list[str]) -> None:
@@ -31,12 +31,12 @@ def main(command: str, arguments: list[str]) -> None:
     groups = run_groups(config.runs)
     if output is not None:
         check_output(output)
-    found = compare_runs(groups, config.metrics, config.split, config.n_resamples, config.seed)
-    lines = notes(found)
+    comparison = compare_runs(groups, config.metrics, config.split, config.n_resamples, config.seed)
+    lines = notes(comparison)
     if output is not None:
-        write_comparison(found, output)
+        write_comparison(comparison, output)
         lines.append(f"written: {output}")
-    print_comparison(f"{found.split}: runs beside {groups[0].name!r}", found.rows, lines)
+    print_comparison(f"{comparison.split}: runs compared with {groups[0].name!r}", comparison.rows, lines)
 
 
 def _parser(command: str) -> Parser:
@@ -51,8 +51,8 @@ def _parser(command: str) -> Parser:
     parser.add_argument(
         "--metrics", type=str, nargs="+", default=list(METRICS), help="Columns of predictions/<split>_users.parquet."
     )
-    parser.add_argument("--split", type=Literal["test", "val"], default="test", help="Results of which split.")
-    parser.add_argument("--n_resamples", type=PositiveInt, default=10_000, help="Resamples of the bootstrap.")
+    parser.add_argument("--split", type=Literal["test", "val"], default="test", help="Compared split.")
+    parser.add_argument("--n_resamples", type=PositiveInt, default=10_000, help="Number of resamples of the bootstrap.")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Seed of the bootstrap.")
-    parser.add_argument("--output", type=str | None, default=None, help="JSON file to write the table into as well.")
+    parser.add_argument("--output", type=str | None, default=None, help="JSON file that gets the table, too.")
     return parser

@@ -1,23 +1,19 @@
-"""`grid`: every row of a table on every data set with every seed, then the table."""
+"""`grid`: run every row of a table on every data set with every seed, then write the table."""
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from mllm_srec.cli.parser import Parser, plain
+from mllm_srec.cli.parser import Parser
 from mllm_srec.cli.schema import PROGRAM, RUNS, DataLocation, add_config_file
 from mllm_srec.pipeline.grid.settings import (
     QUICK_SUFFIX,
-    GridDataSet,
-    GridReport,
-    GridRow,
     GridSettings,
-    QuickGrid,
-    Significance,
     described,
     quickened,
 )
@@ -25,20 +21,22 @@ from mllm_srec.types import ConfigError, MllmSrecError
 
 DESCRIPTION = (
     "Run every row of a grid file on every data set with every seed, each as `run` in a process of its own, and write "
-    "one table: means and deviations over seeds, differences with p-values, costs. What is finished is not run again, "
-    "whichever grid ran it; a grid that was killed continues when it is given again. A cell that fails is named with "
-    "its log, and the others go on."
+    "one table: means and deviations over seeds, differences with p-values, costs. Cells that any grid has finished "
+    "are not run again; a killed grid continues when its command is given again. A failed cell is reported with its "
+    "log, and the others go on."
 )
-Section = TypeVar("Section", QuickGrid, Significance, GridReport)
 
 OUTPUT = Path("experiments/results")
-"""Results of a grid are below it, in a folder of the grid's name."""
+"""Parent of the results, which are in a folder of the grid's name."""
 
 
 def main(command: str, arguments: list[str]) -> None:
     """Run a grid and write its results."""
-    config = _parser(command).parse_args(arguments)
-    grid, name = _grid_settings(plain(config)), _name(config)
+    parser = _parser(command)
+    config = parser.parse_args(arguments)
+    built = getattr(parser, "instantiate", parser.instantiate_classes)(config)  # older versions have the second name
+    grid = GridSettings(**{field.name: built[field.name] for field in fields(GridSettings)})
+    name = _name(config)
     if config.quick:
         grid, name = quickened(grid), f"{name}{QUICK_SUFFIX}"
     from mllm_srec.pipeline.grid.plan import plan_cells
@@ -46,7 +44,7 @@ def main(command: str, arguments: list[str]) -> None:
     cells = plan_cells(grid, RUNS, DataLocation().name)
     if config.dry_run:
         for cell in cells:
-            note = f"  # with --ckpt_path, once {cell.needs.name} has trained something" if cell.needs else ""
+            note = f"  # and --ckpt_path, once {cell.needs.name} is trained" if cell.needs else ""
             print(f"{PROGRAM} run {shlex.join(cell.command)}{'' if cell.tested else note}")
         return
     from mllm_srec.pipeline.grid.merge import check_merge, merge_records
@@ -76,39 +74,20 @@ def _parser(command: str) -> Parser:
     add_config_file(parser)
     parser.add_class_arguments(GridSettings)
     parser.add_argument("--name", type=str | None, default=None, help="Name of the table; null: that of the grid file.")
-    parser.add_argument("--quick", action="store_true", help="Run what the file's quick_grid says.")
-    parser.add_argument("--jobs", type=PositiveInt, default=1, help="Cells at a time.")
+    parser.add_argument("--quick", action="store_true", help="Run the small version of the file's quick_grid.")
+    parser.add_argument("--jobs", type=PositiveInt, default=1, help="Number of cells that run at a time.")
     parser.add_argument("--output", type=str | None, default=None, help=f"Folder of results; null: {OUTPUT}/<name>.")
     parser.add_argument(
-        "--merge", type=str, nargs="+", default=[], help="Results of other grids whose rows join the table."
+        "--merge", type=str, nargs="+", default=[], help="Results of other grids whose cells join the table."
     )
-    parser.add_argument("--dry_run", action="store_true", help="Print the command of every cell, no more.")
+    parser.add_argument("--dry_run", action="store_true", help="Only print the command of every cell.")
     return parser
 
 
 def _name(config: Any) -> str:
-    """Given, or that of the first grid file."""
+    """Return the name of the table: `--name`, or the name of the first grid file."""
     if config.name is not None:
         return str(config.name)
     if not config.config:
         raise ConfigError("config: got none; give a grid file, such as --config experiments/table3.yaml")
     return Path(str(config.config[0])).stem
-
-
-def _grid_settings(values: Any) -> GridSettings:
-    """The parsed settings as dataclasses."""
-    return GridSettings(
-        rows=[GridRow(**row) for row in map(plain, values["rows"])],
-        base=values["base"],
-        data_sets=[GridDataSet(**data_set) for data_set in map(plain, values["data_sets"])],
-        seeds=values["seeds"],
-        set=values["set"],
-        quick_grid=_as(QuickGrid, values["quick_grid"]),
-        metrics=values["metrics"],
-        significance=_as(Significance, values["significance"]),
-        report=_as(GridReport, values["report"]),
-    )
-
-
-def _as(kind: type[Section], values: Any) -> Section:
-    return values if isinstance(values, kind) else kind(**plain(values))

@@ -17,7 +17,7 @@ def main(command: str, arguments: list[str]) -> None:
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
     from mllm_srec.data.manifest import check_manifest
     from mllm_srec.data.prepare import prepare_dataset
-    from mllm_srec.reports.terminal.results import print_prepared
+    from mllm_srec.reports.terminal.preparation import print_prepared
 
     folder, prepare, candidates = dataset_settings(config)
     done = check_manifest(folder, prepare, candidates)

@@ -1,4 +1,4 @@
-"""`report`: finished grids and runs as one page, with every table and figure as a file of its own."""
+"""`report`: write finished grids and runs as one page, and each table and figure as a file of its own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mllm_srec.cli.parser import Parser
 from mllm_srec.cli.schema import PROGRAM
 
 DESCRIPTION = (
-    "Write finished results as one page that needs nothing else (index.html), and each of its tables as Markdown, "
-    "LaTeX and CSV, each of its figures as PNG, SVG and PDF. Nothing is measured anew."
+    "Write finished results as one self-contained page (index.html), each of its tables as Markdown, LaTeX and CSV, "
+    "and each of its figures as PNG, SVG and PDF. Nothing is measured again."
 )
 RESULTS = Path("experiments/results")
-"""Where grids are looked for when none is named."""
+"""Parent of the results that are shown if none are given."""
 
 TITLE = "Multimodal sequential recommendation: results"
 
@@ -23,8 +23,8 @@ def main(command: str, arguments: list[str]) -> None:
     """Write the report."""
     config = _parser(command).parse_args(arguments)
     from mllm_srec.cli.quiet import silence_libraries
-    from mllm_srec.pipeline.grid.read import find_results
     from mllm_srec.pipeline.report.report import check_report_folder, write_report
+    from mllm_srec.pipeline.report.sources import find_results
 
     silence_libraries()
     folder = Path(config.output)
@@ -47,13 +47,13 @@ def _parser(command: str) -> Parser:
         type=str,
         nargs="*",
         metavar="RESULTS",
-        help=f"Folders of grids, of Table 2 and Figure 7; none: all below {RESULTS} but those of --quick.",
+        help=f"Folders of grids, of Table 2 and Figure 7; none: all below {RESULTS} without those of --quick.",
     )
     parser.add_argument("--runs", type=str, nargs="+", default=[], metavar="RUN", help="Folders of tested runs.")
     parser.add_argument("--output", type=str, default="report", help="Folder of the report.")
-    parser.add_argument("--title", type=str, default=TITLE, help="Of the page.")
+    parser.add_argument("--title", type=str, default=TITLE, help="Title of the page.")
     parser.add_argument(
-        "--cases", type=NonNegativeInt, default=2, help="Right and wrong cases that are drawn of one run of each grid."
+        "--cases", type=NonNegativeInt, default=2, help="Number of right and of wrong cases of one run of each grid."
     )
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Seed of that drawing.")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Seed that draws the cases.")
     return parser

@@ -1,4 +1,4 @@
-"""`run`: every missing stage in order, each as a command of its own."""
+"""`run`: run the missing stages in order, each as a command of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from mllm_srec.pipeline.runs.folder import RunFolder
 
 DESCRIPTION = (
-    "Prepare the data set and write summaries where that is missing, fit, and test the best checkpoint; where nothing "
-    "is trained, only test. With --ckpt_path nothing is trained either: that checkpoint is tested, on the data that "
-    "the settings name. A run that was killed continues when its --name is given again. Takes every setting of the "
-    "other commands; see `fit --help`."
+    "Prepare the data set and write summaries if they are missing, fit, and test the best checkpoint; a model without "
+    "training is only tested. With --ckpt_path, too, nothing is trained: that checkpoint is tested, on the data set of "
+    "the settings. A killed run continues when its --name is given again. stages.json in the run folder holds the time "
+    "of each stage. Takes every setting of the other commands; see `fit --help`."
 )
 
 
@@ -33,65 +34,78 @@ def main(command: str, arguments: list[str]) -> None:
     trained = is_trained(config)
     if config.ckpt_path is not None and not trained:
         raise ConfigError(f"ckpt_path={config.ckpt_path!r}: these settings train nothing; leave it out")
-    _build(config, arguments)
+    run = _run_folder(config)
+    _build(config, arguments, run)
     if config.trainer.fast_dev_run:
         if trained and config.ckpt_path is None:
-            _stage("fit", arguments)
-        _stage("test", arguments)
+            _stage("fit", arguments, run)
+        _stage("test", arguments, run)
     elif config.ckpt_path is not None:
-        _test_given(config, arguments)
-    else:
-        _fit_and_test(config, arguments, trained)
+        _test_given(config, arguments, run)
+    elif run is not None:
+        _fit_and_test(run, arguments, trained)
 
 
-def _build(config: Any, arguments: Sequence[str]) -> None:
-    """The data set and its summaries."""
+def _run_folder(config: Any) -> RunFolder | None:
+    """Return the folder of the run; None if there is none, or if `test` chooses that of the given checkpoint."""
+    from mllm_srec.pipeline.runs.names import new_run, run_of_checkpoint
+
+    if config.trainer.fast_dev_run:
+        return None
+    if config.ckpt_path is not None:
+        origin = run_of_checkpoint(config.ckpt_path)
+        if config.name is None or (origin is not None and config.name == origin.path.name):
+            return None
+    return new_run(config.trainer.default_root_dir, config.data.name, config.name, int(config.seed_everything))
+
+
+def _build(config: Any, arguments: Sequence[str], run: RunFolder | None) -> None:
+    """Make the data set and its summaries, if they are missing."""
     from mllm_srec.cli.commands.summarize import summary_plan
     from mllm_srec.data.manifest import check_manifest
     from mllm_srec.summaries.run import missing_stages
 
     if not check_manifest(*dataset_settings(config)):
-        _stage("prepare", arguments)
+        _stage("prepare", arguments, run)
     summarised = config.baseline is None and config.summaries.variant != "none"
     if summarised and missing_stages(summary_plan(config, f"{PROGRAM} prepare")):
-        _stage("summarize", arguments)
+        _stage("summarize", arguments, run)
 
 
-def _fit_and_test(config: Any, arguments: Sequence[str], trained: bool) -> None:
-    run = _run_folder(config)
+def _fit_and_test(run: RunFolder, arguments: Sequence[str], trained: bool) -> None:
+    """Fit, or continue where the run was killed, and test the best checkpoint; each if it is missing."""
     named = [*arguments, "--name", run.path.name]
     if trained and "fit/steps" not in run.read_metrics():
-        _stage("fit", [*named, *(["--ckpt_path", str(run.last)] if run.last.exists() else [])])
+        _stage("fit", [*named, *(["--ckpt_path", str(run.last)] if run.last.exists() else [])], run)
     results = run.read_metrics()
     if "test/n_users" not in results or results.get("test/step") != results.get("fit/best_step"):
-        _stage("test", [*named, *(["--ckpt_path", str(run.best)] if trained else [])])
+        _stage("test", [*named, *(["--ckpt_path", str(run.best)] if trained else [])], run)
     print(f"done: {run.path}")
 
 
-def _test_given(config: Any, arguments: Sequence[str]) -> None:
-    """Test the checkpoint that was given: in a folder of its own where a name is given, else where `test` puts it."""
-    from mllm_srec.pipeline.runs.names import run_of_checkpoint, was_tested
+def _test_given(config: Any, arguments: Sequence[str], run: RunFolder | None) -> None:
+    """Test the given checkpoint: in the run's folder if it has one of its own, else where `test` puts it."""
+    from mllm_srec.pipeline.runs.names import was_tested
 
-    checkpoint = Path(config.ckpt_path)
-    origin = run_of_checkpoint(checkpoint)
-    if config.name is None or (origin is not None and config.name == origin.path.name):
-        _stage("test", arguments)
-        return
-    run = _run_folder(config)
-    if not was_tested(run, checkpoint):
-        _stage("test", arguments)
-    print(f"done: {run.path}")
+    if run is None or not was_tested(run, Path(config.ckpt_path)):
+        _stage("test", arguments, run)
+    if run is not None:
+        print(f"done: {run.path}")
 
 
-def _run_folder(config: Any) -> RunFolder:
-    from mllm_srec.pipeline.runs.names import new_run
+def _stage(command: str, arguments: Sequence[str], run: RunFolder | None) -> None:
+    """Run one command in a process of its own, so that stages share no state and free their memory.
 
-    return new_run(config.trainer.default_root_dir, config.data.name, config.name, int(config.seed_everything))
+    Args:
+        command: Name of the command.
+        arguments: Its arguments.
+        run: Folder whose `stages.json` gets the time; None: no folder of this run is known.
+    """
+    from mllm_srec.pipeline.runs.names import is_first_process
+    from mllm_srec.pipeline.runs.stages import timed_stage
 
-
-def _stage(command: str, arguments: Sequence[str]) -> None:
-    """Run one command in a process of its own, so that stages share no state and free their memory."""
     print(f"$ {PROGRAM} {command} {shlex.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "mllm_srec", command, *arguments], check=False)
+    with timed_stage(run, command) if run is not None and is_first_process() else nullcontext():
+        done = subprocess.run([sys.executable, "-m", "mllm_srec", command, *arguments], check=False)
     if done.returncode != 0:
-        raise MllmSrecError(f"`{command}` ended with status {done.returncode}; its message stands above")
+        raise MllmSrecError(f"`{command}` ended with status {done.returncode}; see its output above")

@@ -48,7 +48,7 @@ def main(command: str, arguments: list[str]) -> None:
     config = full.parse_args(arguments)
     from mllm_srec.pipeline.build import folder_lock
     from mllm_srec.pipeline.runs.names import is_first_process
-    from mllm_srec.reports.terminal.summaries import print_quality
+    from mllm_srec.reports.terminal.preparation import print_quality
     from mllm_srec.summaries.run import Summarizer
 
     plan = summary_plan(config, shlex.join([*PROGRAM.split(), "prepare", *arguments]))

@@ -1,4 +1,4 @@
-"""One cell of a grid as a process of its own, never run twice at once, not even behind a grid that was killed."""
+"""One cell of a grid as a process of its own, never run twice at once, even if a killed grid left its process."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from threading import Event, Lock
 from typing import BinaryIO, Literal
 
 from mllm_srec.pipeline.grid.plan import Cell
-from mllm_srec.pipeline.grid.record import StageClock, begin_attempt, end_attempt, is_finished, peak_bytes
+from mllm_srec.pipeline.grid.record import begin_attempt, end_attempt, is_finished, peak_bytes
+from mllm_srec.pipeline.runs.stages import StageClock
 from mllm_srec.types import ConfigError
 
 POLL = 0.1
 """Seconds between two looks at a process."""
 
 GRACE = 30.0
-"""Seconds that a process has to end after SIGTERM."""
+"""Seconds that a process has to end after SIGTERM, and again after SIGKILL."""
 
 BUILDING = (None, "prepare", "summarize")
-"""Stages that build what all cells of a data set share."""
+"""Stages that build what all cells of a data set share; None: no stage has begun."""
 
 Say = Callable[[str], None]
 
@@ -37,8 +38,8 @@ class Outcome:
 
     Attributes:
         cell: The cell.
-        state: `found`: it was finished before; `stopped`: the grid was told to stop.
-        detail: Of a failed one: status and last line of the log.
+        state: `found`: it was already finished; `stopped`: the grid was stopped.
+        detail: Exit status and last line of the log of a failed cell.
     """
 
     cell: Cell
@@ -47,15 +48,15 @@ class Outcome:
 
     @property
     def log(self) -> Path:
-        """The cell's own log; where it was not begun, that of the cell that it waited for."""
+        """Log of the cell, or if it was never begun, of the cell that it waited for."""
         return self.cell.log if self.cell.needs is None or self.cell.log.exists() else self.cell.needs.log
 
 
 class LockedLog:
-    """The log of a cell, locked: processes that print into it inherit the lock, and hold it until the last ends.
+    """The log of a cell with a lock: processes that print into it inherit the lock, and hold it until the last ends.
 
     Args:
-        path: The file; it is appended to.
+        path: Log file, which is appended to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +64,7 @@ class LockedLog:
         self.file: BinaryIO = path.open("ab")
 
     def acquire(self) -> bool:
-        """Try to lock it."""
+        """Try to lock the file; return False if another process holds the lock."""
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -71,20 +72,20 @@ class LockedLog:
         return True
 
     def hand_over(self) -> None:
-        """Leave the lock to the processes that inherited it, and ask for it anew."""
+        """Leave the lock to the processes that inherited it, and open the file again without it."""
         self.file.close()
         self.file = self.path.open("ab")
 
 
 def run_cell(cell: Cell, program: Sequence[str], stop: Event, building: Lock, say: Say) -> Outcome:
-    """Run a cell, or continue it where it was killed, unless it is finished.
+    """Run a cell unless it is finished; continue it if it was killed.
 
     Args:
         cell: The cell.
-        program: Words before `run`.
-        stop: Set when everything is to end.
-        building: Held while the process prepares and summarises, which other cells of the data set rely on.
-        say: Called with lines for the terminal.
+        program: Command line before `run`.
+        stop: Event that ends everything.
+        building: Lock that is held until the process has prepared and summarised, for other cells of the data set.
+        say: Function that prints a line.
 
     Raises:
         ConfigError: The folder of the runs cannot be written.
@@ -94,7 +95,7 @@ def run_cell(cell: Cell, program: Sequence[str], stop: Event, building: Lock, sa
         log = LockedLog(cell.log)
     except OSError as error:
         raise ConfigError(
-            f"{cell.folder} cannot be written ({error.strerror}); set trainer.default_root_dir to a folder of yours"
+            f"{cell.folder}: cannot be written ({error.strerror}); set trainer.default_root_dir to a folder of yours"
         ) from error
     with log.file, ExitStack() as held:
         if not _wait_for_lock(log, stop, say):
@@ -113,7 +114,7 @@ def run_cell(cell: Cell, program: Sequence[str], stop: Event, building: Lock, sa
 
 
 def _wait_for_lock(log: LockedLog, stop: Event, say: Say) -> bool:
-    """Wait for another grid's process, or one that a killed grid left behind; False if stopped meanwhile."""
+    """Wait for a process of another grid, or one that a killed grid left; return False if stopped meanwhile."""
     waited = False
     while not log.acquire():
         if not waited:
@@ -125,15 +126,15 @@ def _wait_for_lock(log: LockedLog, stop: Event, say: Say) -> bool:
 
 
 def _run(cell: Cell, command: Sequence[str], log: LockedLog, stop: Event, held: ExitStack) -> Outcome:
-    """Start the process, look after it and note what it cost."""
+    """Start the process, wait for its end and record its cost."""
     begin_attempt(cell)
-    clock = StageClock(cell.log)
+    clock = StageClock(cell.run)
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=log.file,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C is for the grid, which tells all of them
+        start_new_session=True,  # Ctrl-C reaches the grid only, which stops all of them
     )
     usage = None
     while usage is None and not stop.wait(POLL):
@@ -155,10 +156,10 @@ def _run(cell: Cell, command: Sequence[str], log: LockedLog, stop: Event, held: 
 
 
 def _reap(process: subprocess.Popen[bytes]) -> resource.struct_rusage | None:
-    """What an ended process and those that it waited for used; None while it runs.
+    """Return the resources that an ended process and its children used; None while it runs.
 
-    `getrusage(RUSAGE_CHILDREN)` would mix the memory of all cells. Before it becomes another program, a process is a
-    copy of this one, so that the memory of this one is the least that is ever seen.
+    `getrusage(RUSAGE_CHILDREN)` would mix the memory of all cells. A process begins as a copy of this one, so no value
+    is below the memory of this process.
     """
     pid, status, usage = os.wait4(process.pid, os.WNOHANG)
     if pid == 0:
@@ -168,7 +169,7 @@ def _reap(process: subprocess.Popen[bytes]) -> resource.struct_rusage | None:
 
 
 def _end(process: subprocess.Popen[bytes], log: LockedLog) -> None:
-    """Ask the process and all that it started to end, and make them, if they do not; keeps the log locked."""
+    """End the process and all that it started, by SIGKILL if need be; the log is locked again afterwards."""
     log.hand_over()
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         with suppress(ProcessLookupError):
@@ -183,11 +184,12 @@ def _end(process: subprocess.Popen[bytes], log: LockedLog) -> None:
 
 
 def _ending(status: int) -> str:
+    """Return how a process ended, in words."""
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says anything; a progress bar's last state counts as a line."""
+    """Return the last line of a log that is not blank; the last state of a progress bar counts as a line."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 20_000))
         text = file.read().decode("utf-8", errors="replace")

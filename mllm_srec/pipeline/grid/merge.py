@@ -1,4 +1,4 @@
-"""Cells of several grids in one table: refused where it would mix what is not the same."""
+"""Cells of several grids in one table; refused if they were not set or measured alike."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ from mllm_srec.types import ConfigError
 
 
 def merge_records(own: Sequence[CellRecord], others: Sequence[CellRecord]) -> list[CellRecord]:
-    """Cells of several grids; a run that is already there counts once.
+    """Return the cells of several grids; a run that several of them have counts once.
+
+    Args:
+        own: Cells of this grid.
+        others: Cells of the grids that join it.
 
     Raises:
-        ConfigError: Different runs would be the same cell, or seeds of the same row, or were not measured alike.
+        ConfigError: Different runs would be the same cell or seeds of one row, or runs were not measured alike.
     """
     check_settings([*own, *others])
     check_measured_alike([*own, *others])
-    merged = {place(record): record for record in reversed([*own, *others])}  # the first of equal ones
+    merged = {place(record): record for record in reversed([*own, *others])}  # of equal ones, the first
     return list(merged.values())[::-1]
 
 
 def check_merge(name: str, cells: Sequence[Cell], others: Sequence[CellRecord], compared: bool) -> None:
-    """Look whether results may join those of a grid, before its cells are run.
+    """Check that results may join those of a grid, before its cells are run.
 
     Args:
-        name: Of the grid.
-        cells: That it will run.
-        others: From `read_records`.
-        compared: Whether rows are compared user by user, which takes the predictions of every run.
+        name: Name of the grid.
+        cells: Cells that it will run.
+        others: Results that join it, from `read_records`.
+        compared: True if rows are compared user by user, which needs the predictions of every run.
 
     Raises:
-        ConfigError: They may not, or their run folders are not here.
+        ConfigError: They may not, or their run folders are missing.
     """
     planned = [
         {
@@ -50,20 +54,20 @@ def check_merge(name: str, cells: Sequence[Cell], others: Sequence[CellRecord], 
     gone = [record["run"] for record in others if not (Path(record["run"]) / "predictions").is_dir()]
     if gone and compared:
         raise ConfigError(
-            f"merge: the predictions of {len(gone)} of {len(others)} runs are not here, such as those of {gone[0]}; "
-            "rows are compared user by user, so copy these run folders from the machine that ran them, or set "
+            f"merge: the predictions of {len(gone)} of {len(others)} runs are missing, such as those of {gone[0]}, and "
+            "rows are compared user by user; copy these run folders from the machine that ran them, or set "
             "significance.metrics to []"
         )
 
 
 def check_settings(records: Sequence[CellRecord]) -> None:
-    """Refuse two different runs as the same cell, seeds of a row that were set differently, and quick among full ones.
+    """Refuse different runs as one cell, differently set seeds as one row, and quick runs among full ones.
 
     Args:
-        records: Cells of several grids: what says where they stand, `table`, `run`, `config_hash` and `row_hash`.
+        records: Cells of several grids: `table`, `data_set`, `row`, `seed`, `run`, `config_hash` and `row_hash`.
 
     Raises:
-        ConfigError: Naming two of them.
+        ConfigError: Two cells contradict each other; the error names both.
     """
     first: dict[tuple[str, ...], CellRecord] = {}
     for record in records:
@@ -73,21 +77,23 @@ def check_settings(records: Sequence[CellRecord]) -> None:
             (row, "row_hash", "are set differently"),
         ):
             there = first.setdefault(key, record)
-            if there.get(hashed) != record.get(hashed):
+            if there[hashed] != record[hashed]:
                 raise ConfigError(
                     f"{_named(record)} of {record['table']} and {_named(there)} of {there['table']} {words} "
                     f"({record['run']}, {there['run']}); give one of the rows another label"
                 )
         there = first.setdefault((), record)
         if there["table"].endswith(QUICK_SUFFIX) != record["table"].endswith(QUICK_SUFFIX):
-            raise ConfigError(f"{record['table']} and {there['table']}: results of --quick cannot stand among others")
+            raise ConfigError(
+                f"merge: {record['table']} and {there['table']}: quick results cannot join others; leave one out"
+            )
 
 
 def check_measured_alike(records: Sequence[CellRecord]) -> None:
-    """Refuse cells of a data set that differ from the others in what they were measured with.
+    """Refuse cells of a data set that were measured under another protocol than the others.
 
     Raises:
-        ConfigError: Naming them.
+        ConfigError: There are such cells; the error names them.
     """
     for data_set in dict.fromkeys(record["data_set"] for record in records):
         of_data_set = [record for record in records if record["data_set"] == data_set]
@@ -99,7 +105,7 @@ def check_measured_alike(records: Sequence[CellRecord]) -> None:
                 raise ConfigError(
                     f"{key} of data set {data_set!r} is {usual} in {values.count(usual)} cells, but not in\n  "
                     + "\n  ".join(odd)
-                    + "\nNumbers of different protocols cannot stand in one table; run these cells on the same "
+                    + "\nNumbers of different protocols cannot share a table; run these cells on the same "
                     "data, candidates and evaluator, or as a data set of their own"
                 )
 

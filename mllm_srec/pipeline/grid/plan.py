@@ -1,4 +1,4 @@
-"""The cells of a grid: what each runs, and a name by which equal cells of all grids are the same run."""
+"""The cells of a grid: the command of each, and a name that makes equal cells of all grids the same run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mllm_srec.pipeline.runs.names import belongs_to
 from mllm_srec.types import ConfigError
 
 FOR_LOGS = {"trainer.enable_progress_bar": False}
-"""Settings of every cell unless the grid says otherwise."""
+"""Settings of every cell, unless the grid sets them."""
 
-WITHOUT_INFLUENCE = ("name", "tracking", "trainer.default_root_dir", "trainer.enable_progress_bar")
-"""Settings that change no result, and so no name of a cell."""
+NO_INFLUENCE = ("name", "tracking", "trainer.default_root_dir", "trainer.enable_progress_bar")
+"""Settings that change no result, and so not the name of a cell."""
 
 HASH_DIGITS = 12
-"""Of the settings' hash in the name of a cell."""
+"""Length of the settings' hash in the name of a cell."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Cell:
         row: Label of the row.
         data_set: Name of the data set in the table.
         seed: `seed_everything`.
-        name: Name of the run: readable, and with the hash of the settings.
-        folder: Where the run's folder, its log and its record are: `<trainer.default_root_dir>/<data.name>`.
-        arguments: Of `run`, its name included.
-        settings: All that the files and settings say, merged, and which cell's training is tested.
-        needs: The cell whose training is tested; None: the cell trains itself, where there is something to train.
+        name: Name of the run: readable, with the hash of the settings.
+        folder: Parent of the run's folder, log and record: `<trainer.default_root_dir>/<data.name>`.
+        arguments: Arguments of `run`, with the name.
+        settings: Merged settings of all files and flags; `trained_on` is the hash of the needed cell.
+        needs: Cell that trains the model that is tested here; None if the cell trains its own.
     """
 
     row: str
@@ -52,7 +52,7 @@ class Cell:
 
     @property
     def tested(self) -> Path | None:
-        """The checkpoint that is tested; None where this cell trains itself, or the one it needs trains nothing."""
+        """Checkpoint of the needed cell that is tested; None if there is no such cell, or it trains nothing."""
         if self.needs is None:
             return None
         trained = self.needs.run.read_metrics()
@@ -62,61 +62,61 @@ class Cell:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """Arguments of `run`, with the checkpoint that is tested."""
+        """Arguments of `run`, with the checkpoint if one is given."""
         return self.arguments if self.tested is None else (*self.arguments, "--ckpt_path", str(self.tested))
 
     def check_need(self) -> None:
-        """Look whether the checkpoint is there, and the results here, if there are any, are its own.
+        """Check that the needed checkpoint exists, and that results of this cell are results of it.
 
         Raises:
-            ConfigError: Naming the folder to delete.
+            ConfigError: One is not so; the error names the folder to delete.
         """
         if self.needs is None or self.tested is None:
             return
         if not self.tested.exists():
             raise ConfigError(
-                f"{self.tested} is gone, which {self.name} tests; delete {self.needs.run.path} and {self.needs.record} "
-                "to train it anew"
+                f"{self.tested}: missing, and {self.name} tests it; delete {self.needs.run.path} and "
+                f"{self.needs.record} to train it again"
             )
         if self.run.config.exists() and not belongs_to(self.run, self.tested):
             raise ConfigError(
-                f"{self.run.path} holds a test of other weights than {self.tested}, which was trained anew; delete it"
+                f"{self.run.path}: holds a test of other weights than {self.tested}, which was trained again; delete it"
             )
 
     @property
     def run(self) -> RunFolder:
-        """The run's folder."""
+        """Folder of the run."""
         return RunFolder(self.folder / self.name)
 
     @property
     def log(self) -> Path:
-        """All that the run printed; locked as long as one of its processes lives."""
+        """Output of the run; locked as long as one of its processes lives."""
         return self.folder / f"{self.name}.log"
 
     @property
     def record(self) -> Path:
-        """What the run cost, see `grid_record`."""
+        """Attempts to run the cell and their cost, see `record.py`."""
         return self.folder / f"{self.name}.json"
 
     @property
     def settings_hash(self) -> str:
-        """Hash of the settings that have an influence."""
+        """Hash of all settings that influence results."""
         return settings_hash(self.settings)
 
     @property
     def row_hash(self) -> str:
-        """The same but for the seed: equal for all cells that may be averaged as seeds of one row."""
+        """Hash of the same without the seed: equal for all cells that may be averaged as seeds of one row."""
         own = {key: value for key, value in self.settings.items() if key not in ("seed_everything", "trained_on")}
         return settings_hash(own if self.needs is None else {**own, "trained_on": self.needs.row_hash})
 
 
 def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list[Cell]:
-    """All cells, a whole table of one seed after the other; cells that test what others trained come last.
+    """Return all cells: the whole table of one seed, then of the next; cells that test what others train come last.
 
     Args:
         grid: The grid.
-        default_root: `trainer.default_root_dir` where no file names it.
-        default_data: `data.name` where no file names it.
+        default_root: Value of `trainer.default_root_dir` unless a file sets it.
+        default_data: Value of `data.name` unless a file sets it.
 
     Raises:
         ConfigError: The grid cannot be run as it is.
@@ -148,45 +148,45 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
 
 
 def _files(grid: GridSettings, data_set: GridDataSet, row: GridRow) -> list[str]:
-    """Configuration files of a cell; later ones win."""
+    """Return the configuration files of a cell; later ones win."""
     files = [*grid.base, *data_set.configs, *row.configs]
     if data_set.row_configs is not None:
         own = Path(data_set.row_configs) / f"{row.label}.yaml"
         files += [str(own)] if own.is_file() else []
     if not files:
-        raise ConfigError(f"row {row.label!r} of data set {data_set.name!r} has no configuration file; set base")
+        raise ConfigError(f"base: row {row.label!r} of data set {data_set.name!r} has no configuration file; give one")
     return files
 
 
 def _name(folder: Path, label: str, seed: int, key: str) -> str:
-    """The name under which the same settings were run before, whatever the label was then, or a new one."""
+    """Return the name under which the same settings were run before, under any label, or a new one."""
     before = sorted(path.stem for path in folder.glob(f"*-{key}.json"))
     return before[0] if before else f"{label}-{seed}-{key}"
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as the command line takes them; texts as they are, all else as JSON, which is YAML."""
+    """Return settings as flags: texts as they are, other values as JSON, which is YAML."""
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
 def merged_settings(files: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What configuration files and flags say together, as the commands' parser takes them: later ones win.
+    """Merge configuration files and flags as the commands' parser does: later ones win.
 
     Args:
         files: Configuration files in YAML.
         flags: Dotted settings.
 
     Raises:
-        ConfigError: A file is no YAML mapping.
+        ConfigError: A file is not a YAML mapping.
     """
     merged: dict[str, Any] = {}
     for file in files:
         try:
             content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} is not valid YAML ({error})") from error
+            raise ConfigError(f"{file}: not valid YAML ({error}); correct it") from error
         if not isinstance(content, dict | None):
-            raise ConfigError(f"{file} holds {type(content).__name__}; sections such as `data:` are expected")
+            raise ConfigError(f"{file}: holds {type(content).__name__}; give sections such as `data:`")
         _merge(merged, content or {})
     for key, value in flags.items():
         _merge(merged, {key: value})
@@ -196,8 +196,8 @@ def merged_settings(files: Sequence[str], flags: Mapping[str, Any]) -> dict[str,
 def _merge(into: dict[str, Any], content: Mapping[Any, Any]) -> None:
     """Merge nested or dotted settings in place.
 
-    Arguments of a class stay where another class is chosen, of which some may be dropped later: rather a run too many
-    than two different ones under one name.
+    Arguments of a class stay when another class is chosen, though some may be dropped later: better one run too many
+    than two different runs under one name.
     """
     for dotted, value in content.items():
         *sections, key = str(dotted).split(".")
@@ -211,7 +211,7 @@ def _merge(into: dict[str, Any], content: Mapping[Any, Any]) -> None:
 
 
 def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
-    """A section, made where there is none."""
+    """Return a section, which is made if it does not exist."""
     if not isinstance(settings.get(key), dict):
         settings[key] = {}
     section: dict[str, Any] = settings[key]
@@ -219,7 +219,7 @@ def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _value(settings: Mapping[str, Any], dotted: str, default: Any) -> Any:
-    """A setting, or its default where nothing says it."""
+    """Return a setting, or its default if it is not set."""
     at: Any = settings
     for key in dotted.split("."):
         if not isinstance(at, Mapping) or key not in at:
@@ -229,10 +229,10 @@ def _value(settings: Mapping[str, Any], dotted: str, default: Any) -> Any:
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of merged settings without those that have no influence; the order of keys has none either."""
+    """Return the SHA-256 of merged settings without `NO_INFLUENCE`; the order of keys does not matter."""
     kept: dict[str, Any] = {}
     _merge(kept, settings)
-    for dotted in WITHOUT_INFLUENCE:
+    for dotted in NO_INFLUENCE:
         *sections, key = dotted.split(".")
         at: Any = kept
         for section in sections:

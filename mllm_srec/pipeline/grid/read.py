@@ -1,21 +1,20 @@
-"""A folder of grid results, read and checked: its numbers, its comparisons, its cells, and what the grid was."""
+"""Read and check a folder of grid results: numbers, comparisons, cells, and the description of the grid."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import polars as pl
 
-from mllm_srec.pipeline.grid.about import about_grid
 from mllm_srec.pipeline.grid.merge import check_measured_alike
-from mllm_srec.pipeline.grid.results import RESULTS, SCHEMA, CellRecord, read_records, tidy
-from mllm_srec.pipeline.grid.scripted import SCRIPTED
+from mllm_srec.pipeline.grid.results import ABOUT, RESULTS, SCHEMA, CellRecord, read_records, tidy
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
 from mllm_srec.reports.tables.grid import in_order, summarise
-from mllm_srec.reports.tables.grid_about import AboutGrid
+from mllm_srec.reports.tables.grid_about import AboutGrid, parse_about
 from mllm_srec.reports.tables.grid_summary import Difference
 from mllm_srec.types import ConfigError, DataError
 
@@ -27,12 +26,12 @@ class GridFolder:
     """Results of a grid.
 
     Attributes:
-        folder: Where they are.
-        about: What the grid was.
-        summary: From `summarise`, of the metrics of its tables.
-        differences: Rows against their base, as the grid computed them from the values of every user.
-        records: Its own cells; of merged grids there are numbers only.
-        missing: What was planned and has no result, one line for each row and data set.
+        folder: The folder.
+        about: Description of the grid.
+        summary: Result of `summarise` for the shown metrics.
+        differences: Comparisons of rows with their base, as the grid computed them from the values of every user.
+        records: Cells, those of merged grids included.
+        missing: A line for each row and data set that lacks results of a planned seed.
     """
 
     folder: Path
@@ -43,61 +42,52 @@ class GridFolder:
     missing: tuple[str, ...]
 
 
-def find_results(root: Path) -> list[Path]:
-    """Folders of grids and scripts below `root`, without those of quick grids: tables, figures, then others."""
-    found = (
-        {path.parent for name in (RESULTS, *SCRIPTED.values()) for path in root.rglob(name)} if root.is_dir() else set()
-    )
-    kept = [folder for folder in found if not folder.name.endswith(QUICK_SUFFIX)]
-    return sorted(kept, key=lambda path: (*(not path.name.startswith(part) for part in ("table", "figure")), path))
-
-
 def read_grid(folder: Path) -> GridFolder:
     """Read a folder that `grid` wrote.
 
     Args:
-        folder: Its `--output`.
+        folder: Folder that `grid --output` wrote.
 
     Raises:
         ConfigError: It holds no results of a grid, or they were not measured alike.
-        DataError: A file is damaged, or contradicts another.
+        DataError: A file is damaged, contradicts another, or is of an earlier version.
     """
     results = _read_results(folder)
     records = read_records(folder)
     check_measured_alike(records)
     _check_cells(folder, results, records)
-    written = _read_summary(folder)
-    about, planned = about_grid(folder, results, written)
+    written = _read_summary(folder, str(results["table"][0]))
+    about = _read_about(folder, results)
     try:
-        summary = summarise(results, about.metrics)
+        summary = summarise(results, about.shown_metrics)
     except ValueError as error:
-        raise DataError(f"{folder}: {error} Give the grid's `report.metrics` such as there are") from error
+        raise DataError(f"{folder}: {error} Set `report.metrics` of the grid to some of these") from error
     summary = in_order(summary, about.rows)
     differences = _differences(folder, written, summary)
-    missing = _missing(about, results) if planned else ()
-    return GridFolder(folder, about, summary, differences, tuple(records), missing)
+    return GridFolder(folder, about, summary, differences, tuple(records), _missing(about, results))
 
 
 def _read_results(folder: Path) -> pl.DataFrame:
+    """Read `results.parquet`."""
     path = folder / RESULTS
     if not path.is_file():
         raise ConfigError(
-            f"RESULTS: {str(folder)!r} holds no {RESULTS}; give folders that `grid` wrote, such as "
+            f"RESULTS={str(folder)!r}: holds no {RESULTS}; give folders that `grid` wrote, such as "
             "experiments/results/table3, and finished runs with --runs"
         )
     try:
         table = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as Parquet ({error}); run the grid again") from error
+        raise DataError(f"{path}: cannot be read as Parquet ({error}); run the grid again") from error
     odd = [name for name, kind in SCHEMA.items() if table.schema.get(name) != kind]
     if odd or table.height == 0:
         what = f"lacks or mistypes {', '.join(odd)}" if odd else "is empty"
-        raise DataError(f"{str(path)!r} {what}; run the grid again")
+        raise DataError(f"{path}: {what}; run the grid again")
     return table
 
 
 def _check_cells(folder: Path, results: pl.DataFrame, records: Sequence[CellRecord]) -> None:
-    """The files of the cells must say what `results.parquet` says of them."""
+    """Check that the files of the cells hold the numbers of `results.parquet`."""
     keys = ["data_set", "row", "seed", "metric"]
     both = results.join(tidy(records), on=keys, how="full", suffix="_cell", coalesce=True, nulls_equal=True)
     odd = both.filter(~pl.col("value").eq_missing(pl.col("value_cell")))
@@ -108,22 +98,44 @@ def _check_cells(folder: Path, results: pl.DataFrame, records: Sequence[CellReco
         )
 
 
-def _read_summary(folder: Path) -> pl.DataFrame | None:
+def _read_about(folder: Path, results: pl.DataFrame) -> AboutGrid:
+    """Read `grid.json`; rows, data sets and seeds that only the results have join its plan."""
+    path = folder / ABOUT
+    again = _again(str(results["table"][0]))
+    if not path.is_file():
+        raise DataError(f"{path}: missing, so the results are of an earlier version; {again}")
+    try:
+        about = parse_about(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not the description of a grid ({error}); {again}") from error
+    columns = (results[name].unique(maintain_order=True).to_list() for name in ("row", "data_set", "seed"))
+    return about.joined(*columns)
+
+
+def _again(table: str) -> str:
+    """Return how to make results again."""
+    name, quick = table.removesuffix(QUICK_SUFFIX), " --quick" if table.endswith(QUICK_SUFFIX) else ""
+    return f"make them again with `python -m mllm_srec grid --config experiments/{name}.yaml{quick}`"
+
+
+def _read_summary(folder: Path, table: str) -> pl.DataFrame:
+    """Read `summary.csv`."""
     path = folder / SUMMARY
     if not path.is_file():
-        return None
+        raise DataError(f"{path}: missing; {_again(table)}")
     try:
         texts = dict.fromkeys(("data_set", "row", "metric", "base"), pl.String)  # a label may look like a number
-        table = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts, glob=False)
+        written = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as CSV ({error}); run the grid again") from error
-    if lacking := {"data_set", "row", "reference", "metric", "mean"} - set(table.columns):
-        raise DataError(f"{str(path)!r} lacks the columns {', '.join(sorted(lacking))}; run the grid again")
-    return table
+        raise DataError(f"{path}: cannot be read as CSV ({error}); run the grid again") from error
+    wanted = ("data_set", "row", "reference", "metric", "mean", *(field.name for field in fields(Difference)))
+    if lacking := set(wanted) - set(written.columns):
+        raise DataError(f"{path}: lacks the columns {', '.join(sorted(lacking))}; {_again(table)}")
+    return written
 
 
 def _missing(about: AboutGrid, results: pl.DataFrame) -> tuple[str, ...]:
-    """Rows and data sets of the plan that lack results of a seed."""
+    """Return a line for each planned row and data set that lacks results of a seed."""
     there = set(results.select("row", "data_set", "seed").unique().iter_rows())
     lines = []
     for data_set in about.data_sets:
@@ -137,26 +149,21 @@ def _missing(about: AboutGrid, results: pl.DataFrame) -> tuple[str, ...]:
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def _differences(folder: Path, written: pl.DataFrame | None, summary: pl.DataFrame) -> tuple[Difference, ...]:
-    """Comparisons of `summary.csv`, if its means are those of `results.parquet`."""
-    if written is None:
-        return ()
+def _differences(folder: Path, written: pl.DataFrame, summary: pl.DataFrame) -> tuple[Difference, ...]:
+    """Return the comparisons of `summary.csv`, whose means must be those of `results.parquet`."""
     _check_means(folder, written, summary)
-    columns = ("data_set", "row", "metric", "base", "difference", "low", "high", "p_value", "holm_p")
-    if not set(columns) <= set(written.columns):
-        return ()
-    changed = pl.col("n_changed") if "n_changed" in written.columns else pl.lit(None, pl.Int64).alias("n_changed")
-    found = written.filter(pl.col("base").is_not_null()).select(*columns, changed)
-    return tuple(Difference(*line) for line in found.iter_rows())
+    compared = written.filter(pl.col("base").is_not_null()).select(field.name for field in fields(Difference))
+    return tuple(Difference(*line) for line in compared.iter_rows())
 
 
 def _check_means(folder: Path, written: pl.DataFrame, summary: pl.DataFrame) -> None:
+    """Check that the means of `summary.csv` are those of `results.parquet`."""
     keys: Sequence[str] = ("data_set", "row", "reference", "metric")
     both = summary.join(written.select(*keys, "mean"), on=list(keys), how="inner")
     for line in both.iter_rows(named=True):
         if not math.isclose(line["mean"], line["mean_right"], rel_tol=0, abs_tol=1e-9):
             raise DataError(
-                f"{str(folder / SUMMARY)!r} says {line['mean_right']} for {line['metric']} of {line['row']!r} on "
+                f"{folder / SUMMARY}: says {line['mean_right']} for {line['metric']} of {line['row']!r} on "
                 f"{line['data_set']!r}, but {RESULTS} says {line['mean']}; they are of different grids. "
                 "Run the grid again"
             )

@@ -1,14 +1,10 @@
-"""The record of a cell beside its run folder: every attempt to run it, with what it cost."""
+"""The record of a cell beside its run folder: every attempt to run it, and the cost of each."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypedDict
 
 from mllm_srec.files.atomic import write_text
@@ -16,24 +12,21 @@ from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.runs.names import was_tested
 from mllm_srec.pipeline.runs.provenance import commit, versions
 
-STAGE_LINE = re.compile(rb"^\$ python -m mllm_srec (\w+)(?: .*)?\n", re.MULTILINE)
-"""What `run` prints before each stage."""
-
 
 class Attempt(TypedDict):
-    """One process that ran a cell, from its beginning or from where the one before was killed."""
+    """One process that ran a cell, from the beginning or from where the one before was killed."""
 
     started: str  # ISO 8601, UTC
     commit: str | None  # of the code; None outside a repository
-    dirty: bool | None  # whether the code differed from it
+    dirty: bool | None  # True if the code differed from it
     versions: dict[str, str | None]  # of the libraries
-    status: int | None  # of its exit; negative: killed by that signal; None while it runs, or where nobody saw the end
-    seconds: dict[str, float]  # wall time of each stage, and `total`; empty where nobody saw the end
-    peak_memory: int | None  # bytes of the largest of its processes
+    status: int | None  # exit status; negative: killed by that signal; None while it runs, or if its end was not seen
+    seconds: dict[str, float]  # wall time of each stage, and `total`; empty if its end was not seen
+    peak_memory: int | None  # bytes of its largest process
 
 
 def read_attempts(cell: Cell) -> list[Attempt]:
-    """Attempts so far, the oldest first."""
+    """Return the attempts so far, the oldest first."""
     if not cell.record.is_file():
         return []
     attempts: list[Attempt] = json.loads(cell.record.read_text(encoding="utf-8"))["attempts"]
@@ -41,7 +34,7 @@ def read_attempts(cell: Cell) -> list[Attempt]:
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the last attempt ended well, and its results are still there, of the weights that it has to test."""
+    """Return True if the last attempt succeeded and its results are still there, measured with the right weights."""
     attempts = read_attempts(cell)
     if not attempts or attempts[-1]["status"] != 0 or "test/n_users" not in cell.run.read_metrics():
         return False
@@ -49,7 +42,7 @@ def is_finished(cell: Cell) -> bool:
 
 
 def begin_attempt(cell: Cell) -> None:
-    """Note that the cell is run now."""
+    """Write that an attempt begins."""
     head, dirty = commit()
     attempt = Attempt(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,7 +57,7 @@ def begin_attempt(cell: Cell) -> None:
 
 
 def end_attempt(cell: Cell, status: int, seconds: dict[str, float], peak_memory: int | None) -> None:
-    """Note how the last attempt ended, and what it cost."""
+    """Write how the last attempt ended, and its cost."""
     *earlier, attempt = read_attempts(cell)
     attempt["status"], attempt["seconds"], attempt["peak_memory"] = status, seconds, peak_memory
     _write(cell, [*earlier, attempt])
@@ -76,42 +69,5 @@ def _write(cell: Cell, attempts: list[Attempt]) -> None:
 
 
 def peak_bytes(maxrss: int) -> int:
-    """`ru_maxrss` in bytes: Linux counts KiB."""
+    """Return `ru_maxrss` in bytes: Linux counts KiB."""
     return maxrss if sys.platform == "darwin" else maxrss * 1024
-
-
-class StageClock:
-    """Wall time of every stage of `run`, by the lines that it prints before them.
-
-    Args:
-        log: The file that it prints into; what stands there already is passed over.
-        now: Clock, in seconds.
-    """
-
-    def __init__(self, log: Path, now: Callable[[], float] = time.monotonic) -> None:
-        self._log, self._now, self._begun = log, now, now()
-        self._offset = log.stat().st_size if log.exists() else 0
-        self._stages: list[tuple[str, float]] = []
-
-    @property
-    def stage(self) -> str | None:
-        """The stage that runs; None before the first."""
-        return self._stages[-1][0] if self._stages else None
-
-    def tick(self) -> None:
-        """Look for new stages."""
-        with self._log.open("rb") as file:
-            file.seek(self._offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        self._stages += [(found.group(1).decode(), self._now()) for found in STAGE_LINE.finditer(whole)]
-
-    def seconds(self) -> dict[str, float]:
-        """Stage -> seconds until the next or until now, and `total`, which counts the time before the first too."""
-        end = self._now()
-        found: dict[str, float] = {}
-        ends = [*(begun for _, begun in self._stages[1:]), end]
-        for (stage, begun), until in zip(self._stages, ends, strict=False):  # no stage has no end
-            found[stage] = round(found.get(stage, 0.0) + until - begun, 3)
-        return {**found, "total": round(end - self._begun, 3)}

@@ -1,4 +1,4 @@
-"""Results of a grid: a JSON file per cell and one tidy table, in which all numbers were measured alike."""
+"""Results of a grid: a JSON file for each cell, a tidy table of all numbers, and a description of the grid."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.grid.record import Attempt, read_attempts
 from mllm_srec.pipeline.grid.settings import file_name
+from mllm_srec.reports.tables.grid_about import AboutGrid
 from mllm_srec.types import ConfigError, DataError
 
 CELLS = "cells"
@@ -25,7 +27,7 @@ CELLS = "cells"
 RESULTS = "results.parquet"
 
 ABOUT = "grid.json"
-"""Says what the grid was; results of earlier versions have none."""
+"""File with the description of the grid, an `AboutGrid`."""
 
 SCHEMA = {
     "table": pl.String,
@@ -35,17 +37,23 @@ SCHEMA = {
     "metric": pl.String,
     "value": pl.Float64,
 }
-"""Columns of `results.parquet`: one row per number of `metrics.json`, whose keys are the metrics; null: undefined."""
+"""Columns of `results.parquet`: a row for each number of `metrics.json`; null if it is undefined."""
+
+CELL_KEYS = (
+    *("table", "row", "data_set", "seed", "run", "config_hash", "row_hash", "candidates_hash"),
+    *("code", "versions", "seconds", "peak_memory", "metrics"),
+)
+"""Keys that the file of a cell must have."""
 
 CellRecord = dict[str, Any]
 
 
 def cell_record(table: str, cell: Cell) -> CellRecord:
-    """All that is known of a finished cell, as its JSON file holds it.
+    """Return the content of the JSON file of a finished cell.
 
     Args:
         table: Name of the grid.
-        cell: The cell.
+        cell: Finished cell.
     """
     metrics, attempts = cell.run.read_metrics(), read_attempts(cell)
     seconds: Counter[str] = Counter()
@@ -78,37 +86,37 @@ def cell_record(table: str, cell: Cell) -> CellRecord:
     }
 
 
-def _code(attempt: Attempt | CellRecord) -> str:
-    """What an attempt was run with: a commit, and whether the code differed from it."""
-    commit = attempt.get("commit")
-    return "outside a repository" if commit is None else commit[:12] + (" with changes" if attempt.get("dirty") else "")
+def _code(attempt: Attempt) -> str:
+    """Return the commit of an attempt, and if the code differed from it."""
+    commit = attempt["commit"]
+    return "outside a repository" if commit is None else commit[:12] + (" with changes" if attempt["dirty"] else "")
 
 
 def read_records(folder: Path) -> list[CellRecord]:
-    """Cells of an earlier grid.
+    """Read the cells of a grid.
 
     Args:
-        folder: Its `--output`.
+        folder: Folder that `grid --output` wrote.
 
     Raises:
         ConfigError: It holds no results of a grid.
-        DataError: A file is damaged.
+        DataError: A file is damaged, or lacks one of `CELL_KEYS`.
     """
     paths = sorted((folder / CELLS).glob("*.json"))
     if not paths:
-        raise ConfigError(f"{folder} holds no results of a grid; give a folder that `grid --output` wrote")
+        raise ConfigError(f"{folder}: holds no results of a grid; give a folder that `grid --output` wrote")
     records = []
     for path in paths:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            records.append({**record, **{key: record[key] for key in ("table", "row", "data_set", "seed", "metrics")}})
+            records.append({**record, **{key: record[key] for key in CELL_KEYS}})
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no cell of a grid ({error!r}); run its grid again") from error
+            raise DataError(f"{path}: not a cell of a grid of this version ({error!r}); run its grid again") from error
     return records
 
 
 def tidy(records: Sequence[CellRecord]) -> pl.DataFrame:
-    """One row per cell and number, see `SCHEMA`."""
+    """Return a table with a row for each number of each cell, see `SCHEMA`."""
     rows = [
         (record["table"], record["row"], record["data_set"], record["seed"], metric, value)
         for record in records
@@ -122,91 +130,87 @@ def tidy(records: Sequence[CellRecord]) -> pl.DataFrame:
 
 
 def check_output(folder: Path, table: str) -> None:
-    """Look whether results of this grid may be written into a folder, before anything is run.
+    """Check that results of a grid may be written into a folder, before anything is run.
+
+    Args:
+        folder: Folder, which need not exist.
+        table: Name of the grid.
 
     Raises:
-        ConfigError: It holds something else.
+        ConfigError: The folder holds something else.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"output: {folder} is a file; give a folder")
+        raise ConfigError(f"output={str(folder)!r}: is a file; give a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
-        known = pl.read_parquet(folder / RESULTS, glob=False)["table"][0]
+        there = pl.read_parquet(folder / RESULTS, glob=False)["table"][0]
     except (OSError, pl.exceptions.PolarsError, IndexError) as error:
-        raise ConfigError(f"output: {folder} holds something else than results of a grid; give another") from error
-    if known != table:
-        raise ConfigError(f"output: {folder} holds results of the grid {known!r}; give another for {table!r}")
+        raise ConfigError(f"output={str(folder)!r}: holds other files than results of a grid; give another") from error
+    if there != table:
+        raise ConfigError(f"output={str(folder)!r}: holds results of the grid {there!r}; give another for {table!r}")
 
 
-def write_results(folder: Path, records: Sequence[CellRecord], about: Mapping[str, Any]) -> None:
-    """Write the cells of a grid, each as JSON, the tidy table and `grid.json`; what was there before is replaced.
+def write_results(folder: Path, records: Sequence[CellRecord], about: AboutGrid) -> None:
+    """Write the JSON files of the cells, the tidy table and `grid.json`, in place of earlier results.
 
     Args:
-        folder: From `check_output`.
-        records: Cells of this grid and of merged ones, from `merge_records`; the first is one of this grid.
-        about: What the grid was, from `described`; rows and seeds of merged cells join it.
+        folder: Folder that passed `check_output`.
+        records: Cells of this grid, then those of merged ones, from `merge_records`.
+        about: Description of the grid; rows, data sets and seeds of merged cells join it.
 
     Raises:
         DataError: The folder cannot be written.
     """
     names = {f"{'--'.join(file_name(part) for part in map(str, place(record)))}.json": record for record in records}
-    about = {**about, **_planned(about, records)}
+    about = about.joined(*([record[key] for record in records] for key in ("row", "data_set", "seed")))
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         write_table(tidy(records), folder / RESULTS)
         for name, record in names.items():
             write_text(json.dumps(record, indent=2) + "\n", folder / CELLS / name)
-        write_text(json.dumps(about, indent=2) + "\n", folder / ABOUT)
+        write_text(json.dumps(asdict(about), indent=2) + "\n", folder / ABOUT)
         for path in (folder / CELLS).glob("*.json"):
             if path.name not in names:
-                path.unlink()  # of a row, seed or data set that the grid has no longer
+                path.unlink()  # a row, seed or data set that is no longer in the grid
     except OSError as error:
-        raise DataError(f"output: {folder} cannot be written ({error.strerror})") from error
-
-
-def _planned(about: Mapping[str, Any], records: Sequence[CellRecord]) -> dict[str, Any]:
-    """Rows and seeds of a grid with those that merged cells brought."""
-    rows = dict.fromkeys([*about.get("rows", ()), *(record["row"] for record in records)])
-    seeds = {*about.get("seeds", ()), *(record["seed"] for record in records)}
-    return {"rows": list(rows), "seeds": sorted(seeds)}
+        raise DataError(f"output={str(folder)!r}: cannot be written ({error.strerror}); give another folder") from error
 
 
 def code_names(records: Sequence[CellRecord]) -> list[str]:
-    """All code that cells were run with, each once; of older results only that of their last attempt is known."""
-    names = [name for record in records for name in record.get("code") or [_code(record)]]
-    return list(dict.fromkeys(names))
+    """Return all code that cells were run with, each once."""
+    return list(dict.fromkeys(name for record in records for name in record["code"]))
 
 
 def random_weights(records: Sequence[CellRecord]) -> list[str]:
-    """Lines that name rows whose model, or whose item features, come from weights that nobody pretrained."""
+    """Return lines that name the rows whose model or item features come from weights without pretraining."""
     models = [record["row"] for record in records if record["metrics"].get("test/random_backbone")]
     features = [r["row"] for r in records if "(random weights" in str(r["metrics"].get("test/item_features"))]
-    named = (("models begun with", models), ("pictures and texts as vectors of", features))
-    return [f"{what} random weights, so that nothing is known of their quality: {', '.join(dict.fromkeys(rows))}"
+    named = (("models that start from", models), ("item features from", features))
+    return [f"{what} random weights, whose quality is unknown: {', '.join(dict.fromkeys(rows))}"
             for what, rows in named if rows]  # fmt: skip
 
 
 def of_generated_shop(metrics: Mapping[str, Any]) -> bool:
-    """Whether results are of a generated shop, whose truth is known: ceilings stand beside them, as nowhere else."""
+    """Return True if results are of a generated shop: only there the truth is known, so only there are ceilings."""
     return any(re.match(r"test/reference/(oracle|reader)_", key) for key in metrics)
 
 
 def place(record: CellRecord) -> tuple[str, str, int]:
-    """Where a cell stands: data set, row and seed."""
+    """Return data set, row and seed of a cell."""
     return record["data_set"], record["row"], record["seed"]
 
 
 def grid_run_groups(folder: Path, data_set: str | None = None) -> tuple[list[RunGroup], list[str]]:
-    """Rows of a grid on one data set as groups of run folders.
+    """Return the rows of a grid on one data set as groups of run folders.
 
     Args:
         folder: Results of a grid, such as `experiments/results/table3`.
-        data_set: Which of its data sets; None: the only one.
+        data_set: Name of one of its data sets; None if there is only one.
 
     Returns:
-        A group per row with the seeds whose run folder is there, and a line for each one that is not: results travel
-        with the repository, run folders do not.
+        A group for each row with the seeds whose run folder exists, and a line for each missing one: results are part
+        of the repository, run folders are not.
 
     Raises:
         ConfigError: The folder holds no results, or not those of such a data set.
@@ -214,7 +218,7 @@ def grid_run_groups(folder: Path, data_set: str | None = None) -> tuple[list[Run
     records = read_records(folder)
     names = sorted({str(record["data_set"]) for record in records})
     if (data_set is None and len(names) > 1) or (data_set is not None and data_set not in names):
-        raise ConfigError(f"data_set: got {data_set!r}; {str(folder)!r} holds results of {', '.join(names)}; name one")
+        raise ConfigError(f"data_set={data_set!r}: {str(folder)!r} holds results of {', '.join(names)}; name one")
     rows: dict[str, list[Path]] = {}
     missing = []
     for record in sorted(records, key=lambda record: (str(record["row"]), int(record["seed"]))):

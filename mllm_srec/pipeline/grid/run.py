@@ -1,4 +1,4 @@
-"""All cells of a grid, one after another or several at a time: what fails is named, what is done is not done again."""
+"""Run the cells of a grid, one after another or several at a time; skip finished ones, report failed ones."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from mllm_srec.pipeline.grid.cell import POLL, Outcome, Say, run_cell
 from mllm_srec.pipeline.grid.plan import Cell
 
 PROGRAM = (sys.executable, "-m", "mllm_srec")
-"""How cells are run."""
+"""Command line of a cell before `run`."""
 
 
 def _print(line: str) -> None:
-    print(f"{line}\n", end="", flush=True)  # in one piece: lines of other threads come between two
+    print(f"{line}\n", end="", flush=True)  # one write, so that lines of other threads do not break it
 
 
 def run_grid(
     cells: Sequence[Cell], program: Sequence[str] = PROGRAM, n_jobs: int = 1, say: Say = _print
 ) -> list[Outcome]:
-    """Run every cell that is not finished; equal cells once.
+    """Run every cell that is not finished; equal cells run once.
 
-    Cells that prepare the same data set or write its summaries do so one after another, whatever `n_jobs` is.
+    Cells of a data set prepare and summarise it one after another, whatever `n_jobs` is.
 
     Args:
         cells: From `plan_cells`.
-        program: Words before `run`.
-        n_jobs: Cells at a time.
-        say: Called with lines for the terminal.
+        program: Command line before `run`.
+        n_jobs: Number of cells that run at a time.
+        say: Function that prints a line.
 
     Returns:
-        Outcomes of the different cells, in their order.
+        An outcome for each of the different cells, in their order.
 
     Raises:
         ConfigError: A folder cannot be written.
-        KeyboardInterrupt: After all processes have ended.
-        SystemExit: With status 143, after SIGTERM and the end of all processes.
+        KeyboardInterrupt: The grid was interrupted, and all processes have ended.
+        SystemExit: The grid got SIGTERM, and all processes have ended; the status is 143.
     """
     different = {cell.run.path: cell for cell in reversed(cells)}  # the first of equal ones
     different = dict(reversed(different.items()))
@@ -56,11 +56,11 @@ def run_grid(
         outcomes[outcome.cell.run.path] = outcome
         say(f"[{len(outcomes)}/{len(different)}] {outcome_line(outcome)}")
 
-    with _signals() as told:
+    with _signals() as received:
         try:
             later = [cell for cell in different.values() if cell.needs is not None]
             waiting = submit([cell for cell in different.values() if cell.needs is None])
-            while (waiting or later) and not told:
+            while (waiting or later) and not received:
                 done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
                 for future in done:
                     note(future.result())
@@ -71,29 +71,29 @@ def run_grid(
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-    if told:
-        raise KeyboardInterrupt if told[0] == signal.SIGINT else SystemExit(128 + told[0])
+    if received:
+        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
     return [outcomes[path] for path in different]
 
 
 def _sorted_by_need(
     cells: Sequence[Cell], outcomes: Mapping[Path, Outcome]
 ) -> tuple[list[Cell], list[Cell], list[Outcome]]:
-    """Cells whose need is done, those whose is not yet, and outcomes of those whose failed."""
+    """Return cells whose needed cell is done, cells whose is not yet, and outcomes of cells whose failed."""
     ready, later, hopeless = [], [], []
     for cell in cells:
-        found = None if cell.needs is None else outcomes.get(cell.needs.run.path)
-        if found is None:
+        needed = None if cell.needs is None else outcomes.get(cell.needs.run.path)
+        if needed is None:
             later.append(cell)
-        elif found.state in ("finished", "found"):
+        elif needed.state in ("finished", "found"):
             ready.append(cell)
         else:
-            hopeless.append(Outcome(cell, "failed", f"it tests what {found.cell.name} trains, which {found.state}"))
+            hopeless.append(Outcome(cell, "failed", f"it tests what {needed.cell.name} trains, which {needed.state}"))
     return ready, later, hopeless
 
 
 def outcome_line(outcome: Outcome) -> str:
-    """How a cell ended, with the log of what failed."""
+    """Return a line on how a cell ended, with the log of a failed one."""
     name = outcome.cell.name
     if outcome.state == "failed":
         return f"{name}: failed, {outcome.detail} (log {outcome.log})"
@@ -102,17 +102,19 @@ def outcome_line(outcome: Outcome) -> str:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Numbers of SIGINT and SIGTERM as they come, to be looked at where nothing is half done.
+    """Collect SIGINT and SIGTERM in the yielded list instead of acting on them at once.
 
-    Another thread than the main one may be interrupted by them, so that the main one must look by itself.
+    The main thread looks at the list where nothing is half done; the signal may have interrupted another thread.
     """
-    told: list[int] = []
+    received: list[int] = []
     if current_thread() is not main_thread():
-        yield told
+        yield received
         return
-    before = {number: signal.signal(number, lambda n, _: told.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        yield told
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,35 +1,28 @@
-"""What a grid file says: rows, data sets and seeds, and how their table is made."""
+"""The settings of a grid file: rows, data sets and seeds, and how their table is made."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.reports.tables.grid_about import GridKind
-from mllm_srec.types import EVAL_TOP_K, ConfigError
-
-USERS_METRIC = re.compile(rf"user_auc|(hr|recall|ndcg|mrr)(_worst)?@({'|'.join(map(str, EVAL_TOP_K))})")
-"""Values that every user has, which alone can be compared user by user."""
-
-CALIBRATION = "ece|temperature|mean_probability|share_liked|yes_no_mass"  # as in metrics, which would import torch
-METRIC = re.compile(rf"{USERS_METRIC.pattern}|auc(_\w+)?|{CALIBRATION}|summaries/\S+|n_\w+|tokens")
-"""Results of a test that a column may show."""
+from mllm_srec.reports.tables.grid_about import AboutDataSet, AboutGrid, GridReport, Significance
+from mllm_srec.reports.tables.metric_words import at_every_cut_off, check_metrics
+from mllm_srec.types import ConfigError
 
 QUICK_SUFFIX = "-quick"
-"""Ends the names of what `--quick` ran."""
+"""End of the names of quick grids."""
 
-OWN = ("name", "seed_everything", "config", "ckpt_path")
-"""Settings of a run that the grid gives itself."""
+SET_BY_GRID = ("name", "seed_everything", "config", "ckpt_path")
+"""Settings of a run that the grid sets itself."""
 
 
 @dataclass(frozen=True)
 class GridRow:
-    """A row of the table: one model, or one variant of it.
+    """A row of the table: a model, or a variant of it.
 
     Args:
         label: Name in the table, different for every row.
@@ -49,14 +42,14 @@ class GridDataSet:
     Args:
         name: Name in the table, different for every data set.
         configs: Configuration files on top of `base`.
-        row_configs: Folder with settings of single rows for this data set: `<label>.yaml`, on top of the row's own
-            files; rows without a file there have none.
+        row_configs: Folder of configuration files of single rows for this data set: `<label>.yaml`, on top of the
+            row's own files; a row may have none.
         set: Dotted settings, between those of the grid and those of a row.
-        trained_on: Name of another data set of the grid: nothing is trained here, but what the same row and seed learnt
-            there is tested on this one. Not for baselines that know items by features, whose checkpoints belong to
-            the very features that they were trained on.
+        trained_on: Name of another data set of the grid: nothing is trained on this one, but the model of the same row
+            and seed, trained there, is tested on it. Not for baselines that use item features, since their
+            checkpoints belong to the features that they were trained on.
         panel: Panel of a figure of curves that this data set belongs to.
-        x: Its place on the horizontal axis of that panel.
+        x: Position on the horizontal axis of that panel.
     """
 
     name: str
@@ -70,11 +63,11 @@ class GridDataSet:
 
 @dataclass(frozen=True)
 class QuickGrid:
-    """What `--quick` makes of a grid.
+    """Changes that `--quick` makes to a grid.
 
     Args:
-        seeds: In place of the grid's; none: the grid's.
-        data_sets: Names of the data sets that stay; none: all.
+        seeds: Seeds in place of the grid's; none: those of the grid.
+        data_sets: Names of the data sets that are kept; none: all.
         set: Dotted settings on top of all others.
     """
 
@@ -83,46 +76,8 @@ class QuickGrid:
     set: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class GridReport:
-    """How `report` shows the results.
-
-    Args:
-        title: Heading.
-        caption: A sentence below it.
-        kind: `table`; `bars`: one per row and data set; `curves`: a line per row over the data sets' `x`, in panels.
-        metrics: Metrics shown; none: those of the grid.
-        article: Table of the article whose published numbers stand beside ours, such as `table5`.
-        baseline_rows: Rows over the best of which the improvement of the others is stated.
-    """
-
-    title: str = ""
-    caption: str = ""
-    kind: GridKind = "table"
-    metrics: list[str] = field(default_factory=list)
-    article: str | None = None
-    baseline_rows: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Significance:
-    """Paired bootstrap over users against one row, with Holm's correction over all that is compared.
-
-    Args:
-        base: `best` (the row with the highest mean of the first metric), `first`, or a label.
-        metrics: Columns of `predictions/test_users.parquet`; empty: no comparison.
-        n_resamples: Resamples of the bootstrap.
-        seed: Its seed.
-    """
-
-    base: str = "best"
-    metrics: list[str] = field(default_factory=lambda: ["ndcg@10", "hr@10", "user_auc"])
-    n_resamples: int = 10_000
-    seed: int = 0
-
-
 def _shown() -> list[str]:
-    return ["auc", "user_auc", *(f"{name}@{k}" for name in ("hr", "recall", "ndcg") for k in EVAL_TOP_K)]
+    return ["auc", "user_auc", *at_every_cut_off("hr", "recall", "ndcg")]
 
 
 @dataclass(frozen=True)
@@ -153,124 +108,133 @@ class GridSettings:
 
 
 def quickened(grid: GridSettings) -> GridSettings:
-    """The grid that `--quick` runs.
+    """Return the grid that `--quick` runs.
 
     Raises:
-        ConfigError: The grid does not say what that is.
+        ConfigError: The grid has no `quick_grid`.
     """
     if grid.quick_grid == QuickGrid():
         raise ConfigError(
-            "quick_grid: this grid has no such section, or an empty one; give one, for instance "
+            "quick_grid: this grid has no such section, or an empty one; add one, such as "
             "quick_grid: {seeds: [0], set: {trainer.max_epochs: 1}}"
         )
     rows = [replace(row, set={**flat_settings(row.set), **flat_settings(grid.quick_grid.set)}) for row in grid.rows]
     kept, names = grid.quick_grid.data_sets, [data_set.name for data_set in grid.data_sets]
     if unknown := [name for name in kept if name not in names]:
-        raise ConfigError(f"quick_grid.data_sets: got {unknown[0]!r}; accepted are {', '.join(names) or 'none'}")
+        accepted = ", ".join(names) or "none"
+        raise ConfigError(f"quick_grid.data_sets={unknown[0]!r}: no such data set; accepted are {accepted}")
     data_sets = [data_set for data_set in grid.data_sets if not kept or data_set.name in kept]
     return replace(grid, rows=rows, data_sets=data_sets, seeds=grid.quick_grid.seeds or grid.seeds)
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as dotted ones, each a flag of its own, since a flag with a mapping would replace a section."""
+    """Return nested settings as dotted ones: each is a flag of its own, since a mapping would replace a section.
+
+    >>> flat_settings({"model": {"lr": 0.1, "lora": {"r": 4}}})
+    {'model.lr': 0.1, 'model.lora.r': 4}
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{inner}": of_inner for inner, of_inner in flat_settings(value).items()}
+            flat |= {f"{key}.{inner}": one for inner, one in flat_settings(value).items()}
         else:
             flat[key] = value
     return flat
 
 
-def described(grid: GridSettings, name: str, quick: bool) -> dict[str, Any]:
-    """What a grid was, for `grid.json` beside its results: all that its report needs to know."""
-    return {
-        "name": name,
-        "quick": quick,
-        "seeds": grid.seeds,
-        "rows": [row.label for row in grid.rows],
-        "data_sets": [{"name": d.name, "panel": d.panel, "x": d.x} for d in grid.data_sets],
-        "metrics": grid.metrics,
-        "significance": asdict(grid.significance),
-        "report": asdict(grid.report),
-    }
+def described(grid: GridSettings, name: str, quick: bool) -> AboutGrid:
+    """Return what `grid.json` says about a grid.
+
+    Args:
+        grid: The grid that is run.
+        name: Name of its table.
+        quick: True if `--quick` runs it.
+    """
+    return AboutGrid(
+        name=name,
+        quick=quick,
+        seeds=grid.seeds,
+        rows=[row.label for row in grid.rows],
+        data_sets=[AboutDataSet(data_set.name, data_set.panel, data_set.x) for data_set in grid.data_sets],
+        metrics=grid.metrics,
+        significance=grid.significance,
+        report=grid.report,
+    )
 
 
 def check_grid(grid: GridSettings) -> None:
-    """Look for what would be found only after hours.
+    """Check a grid for errors that would otherwise show only after hours.
 
     Raises:
-        ConfigError: Something is double, empty, missing on disk, or not a grid's to say.
+        ConfigError: A name is a duplicate, a list is empty, a file is missing, or a setting is unknown or not allowed.
     """
     _check_names("rows", [row.label for row in grid.rows])
     _check_names("data_sets", [data_set.name for data_set in grid.data_sets], optional=True)
     _check_names("seeds", [str(seed) for seed in grid.seeds])
-    _check_metrics("metrics", grid.metrics, METRIC)
-    _check_metrics("report.metrics", grid.report.metrics, METRIC, optional=True)
-    _check_metrics("significance.metrics", grid.significance.metrics, USERS_METRIC, optional=True)
+    _check_names("metrics", grid.metrics)
+    _check_names("report.metrics", grid.report.metrics, optional=True)
+    _check_names("significance.metrics", grid.significance.metrics, optional=True)
+    check_metrics("metrics", grid.metrics)
+    check_metrics("report.metrics", grid.report.metrics)
+    check_metrics("significance.metrics", grid.significance.metrics, per_user=True)
     if any(seed < 0 for seed in grid.seeds):
-        raise ConfigError(f"seeds: got {min(grid.seeds)}; whole numbers from 0 are accepted")
+        raise ConfigError(f"seeds={min(grid.seeds)}: negative; give whole numbers from 0")
     base, labels = grid.significance.base, [row.label for row in grid.rows]
     if base not in ("best", "first", *labels):
-        raise ConfigError(f"significance.base: got {base!r}; accepted are best, first, {', '.join(labels)}")
+        raise ConfigError(f"significance.base={base!r}: no such row; accepted are best, first, {', '.join(labels)}")
     _check_training_sets(grid.data_sets)
     for row in grid.report.baseline_rows:
         if row not in labels:
-            raise ConfigError(f"report.baseline_rows: got {row!r}; accepted are {', '.join(labels)}")
+            raise ConfigError(f"report.baseline_rows={row!r}: no such row; accepted are {', '.join(labels)}")
     settings = [("set", grid.set), *((f"set of row {row.label!r}", row.set) for row in grid.rows)]
     settings += [(f"set of data set {data_set.name!r}", data_set.set) for data_set in grid.data_sets]
-    for place, given in settings:
-        _check_set(place, given)
+    for section, given in settings:
+        _check_set(section, given)
     files = [*grid.base, *(name for data_set in grid.data_sets for name in data_set.configs)]
     files += [name for row in grid.rows for name in row.configs]
     missing = [name for name in dict.fromkeys(files) if not Path(name).is_file()]
     folders = [data_set.row_configs for data_set in grid.data_sets if data_set.row_configs is not None]
     missing += [name for name in folders if not Path(name).is_dir()]
     if missing:
-        raise ConfigError(f"{', '.join(missing)}: no such file; paths of a grid are relative to the current folder")
+        raise ConfigError(f"{', '.join(missing)}: no such file; paths in a grid are relative to the current folder")
 
 
 def _check_training_sets(data_sets: Sequence[GridDataSet]) -> None:
-    """What is trained on another data set needs one that is trained on itself."""
+    """Check that `trained_on` names a data set on which the grid trains."""
     trained = [data_set.name for data_set in data_sets if data_set.trained_on is None]
     for data_set in data_sets:
         if data_set.trained_on is not None and data_set.trained_on not in trained:
             raise ConfigError(
-                f"trained_on of data set {data_set.name!r}: got {data_set.trained_on!r}; accepted are data sets of the "
-                f"grid that are trained on themselves: {', '.join(trained) or 'there is none'}"
+                f"trained_on={data_set.trained_on!r} of data set {data_set.name!r}: nothing is trained there; accepted "
+                f"are data sets without trained_on: {', '.join(trained) or 'there is none'}"
             )
 
 
-def _check_metrics(place: str, names: Sequence[str], known: re.Pattern[str], optional: bool = False) -> None:
-    _check_names(place, names, optional)
-    for name in names:
-        if known.fullmatch(name) is None:
-            usual = [one for one in _shown() if known.fullmatch(one)]
-            near = get_close_matches(name, usual, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{place}: got {name!r}; accepted are {', '.join(usual)} and others of their kind{hint}")
-
-
-def _check_names(place: str, names: Sequence[str], optional: bool = False) -> None:
-    """Names become parts of file names, so they must differ as such."""
+def _check_names(setting: str, names: Sequence[str], optional: bool = False) -> None:
+    """Check that names differ as parts of file names, too."""
     if not names and not optional:
-        raise ConfigError(f"{place}: got none; at least one is needed")
+        raise ConfigError(f"{setting}: got none; give at least one")
     for part, n in Counter(file_name(name) for name in names).items():
         if not part:
-            raise ConfigError(f"{place}: a name of {list(names)} has no letter or digit")
+            raise ConfigError(f"{setting}={list(names)}: a name has no letter or digit; give it one")
         if n > 1:
             same = [name for name in names if file_name(name) == part]
-            raise ConfigError(f"{place}: {' and '.join(map(repr, same))} are the same name; give each its own")
+            raise ConfigError(f"{setting}: {' and '.join(map(repr, same))} are the same name; give each its own")
 
 
-def _check_set(place: str, settings: Mapping[str, Any]) -> None:
+def _check_set(section: str, settings: Mapping[str, Any]) -> None:
+    """Check that a section `set` holds dotted settings, and none that the grid sets itself."""
     for key in settings:
-        if key in OWN:
-            raise ConfigError(f"{place}: {key!r} is given by the grid itself (seeds, names of cells); leave it out")
+        if key in SET_BY_GRID:
+            raise ConfigError(f"{section}: {key!r} is set by the grid itself (seeds, names of cells); leave it out")
         if not re.fullmatch(r"\w+(\.\w+)*", key):
-            raise ConfigError(f"{place}: {key!r} is no dotted setting, such as model.lr")
+            raise ConfigError(f"{section}: {key!r} is not a dotted setting; give one such as model.lr")
 
 
 def file_name(label: str) -> str:
-    """A label as part of a file's name: letters, digits, `_`, `.`, `@` and `-`; empty if it has none of them."""
+    """Return a label as part of a file's name: letters, digits, `_`, `.`, `@` and `-`; may be empty.
+
+    >>> file_name("a b/c@5")
+    'a-b-c@5'
+    """
     return re.sub(r"[^\w.@]+", "-", label).strip("-.")

@@ -1,4 +1,4 @@
-"""From the cells of a grid to its summary: the rows of a data set compared user by user, then written as tables."""
+"""The summary of a grid: rows of each data set compared user by user, then written as tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from mllm_srec.pipeline.analysis.comparison import Comparison, compare_runs
 from mllm_srec.pipeline.analysis.comparison import notes as comparison_notes
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.grid.results import CellRecord, code_names, of_generated_shop, random_weights, tidy
-from mllm_srec.pipeline.grid.settings import Significance
 from mllm_srec.reports.tables.grid import summarise
+from mllm_srec.reports.tables.grid_about import Significance
 from mllm_srec.reports.tables.grid_summary import DataSetReport, summary_rows, summary_text
 from mllm_srec.reports.tables.table_text import markdown_escaped
 from mllm_srec.types import ConfigError, DataError
@@ -27,18 +27,18 @@ def write_summary(
     """Write `summary.md` and `summary.csv`.
 
     Args:
-        folder: Where to.
+        folder: Folder of the results.
         title: Name of the grid.
-        records: From `merge_records`.
+        records: Cells, from `merge_records`.
         metrics: Columns of the tables.
-        significance: Which row the others are compared with.
-        missing: Cells that failed, one line each.
+        significance: How rows are compared, and with which.
+        missing: A line for each cell that failed.
 
     Raises:
         ConfigError: A metric is unknown, or runs cannot be compared.
         DataError: A run is damaged, or the folder cannot be written.
     """
-    beside = [metric for metric in significance.metrics if metric not in metrics]  # compared, but no column
+    beside = [metric for metric in significance.metrics if metric not in metrics]  # compared, but not shown
     try:
         summary = summarise(tidy(records), [*metrics, *beside])
     except ValueError as error:
@@ -52,26 +52,27 @@ def write_summary(
         (folder / "summary.md").write_text(summary_text(title, summary, metrics, reports, lines), encoding="utf-8")
         summary_rows(summary, reports).write_csv(folder / "summary.csv")
     except OSError as error:
-        raise DataError(f"output: {folder} cannot be written ({error.strerror})") from error
+        raise DataError(f"output={str(folder)!r}: cannot be written ({error.strerror}); give another folder") from error
 
 
 def _report(name: str, records: Sequence[CellRecord], significance: Significance) -> DataSetReport:
-    found = compare_rows(records, significance)
+    """Compare the rows of a data set, and describe how it was measured."""
+    compared = compare_rows(records, significance)
     first = records[0]["metrics"]
     about = (
         f"{first.get('test/evaluator')}, ties {first.get('test/ties')}, {first.get('test/n_users')} users, "
         f"candidates {str(records[0]['candidates_hash'])[:12]}; "
         f"{len(dict.fromkeys(record['row'] for record in records))} rows, seeds {_seeds(records)}"
     )
-    lines = comparison_notes(found) if found else [f"nothing is compared: base {significance.base!r}"]
+    lines = comparison_notes(compared) if compared else [f"nothing is compared: base {significance.base!r}"]
     lines += random_weights(records)
     if of_generated_shop(first):
-        lines.append("this is a generated shop, whose people, items and tastes are invented, and whose truth is known")
-    return DataSetReport(name, about, found.rows if found else (), lines, records)
+        lines.append("this is a generated shop: users, items and tastes are invented, and the truth is known")
+    return DataSetReport(name, about, compared.rows if compared else (), lines, records)
 
 
 def _seeds(records: Sequence[CellRecord]) -> str:
-    """Seeds of all rows, and rows that have fewer."""
+    """Return the seeds of all rows, and which rows have fewer."""
     seeds = sorted({record["seed"] for record in records})
     rows = dict.fromkeys(record["row"] for record in records)
     counts = {row: sum(record["row"] == row for record in records) for row in rows}
@@ -80,14 +81,14 @@ def _seeds(records: Sequence[CellRecord]) -> str:
 
 
 def compare_rows(records: Sequence[CellRecord], significance: Significance) -> Comparison | None:
-    """Rows of one data set against the base, seeds averaged within each user.
+    """Compare the rows of a data set with the base, seeds averaged within each user.
 
     Args:
-        records: Its cells.
+        records: Cells of the data set.
         significance: Base and metrics.
 
     Returns:
-        None where there is nothing to compare: one row, no metrics, or no finished cell of the base.
+        None if there is nothing to compare: one row, no metrics, or no finished cell of the base.
 
     Raises:
         ConfigError: Runs cannot be compared.
@@ -101,12 +102,13 @@ def compare_rows(records: Sequence[CellRecord], significance: Significance) -> C
         return None
     groups = [
         RunGroup(row, tuple(Path(record["run"]) for record in records if record["row"] == row))
-        for row in sorted(rows, key=lambda row: row != base)  # stable: the base first, the others as they were
+        for row in sorted(rows, key=lambda row: row != base)  # stable: the base first, then the others in their order
     ]
     return compare_runs(groups, significance.metrics, "test", significance.n_resamples, significance.seed)
 
 
 def _base(rows: Sequence[str], records: Sequence[CellRecord], significance: Significance) -> str:
+    """Return the label of the row that the others are compared with."""
     if significance.base == "first":
         return rows[0]
     if significance.base != "best":
@@ -116,11 +118,12 @@ def _base(rows: Sequence[str], records: Sequence[CellRecord], significance: Sign
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else float("-inf")
+    """Return the mean of the values that exist; minus infinity without any."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else float("-inf")
 
 
 def _about_code(records: Sequence[CellRecord]) -> list[str]:
-    """Commits of the cells: one line, which says whether they differ."""
+    """Return a line with the commits of the cells, which says if they differ."""
     names = code_names(records)
     return [f"code: {', '.join(names)}" + ("; cells were run with different code" if len(names) > 1 else "")]

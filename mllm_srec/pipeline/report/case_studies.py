@@ -1,4 +1,4 @@
-"""Case studies of a finished run (article, Figure 7), drawn by a rule and a seed, so that nobody picks them.
+"""Case studies of a finished run (article, Figure 7), drawn by a rule and a seed, not picked by hand.
 
 studies = case_studies(Path("runs/demo/first"), n_right=2, n_wrong=2, seed=0)
 studies.cases[0].preference, studies.cases[0].targets[0].probability
@@ -28,13 +28,13 @@ from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget
 from mllm_srec.types import ConfigError, DataError
 
 SHOWN_HISTORY = 8
-"""Latest items of a history that are shown."""
+"""Number of the latest items of a history that are shown."""
 
 SHOWN_OTHERS = 2
-"""Best candidates of no known like that are shown beside the liked ones."""
+"""Number of the best candidates without a known like that are shown beside the liked ones."""
 
 SHOWN_LIKED = 4
-"""Liked candidates that are shown, the best first."""
+"""Number of liked candidates that are shown, the best first."""
 
 MAX_SIDE = 160
 """Pixels of a shown picture's longer side."""
@@ -42,13 +42,13 @@ MAX_SIDE = 160
 
 @dataclass(frozen=True)
 class CaseSource:
-    """What cases are read from.
+    """The data, predictions and texts that cases are made from.
 
     Attributes:
-        data: The data set that the run was tested on.
-        lists: Columns of `predictions/test.parquet`, and `place` and `tied` among the candidates.
-        texts: Summaries that the run's prompts were made of; None where they hold none.
-        prompt: How its prompts were written; None for a baseline.
+        data: Data set that the run was tested on.
+        lists: Columns of `predictions/test.parquet`, with `place` and `tied` among the candidates.
+        texts: Summaries that are part of the run's prompts; None if there are none.
+        prompt: Settings of its prompts; None for a baseline.
     """
 
     data: PreparedDataset
@@ -63,14 +63,14 @@ def case_studies(
     """Draw right and wrong test lists of a run, and collect all that led to them.
 
     Args:
-        run: Run folder with predictions of the test split; its data set must be where its settings say.
-        n_right: Lists on which a liked item has the highest score alone; fewer where there are fewer.
-        n_wrong: Lists on which no liked item has the highest score.
-        seed: Of the drawing.
-        data_root: Replaces `data.root` of its settings.
+        run: Run folder with predictions of the test split.
+        n_right: Number of lists on which only liked items have the highest score; fewer if there are fewer.
+        n_wrong: Number of lists on which no liked item has the highest score.
+        seed: Seed of the draw.
+        data_root: Folder in place of `data.root` of its settings.
 
     Raises:
-        ConfigError: The folder holds no tested run, or its data set or summaries are gone.
+        ConfigError: The folder holds no tested run, or its data set or summaries are missing.
         DataError: The predictions are of another data set.
     """
     source = open_source(run, data_root)
@@ -86,26 +86,26 @@ def case_studies(
         f"Of {verdicts.height} test lists, {counts['right']} have a liked item on top (right), {counts['wrong']} have "
         f"another (wrong)" + (f", and on {undecided} both share the highest score" if undecided else "") + ". "
         f"Shown are {min(n_right, counts['right'])} of the right and {min(n_wrong, counts['wrong'])} of the wrong, "
-        f"drawn at random with seed {seed}; nobody picked them. Of each list stand here up to {SHOWN_LIKED} liked "
-        f"items and the {SHOWN_OTHERS} best-placed others."
+        f"drawn at random with seed {seed}, not picked by hand. Each list is shown with up to {SHOWN_LIKED} "
+        f"liked items and the {SHOWN_OTHERS} best-placed others."
     )
     return CaseStudies(run.resolve().name, rule, tuple(_case(source, group, verdicts) for group in chosen))
 
 
 def open_source(run: Path, data_root: Path | None = None) -> CaseSource:
-    """Open a run for its cases; no weight is read.
+    """Open a run for its cases, without reading weights.
 
     Args:
         run: Run folder.
-        data_root: Replaces `data.root` of its settings.
+        data_root: Folder in place of `data.root` of its settings.
 
     Raises:
-        ConfigError: Something is missing.
+        ConfigError: A file is missing.
         DataError: The predictions are of another data set.
     """
     settings, path = read_settings(run, data_root), RunFolder(run).predictions / "test.parquet"
     if not path.is_file():
-        raise ConfigError(f"{str(path)!r} is missing; run `python -m mllm_srec test` with a checkpoint of the run")
+        raise ConfigError(f"{path}: missing; run `python -m mllm_srec test` with a checkpoint of the run")
     if settings.get("baseline"):
         section = settings["data"]
         data, texts, prompt = PreparedDataset.open(Path(section["root"]) / section["name"]), None, None
@@ -115,19 +115,19 @@ def open_source(run: Path, data_root: Path | None = None) -> CaseSource:
     stated = RunFolder(run).read_metrics().get("test/candidates_hash")
     if stated != data.candidates_hash:
         raise DataError(
-            f"{str(run)!r} was tested on candidates {str(stated)[:12]}, but {data.folder} holds "
-            f"{data.candidates_hash[:12]}; it was prepared anew since. Test the run again"
+            f"{run}: was tested on candidates {str(stated)[:12]}, but {data.folder} holds "
+            f"{data.candidates_hash[:12]}, prepared later; test the run again"
         )
     return CaseSource(data, with_places(pl.read_parquet(path, glob=False)), texts, prompt)
 
 
 def with_places(lists: pl.DataFrame) -> pl.DataFrame:
-    """Predictions with the `place` of each candidate, from 1, and how many are `tied` with it, itself among them.
+    """Add the `place` of each candidate, from 1, and the number of candidates `tied` with it, itself included.
 
-    Equal scores share the best of their places. Null scores, of items that a retriever missed, have no place.
+    Equal scores share the best of their places. Items that a retriever missed have no score and no place.
 
     Args:
-        lists: Columns of `predictions/test.parquet`; where it holds parts of lists, their own numbers are taken.
+        lists: Columns of `predictions/test.parquet`; if it holds parts of lists, it has these numbers already.
     """
     if {"n_above", "n_tied"} <= set(lists.columns):
         return lists.with_columns(place=pl.col("n_above") + 1, tied=pl.col("n_tied"))
@@ -139,25 +139,26 @@ def with_places(lists: pl.DataFrame) -> pl.DataFrame:
 
 
 def list_verdicts(lists: pl.DataFrame) -> pl.DataFrame:
-    """Verdict on every list: `group_id` and `verdict`.
+    """Judge every list: columns `group_id` and `verdict`.
 
     Args:
-        lists: From `with_places`.
+        lists: Result of `with_places`.
     """
     top = pl.col("place") == 1
     liked, tied = ((pl.col("label") == 1) & top).sum(), pl.col("tied").filter(top).max()
     verdict = pl.when(liked == 0).then(pl.lit("wrong")).when(liked == tied).then(pl.lit("right"))
-    found = lists.group_by("group_id").agg(verdict.otherwise(pl.lit("undecided")).alias("verdict"))
-    return found.sort("group_id")
+    verdicts = lists.group_by("group_id").agg(verdict.otherwise(pl.lit("undecided")).alias("verdict"))
+    return verdicts.sort("group_id")
 
 
 # --- one case ---------------------------------------------------------------------------------------------------------
 
 
 def _case(source: CaseSource, group_id: int, verdicts: pl.DataFrame) -> Case:
+    """Collect history, preference, candidates and verdict of a list."""
     group = source.data.groups.row(by_predicate=pl.col("group_id") == group_id, named=True)
-    own = source.data.interactions.filter(pl.col("user_id") == group["user_id"])
-    body = ContextTexts(own, source.texts, source.prompt or PromptSettings()).body(group)
+    of_user = source.data.interactions.filter(pl.col("user_id") == group["user_id"])
+    body = ContextTexts(of_user, source.texts, source.prompt or PromptSettings()).body(group)
     candidates = source.lists.filter(pl.col("group_id") == group_id)
     verdict: Verdict = verdicts.row(by_predicate=pl.col("group_id") == group_id, named=True)["verdict"]
     history = group["history"]
@@ -176,13 +177,14 @@ def _case(source: CaseSource, group_id: int, verdicts: pl.DataFrame) -> Case:
 
 
 def _shown(candidates: pl.DataFrame) -> pl.DataFrame:
-    """The best-placed liked candidates and the best-placed others, by place; missed ones last."""
+    """Return the best-placed liked candidates and the best-placed others, by place; missed ones last."""
     ordered = candidates.sort("place", "item_id", nulls_last=True)
     liked, others = (ordered.filter(pl.col("label") == label) for label in (1, 0))
     return pl.concat([liked.head(SHOWN_LIKED), others.head(SHOWN_OTHERS)]).sort("place", "item_id", nulls_last=True)
 
 
 def _target(source: CaseSource, row: Mapping[str, Any]) -> CaseTarget:
+    """Make a candidate from its prediction."""
     yes, no = row.get("yes_logit"), row.get("no_logit")
     stated = None if yes is None or no is None else 1 / (1 + math.exp(min(700.0, no - yes)))
     item = _item(source, row["item_id"], with_summaries=True)
@@ -190,30 +192,31 @@ def _target(source: CaseSource, row: Mapping[str, Any]) -> CaseTarget:
 
 
 def _item(source: CaseSource, item_id: str, with_summaries: bool = False) -> CaseItem:
+    """Collect title, picture and, for candidates, the summaries of an item."""
     row = source.data.items.row(by_predicate=pl.col("item_id") == item_id, named=True)
     texts = source.texts if with_summaries else None
     return CaseItem(
         item_id,
         row["title"],
-        None if row["image"] is None else drawn_anew(source.data.folder / row["image"]),
+        None if row["image"] is None else small_jpeg(source.data.folder / row["image"]),
         None if texts is None else texts.image.get(item_id),
         None if texts is None else texts.item.get(item_id),
     )
 
 
-def drawn_anew(path: Path) -> bytes:
-    """A small JPEG of a picture: whatever else the file holds does not reach the page.
+def small_jpeg(path: Path) -> bytes:
+    """Return a small JPEG of a picture: nothing else of an untrusted file reaches the page.
 
     Args:
-        path: A file of the data set.
+        path: Picture file of the data set.
 
     Raises:
-        DataError: The file is gone or broken.
+        DataError: The file is missing or broken.
     """
     try:
         small = small_copy(path, MAX_SIDE)
     except UnusablePictureError as error:
-        raise DataError(f"the picture {str(path)!r} cannot be read ({error}); prepare the data set again") from error
+        raise DataError(f"{path}: the picture cannot be read ({error}); prepare the data set again") from error
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()

@@ -1,20 +1,18 @@
-"""The report: one page, and every table and figure of it as files of their own."""
+"""The report: one page, and each of its tables and figures as files of their own."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mllm_srec.files.atomic import write_text
-from mllm_srec.pipeline.grid.read import read_grid
-from mllm_srec.pipeline.grid.scripted import script_section, scripted_name
-from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
-from mllm_srec.pipeline.report.sections import Cases, grid_section, run_section
+from mllm_srec.pipeline.report.sections import Cases, run_section
+from mllm_srec.pipeline.report.sources import open_results, scripted_name
 from mllm_srec.reports.figures.drawing import write_drawing
 from mllm_srec.reports.page.page import GENERATOR, FigureBlock, Section, TableBlock, render_page
 from mllm_srec.reports.tables.table_text import csv_text, latex, markdown, markdown_escaped
@@ -24,18 +22,18 @@ PAGE = "index.html"
 TABLES = "tables"
 FIGURES = "figures"
 FILES = "report.json"
-"""Says that a folder is a report's, and names what the last one wrote, so that the next one may replace it."""
+"""Marks the folder of a report, and lists the files of the last one, so that the next one may replace them."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """A written report.
 
     Attributes:
-        page: The page.
-        n_tables: Tables, each in three formats.
-        n_figures: Figures, each in three formats.
-        notes: What a reader of the terminal should know, one line each.
+        page: File of the page.
+        n_tables: Number of tables, each in three formats.
+        n_figures: Number of figures, each in three formats.
+        notes: Lines for the terminal.
     """
 
     page: Path
@@ -45,15 +43,15 @@ class Report:
 
 
 def check_report_folder(folder: Path) -> None:
-    """Look whether a report may be written into a folder, before anything is read.
+    """Check that a report may be written into a folder, before anything is read.
 
     Raises:
-        ConfigError: It holds something else.
+        ConfigError: The folder holds other files.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"output: {str(folder)!r} is a file; give a folder")
+        raise ConfigError(f"output={str(folder)!r}: is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and _listed(folder) is None:
-        raise ConfigError(f"output: {str(folder)!r} holds something else than a report; give another folder")
+        raise ConfigError(f"output={str(folder)!r}: holds other files than a report; give another folder")
 
 
 def write_report(
@@ -64,17 +62,17 @@ def write_report(
     Args:
         results: Folders that `grid` or a script of `experiments/` wrote.
         runs: Folders of tested runs.
-        folder: Where to; from `check_report_folder`.
-        title: Of the page.
-        cases: Number of right and of wrong cases of a run, and the seed of their drawing.
+        folder: Folder that passed `check_report_folder`.
+        title: Title of the page.
+        cases: Number of right and of wrong cases of a run, and the seed that draws them.
 
     Raises:
         ConfigError: There is nothing to report, or a folder holds no results.
-        DataError: A file is damaged, or the report cannot be written.
+        DataError: A file is damaged or older than this version, or the report cannot be written.
     """
     if not results and not runs:
-        raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or finished runs with --runs")
-    named = [_opened(path, cases) for path in results]
+        raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or tested runs with --runs")
+    named = [open_results(path, cases) for path in results]
     named += [(path.resolve().name, partial(run_section, path, cases=cases)) for path in runs]
     anchors = _anchors([name for name, _ in named])
     sections = [make(anchor=anchor) for anchor, (_, make) in zip(anchors, named, strict=True)]
@@ -84,24 +82,15 @@ def write_report(
     try:
         files = _write(folder, page, sections)
     except OSError as error:
-        raise DataError(f"output: {str(folder)!r} cannot be written ({error.strerror})") from error
+        raise DataError(f"output={str(folder)!r}: cannot be written ({error.strerror}); give another folder") from error
     n_tables, n_figures = (sum(path.startswith(f"{part}/") for path in files) // 3 for part in (TABLES, FIGURES))
     quick = [section.title for section in sections if section.quick]
-    notes = (f"quick runs, which show only that everything runs: {', '.join(quick)}",) if quick else ()
+    notes = (f"quick runs, which only show that everything runs: {', '.join(quick)}",) if quick else ()
     return Report(folder / PAGE, n_tables, n_figures, notes)
 
 
-def _opened(path: Path, cases: Cases) -> tuple[str, Callable[..., Section]]:
-    """Name of results, and what makes a section of them from its anchor."""
-    if (name := scripted_name(path)) is not None:
-        return name, partial(script_section, path)
-    grid = read_grid(path)
-    plain = grid.about.name.removesuffix(QUICK_SUFFIX)
-    return plain + (QUICK_SUFFIX if grid.about.quick else ""), partial(grid_section, grid, cases=cases)
-
-
 def _anchors(names: Sequence[str]) -> list[str]:
-    """Safe names that differ, whatever the folders are called."""
+    """Return safe names that differ, whatever the folders are called."""
     anchors: list[str] = []
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "results"
@@ -111,11 +100,11 @@ def _anchors(names: Sequence[str]) -> list[str]:
 
 
 def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
-    """Write everything; files of the last report that this one has no more are removed."""
+    """Write all files and remove those of the last report that are not written again; return their names."""
     before = _listed(folder) or set()
     for part in (TABLES, FIGURES):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    _write_list(folder, sorted(before))  # the folder is a report's from now on, wherever this one is broken off
+    _write_list(folder, sorted(before))  # marks the folder, even if writing is interrupted
     files = [PAGE]
     for section in sections:
         for block in section.blocks:
@@ -132,15 +121,16 @@ def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
 
 
 def _write_list(folder: Path, files: Sequence[str]) -> None:
+    """Write `FILES`."""
     about = {"generator": GENERATOR, "files": list(files)}
     write_text(json.dumps(about, indent=2) + "\n", folder / FILES)
 
 
 def _listed(folder: Path) -> set[str] | None:
-    """Tables and figures that the last report wrote, as far as their names are such as a report gives.
+    """Return the tables and figures that the last report wrote, without names that no report gives.
 
     Returns:
-        None where the folder is no report's.
+        None if the folder is not that of a report.
     """
     try:
         about = json.loads((folder / FILES).read_text(encoding="utf-8"))
@@ -153,6 +143,7 @@ def _listed(folder: Path) -> set[str] | None:
 
 
 def _write_table(folder: Path, block: TableBlock) -> list[str]:
+    """Write a table in all formats and return the names of its files."""
     caption, notes = block.table.caption, "".join(f"- {markdown_escaped(note)}\n" for note in block.notes)
     text = f"{markdown_escaped(caption)}\n\n{markdown(block.table)}\n" + (f"\n{notes}" if notes else "")
     contents = {"md": text, "tex": latex(block.table, block.name), "csv": csv_text(block.table)}

@@ -1,4 +1,4 @@
-"""Finished grids and runs as sections of a page: how they were measured, their results, their training, their cases."""
+"""Sections of a page: how a grid or a run was measured, its results, its training, its cases."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from mllm_srec.reports.figures.training_charts import TrainingLog, has_curves, t
 from mllm_srec.reports.page.grid_blocks import grid_blocks
 from mllm_srec.reports.page.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
 from mllm_srec.reports.tables.grid import in_order, result_table, summarise
-from mllm_srec.reports.terminal.results import SHOWN
+from mllm_srec.reports.tables.metric_words import headline_columns
 from mllm_srec.types import ConfigError, DataError
 
 Cases = tuple[int, int]
-"""How many cases of a run are shown, and the seed of their drawing; none of them with 0."""
+"""Number of right and of wrong cases of a run that are shown, possibly 0, and the seed that draws them."""
 
 
 def grid_section(grid: GridFolder, anchor: str, cases: Cases) -> Section:
-    """A grid as a section.
+    """Make a section of a grid.
 
     Args:
-        grid: From `read_grid`.
-        anchor: Name of the section and of its files, safe.
-        cases: Number of right and of wrong cases of one of its runs, and their seed.
+        grid: Result of `read_grid`.
+        anchor: Safe name of the section and of its files.
+        cases: Number of right and of wrong cases of one of its runs, and the seed that draws them.
 
     Raises:
         DataError: The log of a training is damaged.
     """
     about, records = grid.about, grid.records
-    slug = f"{anchor}-"  # no anchor holds two hyphens, so that files of different sections differ
+    slug = f"{anchor}-"  # no anchor has two hyphens, so files of different sections differ
     blocks = grid_blocks(about, slug, grid.summary, grid.differences, records)
     if grid.missing:
         blocks.insert(0, NoteBlock("Not finished", grid.missing))
@@ -51,22 +51,24 @@ def grid_section(grid: GridFolder, anchor: str, cases: Cases) -> Section:
     blocks += _grid_cases(grid, there, cases)
     demo = any(of_generated_shop(record["metrics"]) for record in records)
     return Section(
-        anchor, about.title or about.name, about.caption, about.quick, demo, tuple(_facts(grid)), tuple(blocks),
-        tuple(about.metrics),
+        anchor, about.title, about.report.caption, about.quick, demo, tuple(_facts(grid)), tuple(blocks),
+        tuple(about.shown_metrics),
     )  # fmt: skip
 
 
 def _is_there(record: CellRecord) -> bool:
-    """Whether the run folder is here and holds what the record says: another run may have got its name since."""
+    """Return True if the run folder exists with the results of the record: another run may have its name now."""
     run = RunFolder(Path(record["run"]))
     return run.path.is_dir() and _tested(run.read_metrics()) == _tested(record["metrics"])
 
 
 def _tested(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results of the test split."""
     return {key: value for key, value in metrics.items() if key.startswith("test/")}
 
 
 def _row_name(record: CellRecord, records: Sequence[CellRecord]) -> str:
+    """Return the row of a cell, with its data set if there are several."""
     several = len({other["data_set"] for other in records}) > 1
     return f"{record['row']}, {record['data_set']}" if several else str(record["row"])
 
@@ -75,6 +77,7 @@ def _row_name(record: CellRecord, records: Sequence[CellRecord]) -> str:
 
 
 def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
+    """Yield name and text of each fact about how a grid was measured."""
     records = grid.records
     protocols: dict[str, list[str]] = {}
     for data_set in grid.about.data_sets:
@@ -95,45 +98,41 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
     commits = code_names(records)
     yield "Code", ", ".join(commits) + ("; runs used different code" if len(commits) > 1 else "")
     versions = dict.fromkeys(
-        ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) for record in records
+        ", ".join(f"{name} {version}" for name, version in record["versions"].items()) for record in records
     )
     yield "Versions", "; also ".join(versions)
-    if not grid.about.stated:
-        yield "Note", "older results without a description of their grid, so they are shown as a plain table"
 
 
 # --- training and cases ---------------------------------------------------------------------------------------------
 
 
 def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug: str, stamp: str) -> list[Block]:
-    """Curves of all runs that were trained, and what is missing of them.
+    """Draw the training curves of all trained runs, and say which runs are missing.
 
     Args:
-        logs: Logs that were found.
-        n_gone: Runs whose folders are gone.
-        n_runs: Runs in all.
-        slug: Begins the names of the figures' files.
-        stamp: Of the figures, such as that the runs were quick.
+        logs: Logs of the trained runs.
+        n_gone: Number of runs whose folders are missing.
+        n_runs: Number of all runs.
+        slug: First part of the names of the figures' files.
+        stamp: Mark on the figures, such as that the runs were quick.
     """
     if n_gone == n_runs:
-        line = f"The folders of all {n_runs} runs are gone from here or hold other runs now; these results stay."
+        line = f"The folders of all {n_runs} runs are missing or hold other runs; the results above do not need them."
         return [NoteBlock("Training curves", (line,))]
     if not logs:
         return [NoteBlock("Training curves", ("Nothing was trained, or nothing was logged.",))]
-    said = (
-        f" {n_gone} of {n_runs} run folders are gone from here or hold other runs now, and are not drawn."
-        if n_gone
-        else ""
+    without = (
+        f" {n_gone} of {n_runs} runs are not drawn: their folders are missing or hold other runs." if n_gone else ""
     )
     blocks: list[Block] = []
     metrics = dict.fromkeys(log.metric.removeprefix("val/") for log in logs if log.metric)
     for quantity, label, words in (
-        ("loss", "loss", "each panel has its own axis, as losses of different models mean different things"),
+        ("loss", "loss", "each panel has its own axis, since losses of different models cannot be compared"),
         ("validation", f"validation {' or '.join(metrics)}", "all panels share one axis"),
     ):
         if has_curves(logs, quantity):
             heading = f"Training: {label}"
-            caption = f"{label[0].upper()}{label[1:]} by step of the optimiser, a line for each seed; {words}.{said}"
+            caption = f"{label[0].upper()}{label[1:]} by optimiser step, a line for each seed; {words}.{without}"
             alt = f"{label} of {len({log.row for log in logs})} rows."
             drawing = Drawing(f"{slug}-training-{quantity}", caption, alt, training_chart(logs, quantity, label), stamp)
             blocks.append(FigureBlock(heading, drawing))
@@ -141,7 +140,7 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
 
 
 def case_blocks(run: Path, title: str, cases: Cases) -> list[Block]:
-    """Case studies of a run, or why there are none."""
+    """Return the case studies of a run, or a note on why there are none."""
     try:
         studies = case_studies(run, cases[0], cases[0], cases[1])
     except (ConfigError, DataError) as error:
@@ -150,7 +149,7 @@ def case_blocks(run: Path, title: str, cases: Cases) -> list[Block]:
 
 
 def _grid_cases(grid: GridFolder, there: Sequence[CellRecord], cases: Cases) -> list[Block]:
-    """Cases of the best row on the first data set; of the recommender's rows where there are any, else of all."""
+    """Return cases of the best row on the first data set, of the recommender's rows if there are any."""
     if not cases[0]:
         return []
     there = [record for record in there if RunFolder(Path(record["run"])).config.is_file()]
@@ -158,7 +157,7 @@ def _grid_cases(grid: GridFolder, there: Sequence[CellRecord], cases: Cases) -> 
         return [
             NoteBlock(
                 "Case studies",
-                ("The run folders are gone from here or hold other runs now, and with them what was predicted.",),
+                ("The run folders with the predictions are missing or hold other runs.",),
             )
         ]
     own = [record for record in there if not read_settings(Path(record["run"])).get("baseline")]
@@ -167,7 +166,7 @@ def _grid_cases(grid: GridFolder, there: Sequence[CellRecord], cases: Cases) -> 
     best = grid.summary.filter(
         pl.col("row").is_in([record["row"] for record in here]) & ~pl.col("reference"),
         data_set=data_set,
-        metric=grid.about.metrics[0],
+        metric=grid.about.shown_metrics[0],
     ).sort("mean", descending=True, nulls_last=True, maintain_order=True)["row"]
     chosen = min(here, key=lambda record: (record["row"] != next(iter(best), None), record["seed"]))
     title = f"Case studies: {chosen['row']} on {chosen['data_set']}, seed {chosen['seed']}"
@@ -178,12 +177,12 @@ def _grid_cases(grid: GridFolder, there: Sequence[CellRecord], cases: Cases) -> 
 
 
 def run_section(run: Path, anchor: str, cases: Cases) -> Section:
-    """A single run as a section.
+    """Make a section of a single run.
 
     Args:
-        run: Run folder that was tested.
-        anchor: Name of the section and of its files, safe.
-        cases: As in `grid_section`.
+        run: Folder of a tested run.
+        anchor: Safe name of the section and of its files.
+        cases: Number of right and of wrong cases, and the seed that draws them.
 
     Raises:
         ConfigError: The folder holds no results of the test split.
@@ -191,7 +190,7 @@ def run_section(run: Path, anchor: str, cases: Cases) -> Section:
     """
     if not run.is_dir() or "test/n_users" not in (metrics := RunFolder(run).read_metrics()):
         raise ConfigError(
-            f"runs: {str(run)!r} holds no test results; give folders that `test` wrote, such as runs/demo/a"
+            f"runs={str(run)!r}: holds no test results; give folders that `test` wrote, such as runs/demo/a"
         )
     name, slug = run.resolve().name, f"{anchor}-"
     numbers = {
@@ -200,9 +199,9 @@ def run_section(run: Path, anchor: str, cases: Cases) -> Section:
     table = pl.DataFrame(
         [("", name, "", 0, key, float(value)) for key, value in numbers.items()], schema=SCHEMA, orient="row"
     )
-    shown = [name for name in SHOWN if f"test/{name}" in numbers]
+    shown = [name for name in headline_columns() if f"test/{name}" in numbers]
     summary = in_order(summarise(table, shown), [name])
-    results = result_table(summary, shown, {}).captioned(f"Run {name}: one seed, so that nothing is known of its luck.")
+    results = result_table(summary, shown, {}).captioned(f"Run {name}: one seed; variation between seeds unknown.")
     blocks: list[Block] = [TableBlock(f"{slug}-results", "Results", results)]
     log = training_log(run, name, None)
     blocks += training_blocks([] if log is None else [log], 0, 1, slug, "")

@@ -108,13 +108,13 @@ def protocol_words(metrics: Mapping[str, Any]) -> str:
     """
     evaluator, m = str(metrics.get("test/evaluator")), metrics.get("test/m")
     lists = {
-        "sampled": f"later liked items among {m} drawn ones that the person never met",
-        "full": "all items that the person does not know yet",
-        "rerank": f"what the retriever {metrics.get('test/retriever')} found",
-    }.get(evaluator.partition("@")[0], "lists of a kind that this version does not know")
+        "sampled": f"items liked later among {m} drawn ones that the user never met",
+        "full": "all items that the user has not met",
+        "rerank": f"the items that the retriever {metrics.get('test/retriever')} found",
+    }.get(evaluator.partition("@")[0], "unknown to this version")
     corruption = metrics.get("test/corruption")
     pictures = "" if corruption is None else f"; pictures corrupted ({corruption})"
     return (
-        f"evaluator {evaluator} ({lists}); {metrics.get('test/n_users')} lists of people; ties "
+        f"evaluator {evaluator} ({lists}); lists of {metrics.get('test/n_users')} users; ties "
         f"{metrics.get('test/ties')}; candidates {str(metrics.get('test/candidates_hash'))[:12]}; test split{pictures}"
     )

@@ -1,4 +1,4 @@
-"""Figures of a grid: rows side by side, bars per data set, curves over a strength, and what a result costs."""
+"""Figures of a grid: rows side by side, bars for each data set, curves over a strength, results over costs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Point:
     """A mean with its deviation over seeds.
 
     Attributes:
-        mean: The mean.
+        mean: Mean over seeds.
         sd: Standard deviation; None for a single seed.
     """
 
@@ -40,12 +40,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over one axis.
+    """A panel of a figure of curves.
 
     Attributes:
-        title: Above it.
+        title: Heading.
         lines: Row -> x -> point.
-        chance: What a guess reaches; None where that is unknown.
+        chance: Result of a guess; None if it is unknown.
     """
 
     title: str
@@ -54,24 +54,24 @@ class Panel:
 
 
 def row_chart(rows: Mapping[str, Point], references: Mapping[str, float], metric: str) -> Draw:
-    """A point with its deviation for each row, and a vertical line for what rows are compared with.
+    """Return a drawing with a point and its deviation for each row, and a vertical line for each reference.
 
     Args:
-        rows: Label -> result, from above.
+        rows: Label -> result, from top to bottom.
         references: Label -> value.
-        metric: Name of the axis.
+        metric: Metric of the horizontal axis.
     """
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(7.6, 1.5 + 0.27 * len(rows)))
         axes = figure.add_subplot()
-        places = np.arange(len(rows))[::-1]
+        heights = np.arange(len(rows))[::-1]
         means = [point.mean for point in rows.values()]
         spreads = [point.sd or 0.0 for point in rows.values()]
         axes.errorbar(
-            means, places, xerr=spreads, fmt="o", color=theme.colours[0], capsize=2.5, markersize=5, linewidth=1.4
+            means, heights, xerr=spreads, fmt="o", color=theme.colours[0], capsize=2.5, markersize=5, linewidth=1.4
         )
-        axes.set_yticks(places, [shortened(label) for label in rows])
+        axes.set_yticks(heights, [shortened(label) for label in rows])
         axes.set_ylim(-0.7, len(rows) - 0.3)
         for index, (label, value) in enumerate(references.items()):
             style = line_style(index + 1, theme)
@@ -88,12 +88,12 @@ def row_chart(rows: Mapping[str, Point], references: Mapping[str, float], metric
 
 
 def bar_chart(bars: Mapping[str, Mapping[str, Point]], chance: Mapping[str, float], metric: str) -> Draw:
-    """A group of bars for each data set, a bar for each row, and a line at chance.
+    """Return a drawing with a group of bars for each data set, a bar for each row, and a line at chance.
 
     Args:
         bars: Row -> data set -> result.
-        chance: Data set -> what a guess reaches.
-        metric: Name of the axis.
+        chance: Data set -> result of a guess.
+        metric: Metric of the vertical axis.
     """
     data_sets = list(dict.fromkeys(name for of_row in bars.values() for name in of_row))
 
@@ -102,21 +102,21 @@ def bar_chart(bars: Mapping[str, Mapping[str, Point]], chance: Mapping[str, floa
         axes = figure.add_subplot()
         width = 0.8 / len(bars)
         for index, (row, results) in enumerate(bars.items()):
-            known = [(place, results[name]) for place, name in enumerate(data_sets) if name in results]
-            at = [place + (index - (len(bars) - 1) / 2) * width for place, _ in known]
-            means, spreads = [point.mean for _, point in known], [point.sd or 0.0 for _, point in known]
+            points = [(group, results[name]) for group, name in enumerate(data_sets) if name in results]
+            at = [group + (index - (len(bars) - 1) / 2) * width for group, _ in points]
+            means, spreads = [point.mean for _, point in points], [point.sd or 0.0 for _, point in points]
             colour, hatch = theme.colours[index % len(theme.colours)], HATCHES[index % len(HATCHES)]
             axes.bar(at, means, width * 0.92, label=shortened(row), edgecolor=theme.paper, color=colour, hatch=hatch)
             axes.errorbar(at, means, yerr=spreads, fmt="none", ecolor=theme.ink, capsize=3, linewidth=1.2)
-        for place, name in enumerate(data_sets):
+        for group, name in enumerate(data_sets):
             if name in chance:
-                ends = ([chance[name]] * 2, [place - 0.46, place + 0.46])
-                axes.plot(ends[1], ends[0], "--", color=theme.ink, linewidth=1.3, label=None if place else "chance")
+                ends = ([chance[name]] * 2, [group - 0.46, group + 0.46])
+                axes.plot(ends[1], ends[0], "--", color=theme.ink, linewidth=1.3, label=None if group else "chance")
         axes.set_xticks(range(len(data_sets)), [shortened(name, 18) for name in data_sets])
         axes.set_ylabel(metric_label(metric).replace(": ", "\n"))
         quiet_axes(axes, theme)
         handles, labels = axes.get_legend_handles_labels()
-        shift = int(bool(chance))  # lines come first there, but chance belongs behind the rows
+        shift = int(bool(chance))  # lines come first there, but chance belongs after the rows
         order = [*handles[shift:], *handles[:shift]], [*labels[shift:], *labels[:shift]]
         axes.legend(*order, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(5, len(labels)), fontsize=9)
         return figure
@@ -125,12 +125,12 @@ def bar_chart(bars: Mapping[str, Mapping[str, Point]], chance: Mapping[str, floa
 
 
 def curve_chart(panels: Sequence[Panel], x_label: str, metric: str) -> Draw:
-    """A panel beside the other, a line with a band for each row, and a line at chance.
+    """Return a drawing of panels, each with a line and a band for each row, and a line at chance.
 
     Args:
-        panels: From left to right.
+        panels: Panels from left to right.
         x_label: Name of the horizontal axes.
-        metric: Name of the vertical axis, which all share.
+        metric: Metric of the vertical axis, which all share.
     """
     rows = list(dict.fromkeys(row for panel in panels for row in panel.lines))
 
@@ -153,6 +153,7 @@ def curve_chart(panels: Sequence[Panel], x_label: str, metric: str) -> Draw:
 
 
 def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[str], theme: Theme) -> None:
+    """Draw a panel; the number of a row in `rows` decides its colour."""
     for row, points in panel.lines.items():
         style = line_style(rows.index(row), theme)
         xs = np.array(sorted(points))
@@ -162,20 +163,20 @@ def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[str], theme: Theme) -> 
         axes.fill_between(xs, means - spreads, means + spreads, color=style["color"], alpha=0.16, linewidth=0)
     if panel.chance is not None:
         axes.axhline(panel.chance, color=theme.ink, linestyle=(0, (5, 3)), linewidth=1.1, label="chance")
-    places = sorted({x for points in panel.lines.values() for x in points})
-    if len(places) <= 8:
-        axes.set_xticks(places, [f"{x:g}" for x in places])
+    positions = sorted({x for points in panel.lines.values() for x in points})
+    if len(positions) <= 8:
+        axes.set_xticks(positions, [f"{x:g}" for x in positions])
     axes.set_title(shortened(panel.title, 34), fontsize=10)
     quiet_axes(axes, theme, "both")
 
 
 @dataclass(frozen=True)
 class CostPoint:
-    """What a row reached, and what that took.
+    """Result and cost of a row.
 
     Attributes:
         seconds: Mean wall time of a run.
-        result: The metric.
+        result: Value of the metric.
     """
 
     seconds: float
@@ -184,29 +185,29 @@ class CostPoint:
 
 @dataclass(frozen=True)
 class _Labels:
-    """Names at the right margin, apart from each other, in the order of their points."""
+    """Heights of labels in the right margin: separate, and in the order of their points."""
 
     heights: list[float] = field(default_factory=list)
 
     @classmethod
     def spread(cls, values: Sequence[float], low: float, high: float) -> _Labels:
-        """Heights near `values`, given from high to low, but at least a line apart; all within the margin."""
+        """Return heights near `values`, which are in descending order, at least a line apart and within the margin."""
         step = min((high - low) / max(1, len(values)), (high - low) / 14)
         heights: list[float] = []
         for value in values:
             heights.append(value if not heights else min(value, heights[-1] - step))
         lift = max(0.0, low - (heights[-1] if heights else low))
         heights = [height + lift for height in heights]
-        for index in range(len(heights) - 2, -1, -1):  # what was lifted pushes what stands above it
+        for index in range(len(heights) - 2, -1, -1):  # labels that were lifted push those above them
             heights[index] = max(heights[index], heights[index + 1] + step)
-        for index, height in enumerate(heights):  # and not beyond the upper end
+        for index, height in enumerate(heights):  # but not above the upper end
             limit = high if index == 0 else heights[index - 1] - step
             heights[index] = min(height, limit)
         return cls(heights)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers on a logarithmic axis, some four to eight of them, however narrow it is.
+    """Return about four to eight round numbers on a logarithmic axis, however narrow it is.
 
     >>> log_ticks(20, 600)
     [20, 50, 100, 200, 500]
@@ -222,11 +223,11 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def cost_chart(rows: Mapping[str, CostPoint], metric: str) -> Draw:
-    """The metric over seconds (logarithmic); names stand in the margin, joined to their points.
+    """Return a drawing of the metric over seconds (logarithmic), with labels in the margin joined to their points.
 
     Args:
         rows: Label -> cost and result.
-        metric: Name of the vertical axis.
+        metric: Metric of the vertical axis.
     """
 
     def draw(theme: Theme) -> Figure:

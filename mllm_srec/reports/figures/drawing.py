@@ -1,4 +1,4 @@
-"""What all figures share: themes for light and dark pages, colours that can be told apart, and files of a figure."""
+"""Shared by all figures: themes for light and dark pages, distinguishable colours, and the files of a figure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 
 FORMATS = ("png", "svg", "pdf")
-"""Files of every figure."""
+"""Formats of every figure."""
 
 DPI = 160
 
 MIN_WIDTH = 6.6
-"""Inches: a page enlarges no figure, and letters of all figures are of one size."""
+"""Inches; a page enlarges no figure, so that text has the same size in all of them."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Theme:
     """Colours of a figure.
 
     Attributes:
-        ink: Text and points.
-        faint: Axes, grid and lines of comparison.
-        paper: Behind everything.
-        colours: Of rows and lines, apart for colour-blind readers too.
+        ink: Colour of text and points.
+        faint: Colour of axes, grid and lines of comparison.
+        paper: Colour of the background.
+        colours: Colours of rows and lines, distinguishable for colour-blind readers, too.
     """
 
     ink: str
@@ -55,11 +55,11 @@ class Drawing:
     """A figure that can be drawn in any theme.
 
     Attributes:
-        name: Of its files, safe.
-        caption: What it shows and how it is read.
-        alt: What it says, for those who do not see it.
-        draw: Draws it; must be called within `drawn`.
-        stamp: Written below it, such as that its numbers are of a quick run; may be empty.
+        name: Safe name of its files.
+        caption: Text below it: what it shows and how to read it.
+        alt: Its content in words, for readers who cannot see it.
+        draw: Function that draws it; only `drawn` calls it.
+        stamp: Mark below it, such as that it shows a quick run; may be empty.
     """
 
     name: str
@@ -70,15 +70,15 @@ class Drawing:
 
 
 def drawn(drawing: Drawing, theme: Theme, kind: str = "svg") -> bytes:
-    """The content of a figure's file, the same for the same numbers.
+    """Return the content of a figure's file, which depends on the numbers only.
 
     Args:
-        drawing: The figure.
-        theme: Its colours.
+        drawing: Figure.
+        theme: Colours of the figure.
         kind: One of `FORMATS`.
     """
     style: Any = {
-        "text.parse_math": False,  # a label with $ is no formula
+        "text.parse_math": False,  # a $ in a label begins no formula
         "svg.hashsalt": drawing.name,
         "svg.fonttype": "path",  # the page needs no font
         "font.size": 10,
@@ -98,7 +98,7 @@ def drawn(drawing: Drawing, theme: Theme, kind: str = "svg") -> bytes:
     with rc_context(style):
         figure = drawing.draw(theme)
         if drawing.stamp:
-            below = -0.3 / figure.get_figheight()  # a share of the height: under the name of the axis
+            below = -0.3 / figure.get_figheight()  # as a share of the height: below the name of the axis
             figure.text(
                 1.0, below, drawing.stamp, ha="right", va="top", fontsize=9, color=theme.colours[1], weight="bold"
             )
@@ -110,8 +110,8 @@ def write_drawing(drawing: Drawing, folder: Path) -> list[Path]:
     """Write the light figure in all `FORMATS`.
 
     Args:
-        drawing: The figure.
-        folder: Where to; it must be there.
+        drawing: Figure.
+        folder: Existing folder.
 
     Raises:
         OSError: A file cannot be written.
@@ -125,23 +125,24 @@ def write_drawing(drawing: Drawing, folder: Path) -> list[Path]:
 
 
 def line_style(index: int, theme: Theme) -> dict[str, Any]:
-    """Colour, marker and dashes of the line of a number; repeated only after 28."""
-    turn, place = divmod(index, len(MARKERS))
-    return {"color": theme.colours[place], "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
+    """Return colour, marker and dashes of a line by its number; they repeat after 28 lines."""
+    turn, position = divmod(index, len(MARKERS))
+    look = {"color": theme.colours[position], "marker": MARKERS[position]}
+    return {**look, "linestyle": DASHES[turn % len(DASHES)]}
 
 
 def shared_legend(figure: Figure) -> None:
-    """One legend above all panels, each name once."""
-    found: dict[str, Any] = {}
+    """Add one legend above all panels, with each name once."""
+    lines: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    columns = len(found) if len(found) <= 6 else 5
-    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns, fontsize=9)
+        lines |= dict(zip(labels, handles, strict=True))
+    columns = len(lines) if len(lines) <= 6 else 5
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=columns, fontsize=9)
 
 
 def quiet_axes(axes: Axes, theme: Theme, grid: Literal["x", "y", "both"] = "y") -> None:
-    """Faint lines of a grid behind the data."""
+    """Draw faint grid lines behind the data."""
     axes.set_axisbelow(True)
     axes.grid(axis=grid, color=theme.faint, alpha=0.25, linewidth=0.6)
     axes.tick_params(length=3)

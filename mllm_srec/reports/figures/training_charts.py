@@ -1,4 +1,4 @@
-"""Curves of training: a small panel for each trained row, a line for each seed."""
+"""Training curves: a small panel for each trained row, a line for each seed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mllm_srec.reports.safe_text import shortened
 
 @dataclass(frozen=True)
 class Curve:
-    """One quantity of one run, as its log has it.
+    """A logged quantity of one run.
 
     Attributes:
-        steps: Steps of the optimiser.
-        values: What was logged then.
+        steps: Optimiser steps.
+        values: Values at these steps.
     """
 
     steps: tuple[int, ...]
@@ -28,14 +28,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What a run logged while it was trained.
+    """The curves that a run logged in training.
 
     Attributes:
         row: Row of the table, or name of the run.
-        seed: Its seed; None where that is not known.
-        loss: The training loss.
-        validation: The validation metric.
-        metric: Its name; empty where nothing was validated.
+        seed: Seed of the run; None if it is unknown.
+        loss: Training loss.
+        validation: Validation metric.
+        metric: Name of the validation metric; empty if nothing was validated.
     """
 
     row: str
@@ -46,11 +46,12 @@ class TrainingLog:
 
 
 def training_chart(logs: Sequence[TrainingLog], quantity: str, label: str) -> Draw:
-    """Small panels of equal horizontal axes' names; losses of different models mean different things.
+    """Return a drawing with one small panel for each row of the table, one line for each seed.
 
     Args:
-        logs: Of all runs that were trained.
-        quantity: `loss` (each panel has its own axis) or `validation` (all share one).
+        logs: Logs of all trained runs.
+        quantity: `loss` (each panel has its own axis, since losses of different models cannot be compared) or
+            `validation` (all share one axis).
         label: Name of the vertical axes.
     """
     rows: dict[str, list[tuple[int | None, Curve]]] = {}
@@ -92,5 +93,5 @@ def training_chart(logs: Sequence[TrainingLog], quantity: str, label: str) -> Dr
 
 
 def has_curves(logs: Sequence[TrainingLog], quantity: str) -> bool:
-    """Whether any run logged the quantity."""
+    """Return True if any run logged the quantity."""
     return any((log.loss if quantity == "loss" else log.validation).steps for log in logs)

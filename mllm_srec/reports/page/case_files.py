@@ -1,4 +1,4 @@
-"""Figure 7 as files: case studies with their pictures beside them, in Markdown for people and in JSON for `report`."""
+"""Figure 7 as files: case studies in Markdown for readers and in JSON for `report`, and their pictures."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from mllm_srec.types import DataError
 TITLE = "Figure 7: case studies"
 
 FILE = "figure7.json"
-"""What `report` reads."""
+"""File that `report` reads."""
 
 PICTURES = "pictures"
-"""Folder of the pictures, each named by its content."""
+"""Folder of the pictures, each named after the hash of its content."""
 
 NAME = re.compile(r"[0-9a-f]{12}\.(jpg|png)")
-"""Of a picture that was written here."""
+"""Pattern of the names of these pictures."""
 
-COLUMNS = ("picture", "title", "place", "probability", "truth", "picture, as the model saw it", "item summary")
-"""Of a candidate in Markdown; the probability of a like is the model's own statement."""
+COLUMNS = ("picture", "title", "place", "probability", "truth", "picture in the model's words", "item summary")
+"""Columns of the candidates in Markdown; the model itself states the probability of a like."""
 
 
 def write_cases(studies: CaseStudies, demo: bool, folder: Path) -> list[Path]:
     """Write `figure7.md`, `figure7.json` and the pictures; those of earlier cases are removed.
 
     Args:
-        studies: The cases.
-        demo: Whether they are of the generated shop.
-        folder: Made if it does not exist.
+        studies: Cases.
+        demo: True if they are of the generated shop.
+        folder: Folder, which is made if it does not exist.
 
     Returns:
-        The two files.
+        Paths of the Markdown and the JSON file.
 
     Raises:
         OSError: A file cannot be written.
@@ -70,10 +70,13 @@ def write_cases(studies: CaseStudies, demo: bool, folder: Path) -> list[Path]:
 
 
 def read_cases(folder: Path) -> tuple[CaseStudies, bool]:
-    """What `write_cases` wrote: the cases, and whether they are of the generated shop.
+    """Read the files of `write_cases`.
+
+    Returns:
+        The cases, and True if they are of the generated shop.
 
     Raises:
-        DataError: A file is damaged or gone.
+        DataError: A file is damaged or missing.
     """
     try:
         about = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -100,7 +103,7 @@ def _picture_name(content: bytes) -> str:
     return f"{PICTURES}/{hashlib.sha256(content).hexdigest()[:12]}.{ending}"
 
 
-# --- for people -----------------------------------------------------------------------------------------------------
+# --- for readers -----------------------------------------------------------------------------------------------------
 
 
 def _markdown_text(studies: CaseStudies, demo: bool) -> str:
@@ -110,7 +113,7 @@ def _markdown_text(studies: CaseStudies, demo: bool) -> str:
 
 
 def _case_lines(number: int, case: Case) -> Iterator[str]:
-    """A case: history, preference, candidates."""
+    """Yield the lines of a case: history, preference, candidates."""
     who = case.user_id if case.profile is None else f"{case.user_id}, {case.profile}"
     yield f"## {number}. {case.verdict}: person {markdown_escaped(who)}\n"
     if case.history:
@@ -119,23 +122,23 @@ def _case_lines(number: int, case: Case) -> Iterator[str]:
         yield from map(_line, (map(_picture_text, case.history), ["---"] * len(titles), titles))
         yield ""
     else:
-        yield "Nothing is known of this person yet.\n"
+        yield "This person has no history yet.\n"
     if case.preference is not None:
-        yield f"Preference that the model wrote and was told:\n\n> {markdown_escaped(case.preference)}\n"
-    yield f"What it was asked, {len(case.targets)} of {case.n_candidates} candidates:\n"
+        yield f"Preference that the model wrote, as part of the prompt:\n\n> {markdown_escaped(case.preference)}\n"
+    yield f"{len(case.targets)} of {case.n_candidates} candidates that the model scored:\n"
     yield from map(_line, (COLUMNS, ["---"] * len(COLUMNS), *map(_target_cells, case.targets)))
     yield ""
 
 
 def _target_cells(target: CaseTarget) -> Iterator[str]:
-    """What `COLUMNS` name."""
+    """Yield the table cells of a candidate, as `COLUMNS` names them."""
     item = target.item
     yield _picture_text(item)
     yield markdown_escaped(item.title)
     yield "missed" if target.place is None else f"{target.place}" + (f", {target.tied} tied" if target.tied > 1 else "")
     stated, score = target.probability, target.score
     yield f"{stated:.1%}" if stated is not None else "-" if score is None else f"{score:.3f} (score)"
-    yield "liked later" if target.liked else "no like is known"
+    yield "liked later" if target.liked else "no known like"
     yield from (markdown_escaped(text or "-") for text in (item.image_summary, item.item_summary))
 
 

@@ -1,4 +1,4 @@
-"""Case studies (article, Figure 7) as plain data: what a person did, what a model was told and said, and the truth."""
+"""Case studies (article, Figure 7) as plain data: a user's history, the model's input and answer, and the truth."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Verdict = Literal["right", "wrong", "undecided"]
 
 @dataclass(frozen=True)
 class CaseItem:
-    """An item as a case shows it; texts are those of the data set, and nobody has read them.
+    """An item as a case shows it, with untrusted texts of the data set.
 
     Attributes:
-        item_id: Its id.
-        title: Its title.
-        picture: Bytes of a JPEG or PNG that was drawn anew from the data set's file; None where the item has none.
-        image_summary: What the model wrote about its picture; None where nothing is stored.
-        item_summary: What the model wrote about picture and text together.
+        item_id: Id of the item.
+        title: Title of the item.
+        picture: Bytes of a JPEG or PNG that was encoded again from the data set's file; None without a picture.
+        image_summary: Stored summary of the picture; None if there is none.
+        item_summary: Stored summary of picture and text; None if there is none.
     """
 
     item_id: str
@@ -29,15 +29,15 @@ class CaseItem:
 
 @dataclass(frozen=True)
 class CaseTarget:
-    """A candidate of the person's list.
+    """A candidate of the user's list.
 
     Attributes:
-        item: The item.
-        liked: The truth: whether the person liked it later.
-        place: From 1; equal scores share the best of their places.
-        tied: Candidates with that score, itself among them.
-        score: The model's; None where a retriever missed the item.
-        probability: Of a like, as the model states it, in [0, 1]; None where it states none.
+        item: Item.
+        liked: True if the user liked it later.
+        place: Place from 1; equal scores share the best of their places.
+        tied: Number of candidates with that score, itself included.
+        score: Score of the model; None if a retriever missed the item.
+        probability: Stated probability of a like, in [0, 1]; None if the model states none.
     """
 
     item: CaseItem
@@ -53,16 +53,16 @@ class Case:
     """One list of the test split, with all that led to its order.
 
     Attributes:
-        user_id: Who.
-        profile: As in the prompt; None where there is none.
-        group_id: Of the list.
-        history: Liked items that the context may show, the latest ones, oldest first.
-        n_history: How many there are in all.
-        n_since: The last so many came after the stored preference.
-        preference: The stored preference that the prompt holds; None where there is none.
-        targets: The liked candidates and the best of the others, by place.
+        user_id: Id of the user.
+        profile: Profile in the prompt; None if there is none.
+        group_id: Id of the list.
+        history: Latest liked items that the context may show, oldest first.
+        n_history: Number of all such items.
+        n_since: Number of items at the end of the history that are newer than the stored preference.
+        preference: Stored preference in the prompt; None if there is none.
+        targets: Liked candidates and the best of the others, by place.
         n_candidates: Length of the list.
-        verdict: `right`: a liked item has the highest score alone; `wrong`: none has it; `undecided`: tied.
+        verdict: `right`: only liked items have the highest score; `wrong`: no liked item has it; `undecided`: tied.
     """
 
     user_id: str
@@ -83,8 +83,8 @@ class CaseStudies:
 
     Attributes:
         run: Name of the run.
-        rule: How they were chosen, in words.
-        cases: Right ones first.
+        rule: Description of how they were chosen.
+        cases: Cases, the right ones first.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""Results of a grid as blocks of a page: tables and figures of every kind from one summary."""
+"""Results of a grid as blocks of a page: its tables and figures, from one summary."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from mllm_srec.reports.tables.metric_words import metric_label
 from mllm_srec.reports.terminal.comparison import FINDING
 
 FEW = 30
-"""Below about so many people that differ, interval and p are too optimistic."""
+"""Number of users with a difference below which interval and p are too optimistic."""
 
 SHOWN_REFERENCES = ("chance", "popularity", "reader_both", "oracle_both")
-"""What rows are compared with in figures; tables have all."""
+"""References in figures; tables have all."""
 
 
 def grid_blocks(
@@ -33,28 +33,28 @@ def grid_blocks(
     differences: Sequence[Difference],
     records: Sequence[Mapping[str, Any]],
 ) -> list[Block]:
-    """Everything that a grid's own numbers say.
+    """Make the blocks of a grid's results, differences and costs.
 
     Args:
-        about: The grid.
-        slug: Begins the names of its files.
-        summary: From `summarise`, of all its data sets and metrics.
-        differences: Rows against their base; empty where nothing was compared.
-        records: Its cells: `row`, `data_set`, `seconds`, `peak_memory`.
+        about: Description of the grid.
+        slug: First part of the names of its files.
+        summary: Result of `summarise` for all data sets and shown metrics.
+        differences: Comparisons of rows with their base; empty if nothing was compared.
+        records: Cells of the grid: `row`, `data_set`, `seconds`, `peak_memory`.
     """
     blocks: list[Block] = []
-    if about.kind == "table":
+    if about.report.kind == "table":
         for index, data_set in enumerate(about.data_sets):
             of_data_set = summary.filter(pl.col("data_set") == data_set.name)
             if not of_data_set.height:
-                continue  # planned and not finished; the section says so
-            found = [difference for difference in differences if difference.data_set == data_set.name]
-            blocks += _table_blocks(about, f"{slug}-{index + 1}", data_set.name, of_data_set, found)
+                continue  # planned, not finished: a note of the section says so
+            shown = [difference for difference in differences if difference.data_set == data_set.name]
+            blocks += _table_blocks(about, f"{slug}-{index + 1}", data_set.name, of_data_set, shown)
     else:
-        for index, metric in enumerate(about.metrics):
+        for index, metric in enumerate(about.shown_metrics):
             of_metric = summary.filter(pl.col("metric") == metric)
             blocks += _figure_blocks(about, f"{slug}-{index + 1}", metric, of_metric, differences)
-        several = len({found.data_set for found in differences}) > 1
+        several = len({difference.data_set for difference in differences}) > 1
         named = [replace(d, row=f"{d.row}, {d.data_set}") for d in differences] if several else list(differences)
         blocks += _difference_blocks(about, f"{slug}-differences", "", named)
     note = article_note(about.article)
@@ -67,41 +67,45 @@ def grid_blocks(
 
 
 def _table_blocks(
-    about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame, found: Sequence[Difference]
+    about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame, shown: Sequence[Difference]
 ) -> list[Block]:
-    metrics, means = list(about.metrics), means_of(summary)
-    table = result_table(summary, metrics, {(d.row, d.metric): d.mark for d in found})
+    """Make the blocks of one data set."""
+    metrics, means = list(about.shown_metrics), means_of(summary)
+    table = result_table(summary, metrics, {(d.row, d.metric): d.mark for d in shown})
     if (gain := gain_row(about, means)) is not None:
         last = sum(row.kind == "model" for row in table.rows)
         table = replace(table, rows=(*table.rows[:last], gain, *table.rows[last:]))
     caption = f"{about.heading}, {data_set}: {_spread_words(summary)}."
     blocks: list[Block] = [
-        TableBlock(f"{slug}-results", f"Results on {data_set}", table.captioned(about.marked(caption)), _legend(found))
+        TableBlock(f"{slug}-results", f"Results on {data_set}", table.captioned(about.marked(caption)), _legend(shown))
     ]
     blocks += _row_figure(about, slug, data_set, summary)
-    blocks += _difference_blocks(about, f"{slug}-differences", f" on {data_set}", found, means)
+    blocks += _difference_blocks(about, f"{slug}-differences", f" on {data_set}", shown, means)
     if about.article == "table5":
         blocks += _article_blocks(about, slug, data_set, means)
     return blocks
 
 
 def _spread_words(summary: pl.DataFrame) -> str:
+    """Describe the deviations in a table."""
     seeds = summary.filter(~pl.col("reference"))["n_seeds"].to_list()
     low, high = min(seeds, default=0), max(seeds, default=0)
     if high == 1:
-        return "one seed, so that nothing is known of its luck"
+        return "one seed; the variation between seeds is unknown"
     return f"mean ± standard deviation over {high if low == high else f'{low} to {high}'} seeds"
 
 
-def _legend(found: Sequence[Difference]) -> tuple[str, ...]:
-    if not found:
-        return ("No row was compared with another here, so no difference is marked as a finding.",)
-    metrics, base = ", ".join(dict.fromkeys(d.metric for d in found)), found[0].base
-    return (f"{DAGGER} differs from {base} (Holm p at most {FINDING}); compared are {metrics}, and nothing else.",)
+def _legend(shown: Sequence[Difference]) -> tuple[str, ...]:
+    """Return the notes below a table that explain its marks."""
+    if not shown:
+        return ("No rows were compared, so no difference is marked as a finding.",)
+    metrics, base = ", ".join(dict.fromkeys(d.metric for d in shown)), shown[0].base
+    return (f"{DAGGER} differs from {base} (Holm p at most {FINDING}); only {metrics} are compared.",)
 
 
 def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame) -> list[Block]:
-    metric = about.metrics[0]
+    """Draw the first metric of all rows of a data set."""
+    metric = about.shown_metrics[0]
     points = _points(summary.filter(pl.col("metric") == metric), "row")
     compared = summary.filter(pl.col("reference") & (pl.col("metric") == metric))
     values = dict(compared.select("row", "mean").iter_rows())
@@ -112,8 +116,7 @@ def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFram
     drawing = Drawing(
         f"{slug}-{_file_part(metric)}",
         about.marked(
-            f"{metric} on {data_set}: points are means, whiskers one standard deviation over seeds; lines are what "
-            "models are compared with."
+            f"{metric} on {data_set}: points are means, whiskers one standard deviation over seeds, lines references."
         ),
         f"{metric} of {len(points)} rows; the highest mean is {points[top].mean:.4f} of {top}.",
         row_chart(points, references, metric),
@@ -126,23 +129,23 @@ def _difference_blocks(
     about: AboutGrid,
     name: str,
     where: str,
-    found: Sequence[Difference],
+    shown: Sequence[Difference],
     means: Mapping[tuple[str, str], float] | None = None,
 ) -> list[Block]:
-    if not found:
+    if not shown:
         return []
-    base = ", ".join(dict.fromkeys(difference.base for difference in found))
-    table = difference_table(found, means)
-    caption = f"{about.heading}: differences to {base}{where}; mean over people, seeds averaged within each."
-    few = [f"{d.row} {d.metric} ({d.n_changed})" for d in found if d.n_changed is not None and 0 < d.n_changed < FEW]
+    base = ", ".join(dict.fromkeys(difference.base for difference in shown))
+    table = difference_table(shown, means)
+    caption = f"{about.heading}: differences to {base}{where}; mean over users, seeds averaged within each."
+    few = [f"{d.row} {d.metric} ({d.n_changed})" for d in shown if 0 < d.n_changed < FEW]
     notes = [
-        "95 % interval and p: paired bootstrap over people. Luck of the seed is not in them, but in the deviations.",
+        "95 % interval and p: paired bootstrap over users. They leave out the variation between seeds; see deviations.",
     ]
     if means is not None:
         notes.append("%: the difference relative to the mean of the base.")
     if few:
-        notes.append(f"Fewer than {FEW} people differ at all, interval and p are too optimistic: {', '.join(few)}.")
-    title = f"Differences to {base}{where}, with intervals and p-values ({len(found)} rows)"
+        notes.append(f"Fewer than {FEW} users differ at all, so interval and p are too optimistic: {', '.join(few)}.")
+    title = f"Differences to {base}{where}, with intervals and p-values ({len(shown)} rows)"
     return [TableBlock(name, title, table.captioned(about.marked(caption)), tuple(notes), folded=True)]
 
 
@@ -172,17 +175,22 @@ def _figure_blocks(
     )
     of_metric = [difference for difference in differences if difference.metric == metric]
     blocks: list[Block] = []
-    drawing = _bars(about, slug, metric, summary) if about.kind == "bars" else _curves(about, slug, metric, summary)
+    drawing = (
+        _bars(about, slug, metric, summary) if about.report.kind == "bars" else _curves(about, slug, metric, summary)
+    )
     if drawing is not None:
         blocks.append(FigureBlock(metric_label(metric), drawing))
     else:
         blocks.append(
-            NoteBlock(metric_label(metric), ("No data set of this grid has a place on the axis: no curve is drawn.",))
+            NoteBlock(
+                metric_label(metric), ("No data set of this grid has a position on the axis, so no curve is drawn.",)
+            )
         )
     return [*blocks, TableBlock(f"{slug}-results", f"{metric_label(metric)} in numbers", table, _legend(of_metric))]
 
 
 def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Drawing | None:
+    """Draw bars of one metric; None without results."""
     models = summary.filter(~pl.col("reference"))
     bars = {
         str(row): _points(models.filter(pl.col("row") == row), "data_set")
@@ -202,12 +210,13 @@ def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Dr
 
 
 def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Drawing | None:
+    """Draw curves of one metric; None if no data set has a position on the axis."""
     placed = [data_set for data_set in about.data_sets if data_set.x is not None]
     panels = list(dict.fromkeys(data_set.panel for data_set in placed if data_set.panel is not None)) or [""]
     chance, models = _chance(summary), summary.filter(~pl.col("reference"))
     drawn = []
     for panel in panels:
-        # A data set of no panel, such as the clean one, is a point of all of them.
+        # A data set without a panel, such as the clean one, is a point in all of them.
         own = [data_set for data_set in placed if data_set.panel in (panel, None)]
         lines: dict[str, dict[float, Point]] = {}
         for row in models["row"].unique(maintain_order=True):
@@ -219,19 +228,20 @@ def _curves(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> 
         return None
     left_out = [data_set.name for data_set in about.data_sets if data_set.x is None]
     caption = f"{metric_label(metric)}: lines are means, bands one standard deviation over seeds."
-    caption += f" Without a place on the axis, and so not drawn: {', '.join(left_out)}." if left_out else ""
+    caption += f" Not drawn, since they have no position on the axis: {', '.join(left_out)}." if left_out else ""
     alt = f"{metric} of {models['row'].n_unique()} rows over {len(placed)} data sets in {len(panels)} panels."
     draw = curve_chart(drawn, "strength", metric)
     return Drawing(f"{slug}-{_file_part(metric)}", about.marked(caption), alt, draw, about.stamp)
 
 
 def _points(summary: pl.DataFrame, key: str) -> dict[str, Point]:
+    """Return the results of models by the values of a column."""
     models = summary.filter(~pl.col("reference"))
     return {name: Point(mean, sd) for name, mean, sd in models.select(key, "mean", "sd").iter_rows()}
 
 
 def _chance(summary: pl.DataFrame) -> dict[str, float]:
-    """Data set -> chance."""
+    """Return the result of a guess by data set."""
     rows = summary.filter(pl.col("reference") & (pl.col("row") == "chance"))
     return dict(rows.select("data_set", "mean").iter_rows())
 
@@ -246,15 +256,15 @@ def _cost_blocks(
         return []
     blocks: list[Block] = []
     names = list(dict.fromkeys(record["data_set"] for record in records))
-    for index, name in enumerate(names if about.kind == "table" else ()):
+    for index, name in enumerate(names if about.report.kind == "table" else ()):
         of_data_set = [record for record in records if record["data_set"] == name]
         drawing = _cost_figure(about, f"{slug}-{index + 1}-cost", name, summary, of_data_set)
         if drawing is not None:
-            blocks.append(FigureBlock(f"{about.metrics[0]} against cost on {name}", drawing))
+            blocks.append(FigureBlock(f"{about.shown_metrics[0]} against cost on {name}", drawing))
     named = [dict(r, row=f"{r['row']}, {r['data_set']}") for r in records] if len(names) > 1 else records
-    caption = about.marked(f"{about.heading}: what a run costs; mean seconds, highest peak memory.")
+    caption = about.marked(f"{about.heading}: cost of a run; mean seconds, highest peak memory.")
     notes = (
-        "Stages that an earlier run had done already took no time in later ones, and cells that ran side by side "
+        "A stage that an earlier run had already done takes no time in later ones, and cells that ran at the same time "
         "slowed each other down.",
     )
     return [
@@ -266,7 +276,7 @@ def _cost_blocks(
 def _cost_figure(
     about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame, records: Sequence[Mapping[str, Any]]
 ) -> Drawing | None:
-    metric = about.metrics[0]
+    metric = about.shown_metrics[0]
     results = _points(summary.filter((pl.col("data_set") == data_set) & (pl.col("metric") == metric)), "row")
     points: dict[str, CostPoint] = {}
     for row, result in results.items():
@@ -276,7 +286,7 @@ def _cost_figure(
     if len(points) < 2:
         return None
     caption = about.marked(
-        f"{metric} over the wall time of a run, start of the program included; further left is cheaper, further up "
+        f"{metric} over the wall time of a run, with the start of the program; further left is cheaper, further up "
         "is better. Whiskers: one standard deviation over seeds."
     )
     cheap, dear = (pick(points, key=lambda row: points[row].seconds) for pick in (min, max))

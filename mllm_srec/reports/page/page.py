@@ -1,4 +1,4 @@
-"""One page without anything outside it: sections of tables, figures, notes and cases, rendered with escaping."""
+"""A self-contained page: sections of tables, figures, notes and case studies, rendered with escaping."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mllm_srec.reports.figures.drawing import DARK, LIGHT, Drawing, drawn
 from mllm_srec.reports.page.cases import CaseStudies
 from mllm_srec.reports.safe_text import one_line
 from mllm_srec.reports.tables.metric_words import metric_family, metric_label, metric_meaning
-from mllm_srec.reports.tables.tables import Cell, Table, emphasised
+from mllm_srec.reports.tables.tables import Table, TableCell, emphasised
 
 GENERATOR = "mllm_srec report"
-"""Named in the page and beside it, so that a later report knows what it may replace."""
+"""Name in the page and in `report.json`, by which a later report knows what it may replace."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class TableBlock:
     """A table of a section.
 
     Attributes:
-        name: Of its files, safe.
+        name: Safe name of its files.
         title: Heading.
-        table: The table.
-        notes: Lines below it.
-        folded: Whether it is opened by a click only.
+        table: Table.
+        notes: Lines below the table.
+        folded: True if it opens only on a click.
     """
 
     name: str
@@ -72,17 +72,17 @@ Block = TableBlock | FigureBlock | NoteBlock | CaseBlock
 
 @dataclass(frozen=True)
 class Section:
-    """A grid or a run.
+    """The part of a page about a grid or a run.
 
     Attributes:
-        anchor: Of links, safe.
+        anchor: Safe name for links.
         title: Heading.
-        caption: A sentence below it; may be empty.
-        quick: Whether it is a trial that only shows that everything runs.
-        demo: Whether its data are of the generated shop.
-        facts: Name -> text, how it was measured.
-        blocks: Its content, in order.
-        metrics: Names of the metrics that it shows.
+        caption: A sentence below the heading; may be empty.
+        quick: True for a trial that only shows that everything runs.
+        demo: True if the data are of the generated shop.
+        facts: Names and texts on how it was measured.
+        blocks: Content, in order.
+        metrics: Names of the shown metrics.
     """
 
     anchor: str
@@ -96,12 +96,12 @@ class Section:
 
 
 def render_page(title: str, sections: Sequence[Section], made: str) -> str:
-    """The page in HTML.
+    """Render the page in HTML.
 
     Args:
-        title: Its name.
-        sections: Its content, in order.
-        made: With what and from what it was made, in a line.
+        title: Title of the page.
+        sections: Sections, in order.
+        made: A line on the version and the results that it was made from.
     """
     environment = Environment(
         loader=PackageLoader("mllm_srec.reports.page"),
@@ -110,19 +110,21 @@ def render_page(title: str, sections: Sequence[Section], made: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(plain=one_line, cell=_cell, svg=_svg, picture=_picture, percent=_percent, number=_number)
+    environment.filters.update(
+        plain=one_line, cell=_table_cell, svg=_svg, picture=_picture, percent=_percent, number=_number
+    )
     names = dict.fromkeys(metric_family(metric) for section in sections for metric in section.metrics)
     meanings = {metric_label(name): text for name in names if (text := metric_meaning(name)) is not None}
     context: dict[str, Any] = {"title": title, "sections": sections, "made": made, "generator": GENERATOR}
     return environment.get_template("page.html.j2").render(**context, meanings=meanings)
 
 
-def _cell(cell: Cell) -> Markup:
-    """A cell's content, dressed as its place asks for; the deviation below it, so that many columns fit a screen."""
+def _table_cell(cell: TableCell) -> Markup:
+    """Render a table cell; the deviation is below the number, so that many columns fit a screen."""
     number, _, spread = one_line(cell.shown).partition(" ± " if cell.sd is not None else "\n")
-    dressed = emphasised(cell, str(escape(number)), "<strong>{}</strong>".format, "<em>{}</em>".format)
+    number_text = emphasised(cell, str(escape(number)), "<strong>{}</strong>".format, "<em>{}</em>".format)
     below = f'<span class="sd">± {escape(spread)}</span>' if spread else ""
-    return Markup(f"{dressed}{escape(cell.mark)}{below}")
+    return Markup(f"{number_text}{escape(cell.mark)}{below}")
 
 
 def _svg(drawing: Drawing, dark: bool) -> str:

@@ -1,4 +1,4 @@
-"""The article's published numbers, as far as they could be found, and nothing where they could not.
+"""The article's published numbers, as far as they are available.
 
 MLLM-SRec, Scientific Reports 2025, https://doi.org/10.1038/s41598-025-14251-1. Only Table 5 is available as numbers; of
 Tables 3 and 4 and Figures 5 and 6 the text gives averages or an order. Nothing is derived from those.
@@ -20,10 +20,10 @@ TABLE5: Mapping[str, tuple[float, ...]] = {
     "MLLM-SVI (+ VIU, IMSG)": (0.0186, 0.0227, 0.0298, 0.0339, 0.0512, 0.0841),
     "MLLM-SRec (+ VIU, IMSG, TUBC)": (0.0197, 0.0242, 0.0313, 0.0359, 0.0539, 0.0876),
 }
-"""Table 5, components of the method; its page does not name the data set."""
+"""Table 5, components of the method; the article does not name its data set."""
 
 TABLE5_BASE = "Base model"
-"""Row that Table 5 gives its improvements over."""
+"""Row over which Table 5 states improvements."""
 
 TABLE5_ROWS: Mapping[str, str] = {
     "base": "Base model",
@@ -51,11 +51,11 @@ NOT_AVAILABLE: Mapping[str, str] = {
     "text says that the whole method has the highest CLIP score everywhere.",
     "figure7": "The article's Figure 7 (case studies) is not available as data.",
 }
-"""What is known of the article's other results."""
+"""Notes on the article's other results, none of which is available as numbers."""
 
 
 def article_key(stated: str | None, grid: str) -> str | None:
-    """Which table or figure of the article a grid is about: as stated, else by its name.
+    """Return the table or figure of the article that a grid repeats: as stated, else by its name.
 
     >>> article_key(None, "table3-quick"), article_key("table5", "ablation"), article_key(None, "mine")
     ('table3', 'table5', None)
@@ -67,7 +67,7 @@ def article_key(stated: str | None, grid: str) -> str | None:
 
 
 def article_note(key: str | None) -> str | None:
-    """What is to be said of the article's own numbers; None for a grid that is about none of its tables."""
+    """Return a note on the article's own numbers; None for a grid that repeats none of its tables."""
     if key is None:
         return None
     if key == "table5":

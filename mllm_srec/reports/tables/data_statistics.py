@@ -11,12 +11,12 @@ from typing import Any
 
 from mllm_srec.reports.tables.article import NOT_AVAILABLE
 from mllm_srec.reports.tables.table_text import latex, markdown, markdown_escaped
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 
 TITLE = "Table 2: data statistics"
 
 FILE = "table2.json"
-"""What `report` reads."""
+"""File that `report` reads."""
 
 COLUMNS = {
     "users": "Users",
@@ -29,7 +29,7 @@ COLUMNS = {
     "sampled": "negative, drawn",
     "pictures": "Items with picture",
 }
-"""Keys of a row after its `data_set`, and their headings; the first five are the article's."""
+"""Keys of a row after its `data_set`, and their headings; the first five are those of the article."""
 
 CAPTION = (
     "Data sets as prepared here. Sparsity is 1 - interactions / (users * items); samples are the positive and negative "
@@ -41,12 +41,12 @@ def write_table2(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], folder
     """Write `table2.csv`, `table2.md`, `table2.tex` and `table2.json`.
 
     Args:
-        rows: One per data set: `data_set`, and the keys of `COLUMNS`.
+        rows: A row for each data set: `data_set`, and the keys of `COLUMNS`.
         notes: Further lines below the table, such as what is left out.
-        folder: Made if it does not exist.
+        folder: Folder, which is made if it does not exist.
 
     Returns:
-        The files.
+        The written files.
 
     Raises:
         OSError: A file cannot be written.
@@ -69,7 +69,7 @@ def write_table2(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], folder
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line per data set under the keys themselves, numbers unrounded."""
+    """Write a line for each data set as CSV, with unrounded numbers."""
     file = io.StringIO()
     writer = csv.DictWriter(file, ["data_set", *COLUMNS], lineterminator="\n")
     writer.writeheader()
@@ -78,17 +78,17 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def statistics_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows as a table."""
-    lines = [Row(row["data_set"], tuple(Cell(text=_number(row[key])) for key in COLUMNS)) for row in rows]
+    """Make a table of the rows."""
+    lines = [Row(row["data_set"], tuple(TableCell(text=_number(row[key])) for key in COLUMNS)) for row in rows]
     return Table(tuple(COLUMNS.values()), tuple(lines), CAPTION)
 
 
 def markdown_text(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
-    """The table with its caption and notes."""
+    """Write the table with its caption and notes in Markdown."""
     listed = "\n".join(f"- {markdown_escaped(note)}" for note in notes)
     return f"# {TITLE}\n\n{CAPTION}\n\n{markdown(statistics_table(rows))}\n\n{listed}\n"
 
 
 def _number(value: float) -> str:
-    """Counts with separators, shares in percent."""
+    """Return counts with separators, shares in percent."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.2%}"

@@ -1,4 +1,4 @@
-"""`summary.md` and `summary.csv` of a grid."""
+"""The content of `summary.md` and `summary.csv` of a grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 from mllm_srec.metrics.comparison import Compared
 from mllm_srec.reports.tables.grid import cost_table, result_table
 from mllm_srec.reports.tables.table_text import markdown, markdown_escaped
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 from mllm_srec.reports.terminal.comparison import FINDING
 
 DAGGER = "†"
@@ -19,14 +19,14 @@ DAGGER = "†"
 
 @dataclass(frozen=True)
 class DataSetReport:
-    """What is said of one data set.
+    """The part of the summary about one data set.
 
     Attributes:
-        name: Of the data set.
-        about: How it was measured, in a few words.
-        compared: Rows against the base, from `compare_with_first`; empty where nothing is compared.
+        name: Name of the data set.
+        about: Short description of how it was measured.
+        compared: Comparisons with the base, from `compare_with_first`; empty if nothing is compared.
         notes: Lines below the tables.
-        records: Its cells: `row`, `seconds`, `peak_memory`.
+        records: Cells of the data set: `row`, `seconds`, `peak_memory`.
     """
 
     name: str
@@ -39,14 +39,14 @@ class DataSetReport:
 def summary_text(
     title: str, summary: pl.DataFrame, metrics: Sequence[str], reports: Sequence[DataSetReport], notes: Sequence[str]
 ) -> str:
-    """The summary in Markdown.
+    """Write the summary in Markdown.
 
     Args:
         title: Name of the grid.
-        summary: From `summarise`.
+        summary: Result of `summarise`.
         metrics: Columns of the tables.
-        reports: One per data set.
-        notes: Lines below the title, such as what is missing.
+        reports: One report for each data set.
+        notes: Lines below the title, such as missing cells.
     """
     parts = [f"# {markdown_escaped(title)}", _list(notes)]
     for report in reports:
@@ -60,15 +60,15 @@ def summary_text(
         parts += [f"## {name}", markdown_escaped(report.about), markdown(table), _legend(report)]
         if report.compared:
             base = markdown_escaped(report.compared[0].run)
-            found = markdown(difference_table(differences(report)))
-            parts += [f"### {name}: differences to {base}", found]
+            parts += [f"### {name}: differences to {base}", markdown(difference_table(differences(report)))]
         parts += [_list([markdown_escaped(note) for note in report.notes])]
         parts += [f"### {name}: cost", markdown(cost_table(report.records))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _legend(report: DataSetReport) -> str:
-    text = "Mean ± standard deviation over seeds; **best**, *second*; rows in brackets are no models of the table."
+    """Return the line below a table that explains its marks."""
+    text = "Mean ± standard deviation over seeds; **best**, *second*; rows in brackets are references, not models."
     if not report.compared:
         return text
     metrics = dict.fromkeys(row.metric for row in report.compared)
@@ -82,19 +82,19 @@ def _list(lines: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """One row against the base of its table, under one metric; a line of `summary.csv`.
+    """Difference of a row to the base of its table in one metric; a line of `summary.csv`.
 
     Attributes:
-        data_set: Where both were measured.
-        row: The row.
-        metric: Such as `ndcg@10`.
-        base: The row that it is compared with.
+        data_set: Name of the data set.
+        row: Label of the row.
+        metric: Name of the metric, such as `ndcg@10`.
+        base: Label of the row that it is compared with.
         difference: Mean over users of row - base.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        p_value: Of the paired bootstrap.
-        holm_p: Corrected over all differences of the data set.
-        n_changed: Users whose values differ at all; None where the file is older than the column.
+        p_value: P-value of the paired bootstrap.
+        holm_p: P-value after Holm's correction over all differences of the data set.
+        n_changed: Number of users whose values differ at all.
     """
 
     data_set: str
@@ -106,16 +106,16 @@ class Difference:
     high: float
     p_value: float
     holm_p: float
-    n_changed: int | None = None
+    n_changed: int
 
     @property
     def mark(self) -> str:
-        """A dagger where the difference is a finding."""
+        """Dagger if the difference is a finding, else empty."""
         return f" {DAGGER}" if self.holm_p <= FINDING else ""
 
 
 def differences(report: DataSetReport) -> list[Difference]:
-    """What was compared with the base of a data set."""
+    """Return all differences to the base of a data set."""
     return [
         Difference(
             report.name, row.run, row.metric, report.compared[0].run,
@@ -126,44 +126,46 @@ def differences(report: DataSetReport) -> list[Difference]:
     ]  # fmt: skip
 
 
-def difference_table(found: Sequence[Difference], means: Mapping[tuple[str, str], float] | None = None) -> Table:
-    """Differences with intervals and p-values, in the order in which they are given.
+def difference_table(shown: Sequence[Difference], means: Mapping[tuple[str, str], float] | None = None) -> Table:
+    """Make a table of differences with intervals and p-values, in their order.
 
     Args:
-        found: The differences.
-        means: (row, metric) -> mean; where given, a column has the difference in % of the base's mean.
+        shown: Differences.
+        means: (row, metric) -> mean; if given, a column shows the difference in % of the base's mean.
     """
     rows = [
         Row(
             d.row,
             (
-                Cell(text=d.metric),
-                Cell(d.difference, signed=True),
+                TableCell(text=d.metric),
+                TableCell(d.difference, signed=True),
                 *(() if means is None else (relative_difference(d.difference, means.get((d.base, d.metric))),)),
-                Cell(text=f"{d.low:+.4f} … {d.high:+.4f}"),
-                Cell(text=f"{d.p_value:.2g}"),
-                Cell(text=f"{d.holm_p:.2g}", mark=d.mark),
+                TableCell(text=f"{d.low:+.4f} … {d.high:+.4f}"),
+                TableCell(text=f"{d.p_value:.2g}"),
+                TableCell(text=f"{d.holm_p:.2g}", mark=d.mark),
             ),
         )
-        for d in found
+        for d in shown
     ]
     relative = () if means is None else ("%",)
     return Table(("metric", "difference", *relative, "95 % interval", "p", "Holm p"), tuple(rows), texts=1)
 
 
-def relative_difference(difference: float, over: float | None) -> Cell:
-    """100 difference / over, as a cell in %; empty where that is undefined."""
-    return Cell(text="-") if over is None or over <= 0 else Cell(100 * difference / over, digits=2, signed=True)
+def relative_difference(difference: float, over: float | None) -> TableCell:
+    """Return 100 difference / over, in %; `-` if `over` is not positive."""
+    return (
+        TableCell(text="-") if over is None or over <= 0 else TableCell(100 * difference / over, digits=2, signed=True)
+    )
 
 
 def summary_rows(summary: pl.DataFrame, reports: Sequence[DataSetReport]) -> pl.DataFrame:
-    """The summary with the differences to the base beside it, for CSV.
+    """Join the differences to the base to the summary, for CSV.
 
     Returns:
-        Columns of `summarise`, and `base`, `difference`, `low`, `high`, `p_value`, `holm_p`, `n_changed`, null where
+        Columns of `summarise`, and `base`, `difference`, `low`, `high`, `p_value`, `holm_p`, `n_changed`, null if
         nothing was compared.
     """
-    rows = [asdict(found) for report in reports for found in differences(report)]
+    rows = [asdict(difference) for report in reports for difference in differences(report)]
     schema: dict[str, Any] = {
         **dict.fromkeys(("data_set", "row", "metric", "base"), pl.String),
         **dict.fromkeys(("difference", "low", "high", "p_value", "holm_p"), pl.Float64),

@@ -1,30 +1,143 @@
-"""What metrics mean, in plain words, for readers who meet them for the first time."""
+"""The facts about every metric of a run, in one table: terminal, grids and report read it, so that all treat it alike.
+
+A metric that is missing here can be no column of a grid, has no row on the terminal and no explanation on a page.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 
-_NAMED = {
-    "auc": "chance that a later liked item gets a higher score than a drawn one, over all pairs; 0.5 is a guess",
-    "auc_disliked": "the same, a later liked item against one that the person disliked",
-    "user_auc": "the same within each person's list, then averaged over persons",
-}
-_AT = {
-    "hr@K": "share of lists with at least one liked item among the first K",
-    "recall@K": "share of a list's liked items that are among the first K",
-    "ndcg@K": "how far up the liked items stand among the first K; 1 where all of them come first",
-    "mrr@K": "one over the place of the first liked item, 0 where it is not among the first K",
-}
-_SUMMARIES = {
-    "attribute_accuracy": "share of an item's true attributes that the summaries name rightly",
-    "current_taste_accuracy": "share of a person's present taste that their preference names rightly; 0.5 is a guess",
-}
-_KNOWN = "(known for the generated shop only)"
-_HIGHER = re.compile(r"(user_)?auc(_\w+)?|(hr|recall|ndcg|mrr)(_worst)?@\d+|summaries/.*(accuracy|similarity)\w*")
+from mllm_srec.types import EVAL_TOP_K, ConfigError
+
+_DEMO_ONLY = "(known for the generated shop only)"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Facts about a metric.
+
+    Attributes:
+        name: Its key in `metrics.json` without the stage. `@K` stands for every cut-off of `EVAL_TOP_K`, with expected
+            and with worst ties (`hr@5`, `hr_worst@5`); `*` for one word, such as a summary stage.
+        meaning: One line for readers who meet the metric for the first time.
+        higher_is_better: Only then is the best value of a column bold; None if neither direction is better.
+        per_user: True if every user has a value, so that runs can be compared user by user.
+        headline: True if the terminal shows it after every run.
+        label: Name in headings, `*` as in `name`; empty: the name itself.
+    """
+
+    name: str
+    meaning: str
+    higher_is_better: bool | None = None
+    per_user: bool = False
+    headline: bool = False
+    label: str = ""
+
+    @property
+    def has_cut_offs(self) -> bool:
+        """True if the metric is measured at every cut-off of `EVAL_TOP_K`."""
+        return self.name.endswith("@K")
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of its columns, at every cut-off if it has some; with expected ties."""
+        return [self.name.replace("@K", f"@{k}") for k in EVAL_TOP_K] if self.has_cut_offs else [self.name]
+
+    @property
+    def pattern(self) -> str:
+        """Regular expression of its names in results, whatever the cut-off."""
+        return re.escape(self.name).replace("@K", r"(_worst)?@(\d+)").replace(r"\*", r"(\w+)")
+
+
+METRICS = (
+    Metric(
+        "auc",
+        "chance that an item liked later gets a higher score than a drawn one, over all pairs; 0.5 is a guess",
+        higher_is_better=True, headline=True,
+    ),
+    Metric(
+        "auc_disliked",
+        "the same, for an item liked later against one that the user disliked",
+        higher_is_better=True, headline=True,
+    ),
+    Metric(
+        "user_auc",
+        "the same within each user's list, then averaged over users",
+        higher_is_better=True, per_user=True, headline=True,
+    ),
+    Metric(
+        "hr@K",
+        "share of lists with at least one liked item among the first K",
+        higher_is_better=True, per_user=True, headline=True,
+    ),
+    Metric(
+        "ndcg@K",
+        "how far up the liked items are among the first K; 1 if all of them come first",
+        higher_is_better=True, per_user=True, headline=True,
+    ),
+    Metric(
+        "recall@K",
+        "share of a list's liked items that are among the first K",
+        higher_is_better=True, per_user=True, headline=True,
+    ),
+    Metric(
+        "mrr@K",
+        "one over the rank of the first liked item, 0 if it is not among the first K",
+        higher_is_better=True, per_user=True, headline=True,
+    ),
+    Metric("ece", "calibration error: how far stated probabilities are from observed shares", higher_is_better=False),
+    Metric("temperature", "temperature that would calibrate the probabilities best; 1 if they need no correction"),
+    Metric("mean_probability", "mean of the stated probabilities of a like"),
+    Metric("share_liked", "share of liked items among those whose probability is stated"),
+    Metric("yes_no_mass", "share of the vocabulary's probability that is on Yes and No"),
+    Metric(
+        "summaries/*/attribute_accuracy",
+        f"share of an item's true attributes that the summaries name correctly {_DEMO_ONLY}",
+        higher_is_better=True, label="* summaries: attribute accuracy",
+    ),
+    Metric(
+        "summaries/*/current_taste_accuracy",
+        f"share of a user's present taste that their preference names correctly; 0.5 is a guess {_DEMO_ONLY}",
+        higher_is_better=True, label="* summaries: current taste accuracy",
+    ),
+    Metric("summaries/tokens", "tokens of all summaries that the prompts are made of"),
+    Metric("tokens", "tokens that the model is shown"),
+    Metric("n_*", "a count"),
+)  # fmt: skip
+"""All metrics; the terminal shows those with `headline` in this order."""
+
+
+def find_metric(name: str) -> Metric | None:
+    """Return the facts about a metric, None for an unknown one.
+
+    Args:
+        name: Name in results without the stage, such as `ndcg@10`, or in the table, such as `ndcg@K`.
+
+    >>> find_metric("hr_worst@5").name, find_metric("unheard_of")
+    ('hr@K', None)
+    """
+    return next((m for m in METRICS if name == m.name or re.fullmatch(m.pattern, name)), None)
+
+
+def at_every_cut_off(*names: str) -> list[str]:
+    """Return the columns of metrics that have cut-offs.
+
+    >>> at_every_cut_off("hr")
+    ['hr@5', 'hr@10', 'hr@20']
+    """
+    return [f"{name}@{k}" for name in names for k in EVAL_TOP_K]
+
+
+def headline_columns() -> list[str]:
+    """Return the columns that the terminal shows after every run, in order."""
+    return [column for metric in METRICS if metric.headline for column in metric.columns]
 
 
 def metric_family(name: str) -> str:
-    """A metric without its cut-off.
+    """Return a metric's name without its cut-off.
 
     >>> metric_family("hr@5"), metric_family("auc")
     ('hr@K', 'auc')
@@ -32,34 +145,57 @@ def metric_family(name: str) -> str:
     return re.sub(r"@\d+$", "@K", name)
 
 
-def metric_meaning(family: str) -> str | None:
-    """A metric in words; None where it is not known.
-
-    Args:
-        family: From `metric_family`.
+def metric_meaning(name: str) -> str | None:
+    """Return the explanation of a metric, None for an unknown one.
 
     >>> metric_meaning("hr@K")
     'share of lists with at least one liked item among the first K'
     """
-    known = {**_NAMED, **_AT}.get(family)
-    judged = _SUMMARIES.get(family.rpartition("/")[2]) if family.startswith("summaries/") else None
-    return known if judged is None else f"{judged} {_KNOWN}"
+    metric = find_metric(name)
+    return None if metric is None else metric.meaning
 
 
-def metric_label(metric: str) -> str:
-    """A metric as headings name it.
+def metric_label(name: str) -> str:
+    """Return the name of a metric in headings.
 
     >>> metric_label("summaries/image/attribute_accuracy"), metric_label("ndcg@10")
     ('image summaries: attribute accuracy', 'ndcg@10')
     """
-    found = re.fullmatch(r"summaries/(\w+)/(\w+)", metric)
-    return metric if found is None else f"{found[1]} summaries: {found[2].replace('_', ' ')}"
+    metric = find_metric(name)
+    if metric is None or not metric.label:
+        return name
+    word = re.fullmatch(metric.pattern, name)
+    return metric.label if word is None else metric.label.replace("*", word[1])
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better; False where less is, or where that cannot be said.
+def higher_is_better(name: str) -> bool:
+    """Return True if more of a metric is better; False if less is, or if neither is.
 
-    >>> higher_is_better("ndcg@10"), higher_is_better("ece")
-    (True, False)
+    >>> higher_is_better("ndcg@10"), higher_is_better("ece"), higher_is_better("n_users")
+    (True, False, False)
     """
-    return _HIGHER.fullmatch(metric) is not None
+    metric = find_metric(name)
+    return metric is not None and metric.higher_is_better is True
+
+
+def check_metrics(setting: str, names: Sequence[str], per_user: bool = False) -> None:
+    """Check that results have these metrics.
+
+    Args:
+        setting: Name of the setting that lists them, for the error.
+        names: Names without the stage.
+        per_user: Accept only metrics of which every user has a value.
+
+    Raises:
+        ConfigError: One is unknown; the error names the nearest known ones.
+    """
+    known = [column for metric in METRICS if metric.per_user or not per_user for column in metric.columns]
+    for name in names:
+        metric = find_metric(name)
+        cut_off = name.partition("@")[2]
+        if metric is None or (cut_off and int(cut_off) not in EVAL_TOP_K):
+            near = get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+            raise ConfigError(f"{setting}={name!r}: unknown metric; {hint}")
+        if per_user and not metric.per_user:
+            raise ConfigError(f"{setting}={name!r}: users have no value of it; accepted are {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and CSV; labels and texts are escaped, so that data cannot become markup."""
+"""Tables as Markdown, LaTeX and CSV; untrusted labels and texts are escaped, so that they cannot become markup."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import io
 import re
 
 from mllm_srec.reports.safe_text import one_line
-from mllm_srec.reports.tables.tables import KIND_WORDS, Cell, Row, Table, emphasised
+from mllm_srec.reports.tables.tables import KIND_WORDS, Row, Table, TableCell, emphasised
 
-_MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*|[]$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*|[]$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _LATEX = str.maketrans(
-    {letter: f"\\{letter}" for letter in "{}$&#_%"}
+    {sign: f"\\{sign}" for sign in "{}$&#_%"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", '"': "''"}
-    | {"[": "{[}", "]": "{]}", "*": "{*}"}  # behind a line's end they would be its arguments
+    | {"[": "{[}", "]": "{]}", "*": "{*}"}  # after a line break they would be its arguments
     | {"±": r"$\pm$", "†": r"$^{\dagger}$", "…": r"\ldots{}", "\N{MINUS SIGN}": "$-$"}
 )
 
 
 def markdown_escaped(text: str) -> str:
-    """A text that Markdown shows literally, in a table as well as outside."""
+    """Return a text that Markdown shows literally, inside and outside of tables."""
     plain = one_line(text).translate(_MARKDOWN)
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", plain)  # within a word it marks nothing
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", plain)  # within a word it is no markup
 
 
 def latex_escaped(text: str) -> str:
-    """A text that LaTeX typesets literally."""
+    """Return a text that LaTeX typesets literally."""
     return one_line(text).translate(_LATEX)
 
 
 def markdown(table: Table) -> str:
-    """A Markdown table: the best bold, the second in italics; numbers to the right."""
+    """Write a table in Markdown: the best bold, the second in italics; numbers aligned to the right."""
     sides = ["---"] * (1 + table.texts) + ["---:"] * (len(table.columns) - table.texts)
     lines = [["", *map(markdown_escaped, table.columns)], sides, *map(_markdown_line, table.rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -41,13 +41,13 @@ def _markdown_line(row: Row) -> list[str]:
     return [markdown_escaped(row.label), *map(_markdown_cell, row.cells)]
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: TableCell) -> str:
     text = emphasised(cell, markdown_escaped(cell.shown), "**{}**".format, "*{}*".format)
     return text + (" " if cell.mark.startswith(" ") else "") + markdown_escaped(cell.mark)
 
 
 WIDE = 110
-"""Letters of a line from which a LaTeX table is made smaller until it fits a page."""
+"""Characters of a row above which a LaTeX table is scaled down to fit a page."""
 
 
 def _is_wide(table: Table) -> bool:
@@ -60,11 +60,11 @@ def _is_wide(table: Table) -> bool:
 
 
 def latex(table: Table, name: str) -> str:
-    r"""A floating table with the lines of `booktabs`, to be read with `\input`.
+    r"""Write a floating table with the rules of `booktabs`, for `\input`.
 
     Args:
-        table: The table; kinds of rows are set apart by a rule.
-        name: Of the label: letters, digits and hyphens of it are kept.
+        table: Table; a rule separates kinds of rows.
+        name: Name in the label, of which letters, digits and hyphens are kept.
     """
     sides = "l" * (1 + table.texts) + "r" * (len(table.columns) - table.texts)
     wide = _is_wide(table)
@@ -86,7 +86,7 @@ def latex(table: Table, name: str) -> str:
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}" + ("}" if wide else ""), r"\end{table*}"]) + "\n"
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: TableCell) -> str:
     shown = latex_escaped(cell.shown)
     if cell.mean is not None:
         shown = re.sub(r"^-(?=[\d.])", "$-$", shown)
@@ -94,7 +94,7 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """Every cell on a line of its own, its numbers unrounded: `row`, `kind`, `column`, `mean`, `sd`, `n`, ..."""
+    """Write a table as CSV: a line for each table cell with unrounded numbers, `row`, `kind`, `column`, `mean`, ..."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["row", "kind", "column", "mean", "sd", "n", "place", "mark", "text"])
@@ -107,6 +107,6 @@ def csv_text(table: Table) -> str:
 
 
 def _csv_escaped(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
+    """Return a text that no spreadsheet takes for a formula."""
     plain = one_line(text)
     return f"'{plain}" if plain[:1] in ("=", "+", "-", "@") and not re.fullmatch(r"[-+]?[\d.]+%?|-", plain) else plain

@@ -1,4 +1,4 @@
-"""One model of a table: numbers with spread, place and mark. Writers choose how these look, never what they are."""
+"""The model of a table: numbers with deviation, place and mark. Writers decide only how they look."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 DIGITS = 4
-"""Decimals of means and deviations; what is written alike is ranked alike."""
+"""Decimals of means and deviations; numbers that are written alike have the same place."""
 
 RowKind = Literal["model", "reference", "article", "gain"]
-"""What a row is: a model, something that models are compared with, a published number, or a relative gain."""
+"""Kind of a row: a model, a reference that models are compared with, a published number, or a relative gain."""
 
 KIND_WORDS: dict[RowKind, str] = {
     "model": "model",
@@ -18,22 +18,22 @@ KIND_WORDS: dict[RowKind, str] = {
     "article": "published",
     "gain": "relative gain, %",
 }
-"""Kinds as CSV files name them."""
+"""Names of the kinds in CSV files."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell: a number, or a text where there is none.
+class TableCell:
+    """A cell of a table: a number, or a text.
 
     Attributes:
-        mean: The number, in the unit that its column names; None where there is none.
-        sd: Standard deviation (n - 1) over seeds; None for a single one.
-        n: Seeds behind it; None where that means nothing.
+        mean: The number, in the unit of its column; None if the cell has none.
+        sd: Standard deviation (n - 1) over seeds; None for a single seed.
+        n: Number of seeds; None if the number does not depend on one.
         place: 1 for the best of its column, 2 for the second.
-        mark: Stands behind the number, such as a dagger.
-        text: Shown in place of a number, literally.
-        digits: Decimals.
-        signed: Whether positive numbers show their sign.
+        mark: Sign behind the number, such as a dagger.
+        text: Text in place of a number, shown literally.
+        digits: Number of decimals.
+        signed: True if positive numbers show their sign.
     """
 
     mean: float | None = None
@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def shown(self) -> str:
-        """The number with its deviation, or the text, without emphasis and mark; `-` where there is neither."""
+        """Number with its deviation, or the text, without emphasis and mark; `-` if there is neither."""
         if self.mean is None:
             return "-" if self.text is None else self.text
         number = f"{self.mean:{'+' if self.signed else ''}.{self.digits}f}"
@@ -56,28 +56,28 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
+    """A row of a table.
 
     Attributes:
-        label: Its name; nobody has read it.
-        cells: One for each column.
+        label: Name, an untrusted text.
+        cells: Table cells, one for each column.
         kind: See `RowKind`.
     """
 
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     kind: RowKind = "model"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table, whatever it is written as.
+    """A table, independent of the format that it is written in.
 
     Attributes:
-        columns: Headings of all columns but that of the labels.
-        rows: Lines, in order.
-        caption: What it shows, in a sentence.
-        texts: How many of the first columns hold texts, which stand to the left.
+        columns: Headings of all columns except that of the labels.
+        rows: Rows, in order.
+        caption: A sentence on what it shows.
+        texts: Number of first columns that hold texts, which are aligned to the left.
     """
 
     columns: tuple[str, ...]
@@ -86,28 +86,28 @@ class Table:
     texts: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse rows that have another number of cells than there are columns."""
+        """Check that every row has a table cell for each column."""
         odd = [row.label for row in self.rows if len(row.cells) != len(self.columns)]
         if odd:
-            raise ValueError(f"rows {odd} do not have {len(self.columns)} cells; give one for each of {self.columns}.")
+            raise ValueError(f"rows={odd}: not {len(self.columns)} cells; give one for each of {self.columns}.")
 
     def begins_part(self, index: int) -> bool:
-        """Whether a line belongs above a row: published numbers stand among ours, all else apart."""
+        """Return True if a line belongs above a row: it separates kinds, but not published numbers from ours."""
         parts = ["model" if row.kind == "article" else row.kind for row in self.rows]
         return index > 0 and parts[index] != parts[index - 1]
 
     def captioned(self, caption: str) -> Table:
-        """The same table under another caption."""
+        """Return the same table with another caption."""
         return replace(self, caption=caption)
 
 
-def emphasised(cell: Cell, text: str, best: Callable[[str], str], second: Callable[[str], str]) -> str:
-    """The cell's text, dressed as its place asks for.
+def emphasised(cell: TableCell, text: str, best: Callable[[str], str], second: Callable[[str], str]) -> str:
+    """Return the text of a table cell, emphasised if its place is 1 or 2.
 
     Args:
-        cell: Whose place counts.
-        text: What it shows, escaped.
-        best: Dresses the best.
-        second: Dresses the second.
+        cell: Table cell.
+        text: Its text, escaped.
+        best: Function that emphasises the best.
+        second: Function that emphasises the second.
     """
     return {1: best, 2: second}.get(cell.place or 0, str)(text)

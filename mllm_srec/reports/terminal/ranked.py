@@ -1,21 +1,20 @@
-"""Recommendations for the terminal: what is known of a person, and the items that were ranked for them."""
+"""The answer of `rank` on the terminal: a user's history and preference, and the ranked items."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from mllm_srec.reports.safe_text import shown_text, wide_console
+from mllm_srec.reports.terminal.plain_table import plain_table
 
 MAX_TITLE = 70
 MAX_ID = 40
 MAX_PREFERENCE = 2000
 MAX_HISTORY = 10
-"""Items of a history that are shown, the latest ones."""
+"""Number of the latest items of a history that are shown."""
 
 HELD_OUT = "* the user did like it: held out in the test split, so that neither training nor the history above says so"
 NEW = "+ a new item, which the data set does not hold"
@@ -28,20 +27,20 @@ def print_person(
     n_since: int,
     n_dropped: int,
 ) -> None:
-    """What the model is told of a person.
+    """Print what the prompt says about a user.
 
     Args:
-        user_id: Who.
+        user_id: Id of the user.
         history: Ids and titles of liked items, oldest first.
-        preference: The stored preference; None where there is none.
-        n_since: The last so many items of the history came after the preference.
-        n_dropped: History lines for which the prompt had no room.
+        preference: The stored preference, if there is one.
+        n_since: Number of items at the end of the history that are newer than the preference.
+        n_dropped: Number of history lines for which the prompt had no room.
     """
     console = wide_console()
     shown = history[-MAX_HISTORY:]
     left_out = f", the latest {len(shown)}" if len(shown) < len(history) else ""
-    told = f"{len(history):,} liked items{left_out}, oldest first" if history else "no history"
-    console.print(Text(f"user {shown_text(user_id, MAX_ID)}: {told}", style="bold"))
+    known = f"{len(history):,} liked items{left_out}, oldest first" if history else "no history"
+    console.print(Text(f"user {shown_text(user_id, MAX_ID)}: {known}", style="bold"))
     first_since = len(shown) - n_since
     for index, (item_id, title) in enumerate(shown):
         mark = "since" if preference is not None and index >= first_since else ""
@@ -49,27 +48,21 @@ def print_person(
     if preference is not None:
         console.print(Text(f"preference, without the items marked since: {shown_text(preference, MAX_PREFERENCE)}"))
     if n_dropped:
-        console.print(Text(f"{n_dropped:,} of the oldest items found no room in the prompt (data.max_length)"))
+        console.print(Text(f"{n_dropped:,} of the oldest items did not fit into the prompt (data.max_length)"))
 
 
 def print_list(rows: Sequence[Mapping[str, Any]], source: str, n_ranked: int) -> None:
-    """The ranked items.
+    """Print the ranked items.
 
     Args:
-        rows: Columns of a ranked list, the best first; new items may follow from further below.
-        source: Which items were ranked, in words.
-        n_ranked: How many.
+        rows: Rows of a ranked list, the best first; new items of lower ranks may follow.
+        source: Description of the items that were ranked.
+        n_ranked: Number of ranked items.
     """
-    n_best = sum(row["rank"] == place for place, row in enumerate(rows, start=1))
+    n_best = sum(row["rank"] == rank for rank, row in enumerate(rows, start=1))
     further = ", and the new ones" if n_best < len(rows) else ""
     ranked = f"{n_ranked:,} ranked items ({source}; nothing that the user met before)"
-    table = Table(
-        title=Text(f"the best {n_best:,} of {ranked}{further}"),
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = plain_table(f"the best {n_best:,} of {ranked}{further}")
     for name, justify in (("rank", "right"), ("", "left"), ("item", "left"), ("title", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("probability", justify="right")
@@ -85,4 +78,5 @@ def print_list(rows: Sequence[Mapping[str, Any]], source: str, n_ranked: int) ->
 
 
 def _mark(row: Mapping[str, Any]) -> str:
+    """Return the marks of `HELD_OUT` and `NEW`."""
     return ("*" if row["held_out"] else "") + ("+" if row["new"] else "")

@@ -43,13 +43,28 @@ def run(arguments):
     with (root / "invocations").open("a") as file:
         file.write(f"{name}\n")
     folder = root / settings.get("data.name", Path(settings["config"]).stem) / name  # the last file's
+    from mllm_srec.pipeline.runs.folder import RunFolder
+    from mllm_srec.pipeline.runs.stages import timed_stage
+
     print("$ python -m mllm_srec prepare --config x", flush=True)
-    with (root / "building").open("a") as file:
+    with timed_stage(RunFolder(folder), "prepare"), (root / "building").open("a") as file:
         file.write(f"{name} in\n")
         file.flush()
         time.sleep(0.15)
         file.write(f"{name} out\n")
     print("$ python -m mllm_srec fit --config x", flush=True)
+    with timed_stage(RunFolder(folder), "fit"):
+        fit(settings, root, name)
+    print("$ python -m mllm_srec test --config x", flush=True)
+    values = user_values(seed, float(settings.get("stand.gain", 0)))
+    with timed_stage(RunFolder(folder), "test"):
+        leave_results(folder, values, settings.get("stand.hash", "c0ffee"))
+    if "ckpt_path" in settings or "stand.untrained" in settings:
+        forget_training(folder, settings.get("ckpt_path"))
+
+
+def fit(settings, root, name):
+    """Do what the `stand.` settings say."""
     if "stand.child" in settings:
         child = subprocess.Popen([sys.executable, "-c", settings["stand.child"]])
         (root / "child").write_text(str(child.pid))
@@ -64,10 +79,6 @@ def run(arguments):
     if "stand.fail" in settings:
         print(f"epoch 1: 10 %\repoch 1: 20 %\nRuntimeError: {settings['stand.fail']}\n\n", file=sys.stderr)
         sys.exit(3)
-    print("$ python -m mllm_srec test --config x", flush=True)
-    leave_results(folder, user_values(seed, float(settings.get("stand.gain", 0))), settings.get("stand.hash", "c0ffee"))
-    if "ckpt_path" in settings or "stand.untrained" in settings:
-        forget_training(folder, settings.get("ckpt_path"))
 
 
 def wait_for(condition, seconds=60):

@@ -11,7 +11,6 @@ import yaml
 from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.pipeline.grid.plan import merged_settings, plan_cells
 from mllm_srec.pipeline.grid.settings import (
-    METRIC,
     GridDataSet,
     GridReport,
     GridRow,
@@ -21,6 +20,7 @@ from mllm_srec.pipeline.grid.settings import (
     check_grid,
     quickened,
 )
+from mllm_srec.reports.tables.metric_words import check_metrics, find_metric
 from mllm_srec.types import ConfigError
 
 
@@ -126,7 +126,7 @@ def test_arguments_of_another_class_stay_so_that_rather_too_many_are_run(desk):
 
 def test_the_quick_version(desk):
     grid = GridSettings([GridRow("a", set={"model.lr": 1}), GridRow("b")], ["shop.yaml"], seeds=[0, 1])
-    with pytest.raises(ConfigError, match=r"quick_grid: this grid has no such section, or an empty one; give one"):
+    with pytest.raises(ConfigError, match=r"quick_grid: this grid has no such section, or an empty one; add one"):
         quickened(grid)
     quick = quickened(replace(grid, quick_grid=QuickGrid(set={"model.lr": 9, "data.name": "q"})))
     assert quick.seeds == [0, 1]
@@ -140,20 +140,20 @@ def test_the_quick_version(desk):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": []}, "rows: got none; at least one is needed"),
+        ({"rows": []}, "rows: got none; give at least one"),
         ({"seeds": []}, "seeds: got none"),
         ({"seeds": [1, 1]}, "seeds: '1' and '1' are the same name"),
-        ({"seeds": [0, -1]}, "seeds: got -1; whole numbers from 0"),
+        ({"seeds": [0, -1]}, "seeds=-1: negative; give whole numbers from 0"),
         ({"rows": [GridRow("a b"), GridRow("a/b")]}, "rows: 'a b' and 'a/b' are the same name; give each its own"),
-        ({"rows": [GridRow("-")]}, "rows: a name of \\['-'\\] has no letter or digit"),
+        ({"rows": [GridRow("-")]}, "rows=\\['-'\\]: a name has no letter or digit"),
         ({"metrics": ["hr@5", "hr@5"]}, "metrics: 'hr@5' and 'hr@5'"),
-        ({"set": {"name": "x"}}, "set: 'name' is given by the grid itself"),
-        ({"rows": [GridRow("a", set={"seed_everything": 1})]}, "set of row 'a': 'seed_everything' is given by"),
-        ({"set": {"--model.lr": 1}}, "set: '--model.lr' is no dotted setting, such as model.lr"),
-        ({"significance": Significance("c")}, "significance.base: got 'c'; accepted are best, first, a"),
-        ({"base": ["no.yaml"], "rows": [GridRow("a", ["na.yaml"])]}, "no.yaml, na.yaml: no such file; paths of a"),
+        ({"set": {"name": "x"}}, "set: 'name' is set by the grid itself"),
+        ({"rows": [GridRow("a", set={"seed_everything": 1})]}, "set of row 'a': 'seed_everything' is set by"),
+        ({"set": {"--model.lr": 1}}, "set: '--model.lr' is not a dotted setting; give one such as model.lr"),
+        ({"significance": Significance("c")}, "significance.base='c': no such row; accepted are best, first, a"),
+        ({"base": ["no.yaml"], "rows": [GridRow("a", ["na.yaml"])]}, "no.yaml, na.yaml: no such file; paths in a"),
         ({"data_sets": [GridDataSet("s", ["shop.yaml"], "nowhere")]}, "nowhere: no such file"),
-        ({"base": []}, "row 'a' of data set '' has no configuration file; set base"),
+        ({"base": []}, "base: row 'a' of data set '' has no configuration file; give one"),
     ],
     ids=str,
 )  # fmt: skip
@@ -162,7 +162,9 @@ def test_grids_that_cannot_be_run(desk, changes, message):
         plan(**{"rows": [GridRow("a")], **changes})
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "is not valid YAML"), ("[1]", "holds list; sections such as")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "bad.yaml: not valid YAML"), ("[1]", "holds list; give sections")]
+)
 def test_files_that_are_no_settings(desk, text, message):
     Path("bad.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -232,7 +234,10 @@ def test_only_what_is_trained_can_be_tested_elsewhere(desk, name):
         GridDataSet("noisy", ["toys.yaml"], trained_on=name),
         GridDataSet("worse", ["toys.yaml"], trained_on="clean"),
     ]
-    with pytest.raises(ConfigError, match=f"trained_on of data set 'noisy': got '{name}'.*on themselves: clean$"):
+    with pytest.raises(
+        ConfigError,
+        match=f"trained_on='{name}' of data set 'noisy': .* without trained_on: clean$",
+    ):
         check_grid(GridSettings(rows=[GridRow("a")], base=["shop.yaml"], data_sets=sets))
 
 
@@ -240,13 +245,13 @@ def test_a_quick_grid_may_keep_some_data_sets(desk):
     sets = [GridDataSet("clean"), GridDataSet("noisy"), GridDataSet("worse")]
     grid = GridSettings(rows=[GridRow("a")], data_sets=sets, quick_grid=QuickGrid(data_sets=["worse", "clean"]))
     assert [data_set.name for data_set in quickened(grid).data_sets] == ["clean", "worse"]
-    with pytest.raises(ConfigError, match=r"quick_grid.data_sets: got 'x'; accepted are clean, noisy, worse"):
+    with pytest.raises(ConfigError, match=r"quick_grid.data_sets='x': no such data set; .* clean, noisy, worse"):
         quickened(replace(grid, quick_grid=QuickGrid(data_sets=["clean", "x"])))
 
 
 def test_the_report_compares_with_rows_of_the_grid(desk):
     grid = GridSettings(rows=[GridRow("a")], base=["shop.yaml"], report=GridReport(baseline_rows=["b"]))
-    with pytest.raises(ConfigError, match=r"report.baseline_rows: got 'b'; accepted are a"):
+    with pytest.raises(ConfigError, match=r"report.baseline_rows='b': no such row; accepted are a"):
         check_grid(grid)
 
 
@@ -264,13 +269,14 @@ def test_seeds_of_a_row_have_one_hash(desk):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": ["ndgc@10"]}, r"metrics: got 'ndgc@10'; accepted are .*; did you mean ndcg@10\?"),
-        ({"metrics": ["hr@7"]}, r"metrics: got 'hr@7'; accepted are .*hr@5"),
+        ({"metrics": ["ndgc@10"]}, r"^metrics='ndgc@10': unknown metric; did you mean ndcg@10 or .*\?"),
+        ({"metrics": ["hr@7"]}, r"^metrics='hr@7': unknown metric; did you mean .*hr@5"),
+        ({"metrics": ["zzz"]}, r"^metrics='zzz': unknown metric; known are auc, .*ece"),
         (
             {"significance": Significance(metrics=["auc"])},
-            r"significance\.metrics: got 'auc'; accepted are user_auc, hr@5",
+            r"^significance\.metrics='auc': users have no value of it; accepted are user_auc, hr@5",
         ),
-        ({"report": GridReport(metrics=["aucc"])}, r"report\.metrics: got 'aucc'; .* did you mean auc\?"),
+        ({"report": GridReport(metrics=["aucc"])}, r"^report\.metrics='aucc': unknown metric; did you mean auc"),
     ],
 )
 def test_misspelt_metrics_are_found_before_anything_runs(desk, changes, message):
@@ -286,4 +292,5 @@ def test_all_that_is_measured_may_be_a_column():
     )
     names = [name for name in known.compute() if not name.startswith("n_")]
     assert {"ece", "auc", "user_auc", "hr_worst@10"} <= set(names)
-    assert [name for name in names if METRIC.fullmatch(name) is None] == []
+    assert [name for name in names if find_metric(name) is None] == []
+    check_metrics("metrics", list(known.compute()))

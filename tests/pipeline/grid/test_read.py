@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-from mllm_srec.pipeline.grid.read import find_results, read_grid
+from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.results import write_results
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridReport, GridRow, GridSettings, Significance, described
 from mllm_srec.pipeline.grid.summary import write_summary
@@ -20,14 +22,14 @@ GAINS = {"popularity": -0.3, "sasrec": 0.0, "ours": 0.25}
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Results of three rows and two seeds on two data sets, as `grid` left them before it said what it was."""
+    """Results of three rows and two seeds on two data sets, as `grid` leaves them."""
     root = tmp_path_factory.mktemp("grid")
     records = [
         record(root / "runs", row, seed, data_set, gain)
         for data_set in ("shop", "mall") for seed in (0, 1) for row, gain in GAINS.items()
     ]  # fmt: skip
-    write_results(root / "t", records, {})
-    (root / "t/grid.json").unlink()
+    plan = GridSettings([GridRow(row) for row in GAINS], seeds=[0, 1], metrics=["hr@10", "ndcg@10"])
+    write_results(root / "t", records, described(replace(plan, significance=Significance("ours")), "t", False))
     write_summary(root / "t", "t", records, ["ndcg@10", "hr@10"], Significance("ours", list(METRICS)[:2]))
     return root / "t"
 
@@ -42,18 +44,43 @@ def about(**changes):
     stated = {
         "name": "t", "quick": False, "seeds": [0, 1], "rows": ["sasrec", "ours", "popularity"], "metrics": ["ndcg@10"],
         "data_sets": [{"name": "mall", "panel": "noise", "x": 0.5}, {"name": "shop", "panel": None, "x": None}],
-        "significance": {"base": "ours"}, "report": {**report, "baseline_rows": ["sasrec"]},
+        "significance": {"base": "ours", "metrics": ["ndcg@10"], "n_resamples": 10000, "seed": 0},
+        "report": {**report, "baseline_rows": ["sasrec"]},
     }  # fmt: skip
     return {**stated, **changes}
 
 
-def test_older_results_say_nothing_of_themselves(folder):
+def test_a_grid_that_names_no_data_sets_has_those_of_its_results(folder):
+    (folder / "grid.json").write_text(json.dumps(about(data_sets=[], report={"kind": "table"})))
     grid = read_grid(folder)
-    assert (grid.about.stated, grid.about.kind, grid.about.article, grid.about.quick) == (False, "table", None, False)
-    assert grid.about.metrics == ["hr@10", "ndcg@10"]
-    assert grid.about.base == "ours"
+    assert (grid.about.report.kind, grid.about.article, grid.about.quick) == ("table", None, False)
+    assert (grid.about.title, grid.about.shown_metrics) == ("t", ["ndcg@10"])
     assert [data_set.name for data_set in grid.about.data_sets] == ["shop", "mall"]
     assert grid.missing == ()
+
+
+@pytest.mark.parametrize("name", ["grid.json", "summary.csv"])
+@pytest.mark.parametrize(("table", "command"), [("t", "t.yaml`"), ("t-quick", "t.yaml --quick`")])
+def test_older_results_are_refused_with_the_command_that_makes_them_again(folder, name, table, command):
+    for path in (folder / "cells").iterdir():
+        path.write_text(json.dumps({**json.loads(path.read_text()), "table": table}))
+    results = pl.read_parquet(folder / "results.parquet").with_columns(table=pl.lit(table))
+    results.write_parquet(folder / "results.parquet")
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=rf"{name}: missing.* `python -m mllm_srec grid --config experiments/{command}"):
+        read_grid(folder)
+
+
+@pytest.mark.parametrize("root", sorted(Path(__file__).parents[3].glob("experiments/results/*/grid.json")), ids=str)
+def test_committed_results_are_read(root):
+    grid = read_grid(root.parent)
+    assert grid.about.name == root.parent.name
+    assert grid.summary.height > 0
+    assert grid.missing == ()
+
+
+def test_the_rows_of_a_grid_come_first(folder):
+    grid = read_grid(folder)
     assert grid.summary["row"].unique(maintain_order=True).to_list() == [*GAINS, "chance", "popularity"][:4]
 
 
@@ -72,8 +99,13 @@ def test_comparisons_are_those_of_the_grids_own_summary(folder):
 def test_what_a_grid_says_of_itself(folder):
     (folder / "grid.json").write_text(json.dumps(about()))
     grid = read_grid(folder)
-    assert (grid.about.heading, grid.about.caption, grid.about.kind) == ("A title", "A caption", "curves")
-    assert (grid.about.metrics, grid.about.article, grid.about.baseline_rows) == (["hr@10"], "figure6", ["sasrec"])
+    assert (grid.about.heading, grid.about.report.caption) == ("A title", "A caption")
+    assert grid.about.report.kind == "curves"
+    assert (grid.about.shown_metrics, grid.about.article, grid.about.report.baseline_rows) == (
+        ["hr@10"],
+        "figure6",
+        ["sasrec"],
+    )
     assert [(d.name, d.panel, d.x) for d in grid.about.data_sets] == [("mall", "noise", 0.5), ("shop", None, None)]
     assert grid.summary.filter(~pl.col("reference"))["row"].unique(maintain_order=True).to_list() == about()["rows"]
 
@@ -87,12 +119,12 @@ def test_what_grid_writes_is_what_report_reads(folder):
         significance=Significance("ours", ["ndcg@10"]),
         report=GridReport("A title", "A caption", "curves", ["hr@10"], "figure6", ["sasrec"]),
     )
-    (folder / "grid.json").write_text(json.dumps(described(grid, "t", False)))
-    found = read_grid(folder).about
-    assert (found.name, found.quick, found.title, found.caption) == ("t", False, "A title", "A caption")
-    assert (found.kind, found.metrics, found.article, found.base) == ("curves", ["hr@10"], "figure6", "ours")
-    assert found.data_sets == [AboutDataSet("shop", None, 0), AboutDataSet("mall", "noise", 0.5)]
-    assert (found.rows, found.baseline_rows, found.seeds) == (["ours", "sasrec", "popularity"], ["sasrec"], [0, 1])
+    written = described(grid, "t", False)
+    (folder / "grid.json").write_text(json.dumps(asdict(written)))
+    assert read_grid(folder).about == written
+    assert (written.title, written.shown_metrics, written.article) == ("A title", ["hr@10"], "figure6")
+    assert written.data_sets == [AboutDataSet("shop", None, 0), AboutDataSet("mall", "noise", 0.5)]
+    assert (written.rows, written.seeds) == (["ours", "sasrec", "popularity"], [0, 1])
 
 
 def test_what_is_missing_is_named(folder):
@@ -103,15 +135,11 @@ def test_what_is_missing_is_named(folder):
     assert "new on shop: no result of seed 0, 1, 2" in missing
 
 
-def test_a_quick_grid_is_marked_whichever_way_it_says_so(folder):
+def test_a_quick_grid_is_marked(folder):
     (folder / "grid.json").write_text(json.dumps(about(quick=True)))
     grid = read_grid(folder)
     assert grid.about.heading == "A title (quick run)"
     assert grid.about.marked("x.") == "x. Quick run: shows that everything runs, and nothing else."
-    (folder / "grid.json").unlink()
-    table = pl.read_parquet(folder / "results.parquet").with_columns(table=pl.lit("t-quick"))
-    table.write_parquet(folder / "results.parquet")
-    assert read_grid(folder).about.quick
 
 
 def test_cells_that_contradict_the_table(folder):
@@ -127,11 +155,15 @@ def test_cells_that_contradict_the_table(folder):
 
 @pytest.mark.parametrize(
     "content",
-    ["[]", "{", '{"report": {"kind": "pie"}}', '{"data_sets": [{"name": "a", "x": "far"}]}', '{"data_sets": [{}]}'],
-)
+    [
+        "[]", "{", "{}", json.dumps(about(report={"kind": "pie"})), json.dumps(about(seeds="0")),
+        json.dumps(about(data_sets=[{"name": "a", "x": "far"}])), json.dumps(about(data_sets=[{}])),
+        json.dumps(about(more=1)),
+    ],
+)  # fmt: skip
 def test_a_broken_description_is_named(folder, content):
     (folder / "grid.json").write_text(content)
-    with pytest.raises(DataError, match=r"grid\.json' does not say what a grid was"):
+    with pytest.raises(DataError, match=r"(?s)grid\.json: not the description of a grid .*; make them again with"):
         read_grid(folder)
 
 
@@ -145,24 +177,12 @@ def test_files_that_contradict_each_other(folder):
         read_grid(folder)
 
 
-def test_without_comparisons_there_are_none(folder):
-    (folder / "summary.csv").unlink()
-    grid = read_grid(folder)
-    assert grid.differences == ()
-    assert grid.about.base is None
+def test_a_summary_without_the_columns_of_comparisons_is_refused(folder):
+    pl.read_csv(folder / "summary.csv").drop("n_changed").write_csv(folder / "summary.csv")
+    with pytest.raises(DataError, match=r"summary\.csv: lacks the columns n_changed; make them again with `python"):
+        read_grid(folder)
 
 
 def test_folders_without_results_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no results\.parquet; give folders that `grid` wrote"):
         read_grid(tmp_path)
-
-
-def test_quick_results_are_not_looked_for(written, tmp_path):
-    for name in ("b", "a", "c-quick", "nested/d"):
-        shutil.copytree(written, tmp_path / name)
-    assert [path.name for path in find_results(tmp_path)] == ["a", "b", "d"]
-    assert find_results(tmp_path / "nowhere") == []
-    for name in ("figure5", "table4", "table3"):
-        shutil.copytree(tmp_path / "a", tmp_path / name)
-    found = [path.name for path in find_results(tmp_path)]
-    assert found == ["table3", "table4", "figure5", "a", "b", "d"]

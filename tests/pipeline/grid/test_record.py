@@ -1,46 +1,12 @@
-"""What a cell cost: stages by the log, memory and commits."""
+"""What a cell cost: memory, commits and versions."""
 
 import subprocess
 import sys
 
 import pytest
 
-from mllm_srec.pipeline.grid.record import StageClock, peak_bytes
+from mllm_srec.pipeline.grid.record import peak_bytes
 from mllm_srec.pipeline.runs.provenance import commit, versions
-
-
-def test_stages_are_timed_by_the_lines_of_run(tmp_path):
-    log, times = tmp_path / "log", [0.0]
-    log.write_text("$ python -m mllm_srec fit of an earlier attempt\n")
-    clock = StageClock(log, lambda: times[0])
-
-    def at(seconds, text):
-        times[0] = seconds
-        with log.open("a") as file:
-            file.write(text)
-        clock.tick()
-        return clock.stage
-
-    assert at(1, "Seed set to 0\n") is None
-    assert at(2, "$ python -m mllm_srec prep") is None, "half a line"
-    assert at(3, "are --config x\n  $ python -m mllm_srec no stage\n") == "prepare"
-    assert at(7, "\xfc\n$ python -m mllm_srec fit --a 'b c'\nepoch\n$ python -m mllm_srec test\n") == "test"
-    assert at(7.5, "$ python -m mllm_srecfit\n") == "test"
-    times[0] = 9
-    assert clock.seconds() == {"prepare": 4.0, "fit": 0.0, "test": 2.0, "total": 9.0}
-
-
-def test_a_stage_that_comes_twice_counts_twice(tmp_path):
-    log, times = tmp_path / "log", [0.0]
-    log.touch()
-    clock = StageClock(log, lambda: times[0])
-    for now, stage in ((1, "fit"), (3, "test"), (4, "fit")):
-        times[0] = now
-        with log.open("a") as file:
-            file.write(f"$ python -m mllm_srec {stage}\n")
-        clock.tick()
-    times[0] = 10
-    assert clock.seconds() == {"fit": 2.0 + 6.0, "test": 1.0, "total": 10.0}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count in bytes")

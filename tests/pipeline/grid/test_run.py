@@ -76,9 +76,10 @@ def fitting(label):
 
 
 def alive(pid):
-    """Whether a process runs; one that nobody has waited for yet has ended all the same."""
+    """Whether a thread of a process runs; one that nobody has waited for yet has ended all the same."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return any((thread / "stat").read_text().rpartition(")")[2].split()[0] != "Z" for thread in threads)
     except OSError:
         return False
 
@@ -181,7 +182,7 @@ def test_a_lost_checkpoint_is_no_reason_to_train_elsewhere(desk):
     cells[0].run.best.unlink()
     _, outcome = run_grid(cells, PROGRAM, say=lambda line: None)
     assert outcome.state == "failed"
-    assert outcome.detail.startswith(f"{cells[0].run.checkpoints / 'best.ckpt'} is gone")
+    assert outcome.detail.startswith(f"{cells[0].run.checkpoints / 'best.ckpt'}: missing")
     assert f"delete {cells[0].run.path} and {cells[0].record}" in outcome.detail
     assert not cells[1].run.path.exists()
 
@@ -202,7 +203,7 @@ def test_what_was_trained_anew_is_not_what_was_tested(desk):
     assert not is_finished(cells[1])
     _, outcome = run_grid(cells, PROGRAM, say=lambda line: None)
     assert outcome.state == "failed"
-    assert outcome.detail.startswith(f"{cells[1].run.path} holds a test of other weights")
+    assert outcome.detail.startswith(f"{cells[1].run.path}: holds a test of other weights")
     shutil.rmtree(cells[1].run.path)
     assert [outcome.state for outcome in run_grid(cells, PROGRAM, say=lambda line: None)] == ["found", "finished"]
     assert cells[1].run.read_metrics()["test/weights_of"] == "other weights"
@@ -330,7 +331,7 @@ def test_a_process_that_leaves_no_results_failed(desk):
 
 def test_a_folder_that_cannot_be_written(desk):
     Path("runs/shop").touch()
-    with pytest.raises(ConfigError, match=r"runs/shop cannot be written .*set trainer.default_root_dir to a folder"):
+    with pytest.raises(ConfigError, match=r"runs/shop: cannot be written .*set trainer.default_root_dir to a folder"):
         run_here(content("a", "b"))
 
 

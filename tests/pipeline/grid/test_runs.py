@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mllm_srec.pipeline.grid.results import grid_run_groups
+from mllm_srec.pipeline.grid.results import CELL_KEYS, grid_run_groups
 from mllm_srec.types import ConfigError
 
 
@@ -26,6 +26,7 @@ def results(tmp_path, monkeypatch):
         if (row, seed) != ("a", 2):
             run.mkdir(parents=True)
         cell = {"table": "t", "row": row, "data_set": data_set, "seed": seed, "metrics": {}}
+        cell |= dict.fromkeys(CELL_KEYS[5:], None) | {"metrics": {}}
         (cells / f"{row}{data_set}{seed}.json").write_text(
             json.dumps({**cell, "run": str(run.relative_to(tmp_path))})
         )  # fmt: skip
@@ -43,7 +44,7 @@ def test_seeds_of_a_row_are_together(results):
 
 @pytest.mark.parametrize("name", [None, "z"])
 def test_a_data_set_must_be_one_of_the_grid(results, name):
-    with pytest.raises(ConfigError, match=rf"data_set: got {name!r}; .* holds results of x, y; name one"):
+    with pytest.raises(ConfigError, match=rf"data_set={name!r}: .* holds results of x, y; name one"):
         grid_run_groups(results, name)
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.pipeline.report.case_studies import case_studies, drawn_anew, list_verdicts, with_places
+from mllm_srec.pipeline.report.case_studies import case_studies, list_verdicts, small_jpeg, with_places
 from mllm_srec.prompts.summaries import collapse_whitespace
 from mllm_srec.types import ConfigError, DataError
 from tests.conftest import write_picture
@@ -116,14 +116,14 @@ def test_candidates_of_another_preparation_are_refused(told_run, tmp_path):
     with pytest.raises(DataError, match="was tested on candidates c0ffee, but"):
         case_studies(run)
     (run / "predictions/test.parquet").unlink()
-    with pytest.raises(ConfigError, match=r"test\.parquet' is missing; run `python -m mllm_srec test`"):
+    with pytest.raises(ConfigError, match=r"test\.parquet: missing; run `python -m mllm_srec test`"):
         case_studies(run)
 
 
 def test_a_picture_is_drawn_anew(tmp_path):
     path = write_picture(tmp_path / "big.png", 400, 300)
     path.write_bytes(path.read_bytes() + b"<script>alert(1)</script>")
-    content = drawn_anew(path)
+    content = small_jpeg(path)
     assert b"script" not in content
     with Image.open(io.BytesIO(content)) as picture:
         assert picture.format == "JPEG"
@@ -131,10 +131,10 @@ def test_a_picture_is_drawn_anew(tmp_path):
     turned, exif = Image.new("RGB", (40, 20), "red"), Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     turned.save(tmp_path / "turned.jpg", exif=exif, comment="<script>")
-    content = drawn_anew(tmp_path / "turned.jpg")
+    content = small_jpeg(tmp_path / "turned.jpg")
     assert b"script" not in content
     with Image.open(io.BytesIO(content)) as picture:
         assert picture.size == (20, 40)
     (tmp_path / "broken.png").write_bytes(b"<svg onload=alert(1)>")
-    with pytest.raises(DataError, match=r"broken\.png' cannot be read"):
-        drawn_anew(tmp_path / "broken.png")
+    with pytest.raises(DataError, match=r"broken\.png: the picture cannot be read"):
+        small_jpeg(tmp_path / "broken.png")

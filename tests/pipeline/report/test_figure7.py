@@ -72,7 +72,7 @@ def test_the_text_says_what_the_cases_are(told_run, tmp_path):
     for case in studies.cases:
         assert f"{case.verdict}: person {case.user_id}" in text
         for target in case.targets:
-            truth = "liked later" if target.liked else "no like is known"
+            truth = "liked later" if target.liked else "no known like"
             assert re.search(rf"\| {target.place}[^|]*\| {100 * target.probability:.1f}% \| {truth} \|", text)
     assert len(re.findall(r"^## ", text, re.MULTILINE)) == len(studies.cases)
 

@@ -98,7 +98,7 @@ def test_quick_results_are_marked_in_every_output(here, capsys):
     folder = Path("experiments/results/t-quick")
     (folder / "grid.json").write_text(json.dumps(about(quick=True)))
     assert main(["report", str(folder)]) == 0
-    assert "quick runs, which show only that everything runs: A title" in capsys.readouterr().out
+    assert "quick runs, which only show that everything runs: A title" in capsys.readouterr().out
     assert read_page().text.count("quick run") >= 6
     files = [path for part in ("tables", "figures") for path in Path("report", part).iterdir()]
     assert files
@@ -114,11 +114,11 @@ def test_curves_bars_and_what_is_not_there(here):
     (results / "grid.json").write_text(json.dumps(about(rows=[*GAINS, "new"])))
     assert main(["report"]) == 0
     text = read_page().text
-    assert "Without a place on the axis, and so not drawn: shop." in text
+    assert "Not drawn, since they have no position on the axis: shop." in text
     assert "new on shop: no result of seed 0, 1" in text
     assert "Figure 6 (hallucination and anomalous inputs) are not available" in text
     assert "Nothing was trained, or nothing was logged." in text
-    assert "The run folders are gone from here" in text
+    assert "The run folders with the predictions are missing" in text
     bars = about()
     (results / "grid.json").write_text(json.dumps({**bars, "report": {**bars["report"], "kind": "bars"}}))
     assert main(["report"]) == 0
@@ -130,7 +130,7 @@ def test_runs_that_are_gone_are_said_to_be(here):
         cell = json.loads(path.read_text())
         path.write_text(json.dumps({**cell, "run": "nowhere/at/all"}))
     assert main(["report"]) == 0
-    assert "The folders of all 12 runs are gone from here" in read_page().text
+    assert "The folders of all 12 runs are missing" in read_page().text
 
 
 def test_a_later_report_replaces_an_earlier_one_and_nothing_else(here, capsys):
@@ -147,7 +147,7 @@ def test_a_later_report_replaces_an_earlier_one_and_nothing_else(here, capsys):
     Path("other/thesis.tex").write_text("years of work")
     capsys.readouterr()
     assert main(["report", "--output", "other"]) == 1
-    assert "'other' holds something else than a report" in capsys.readouterr().err
+    assert "'other': holds other files than a report" in capsys.readouterr().err
     assert main(["report", "--output", "other/thesis.tex"]) == 1
     assert "is a file; give a folder" in capsys.readouterr().err
 
@@ -182,7 +182,7 @@ def test_somebody_elses_report_is_not_replaced(here, capsys):
     for content in ('{"tests": 3}', '{"files": []}', "[]", "{"):
         Path("ci/report.json").write_text(content)
         assert main(["report", "--output", "ci"]) == 1
-        assert "'ci' holds something else than a report" in capsys.readouterr().err
+        assert "'ci': holds other files than a report" in capsys.readouterr().err
     assert Path("ci/index.html").read_text() == "mine"
 
 
@@ -203,7 +203,7 @@ def test_runs_that_were_measured_anew_are_not_drawn(here):
         path.write_text(json.dumps({**metrics, "val/auc": 0.5}))  # validated once more: the same run
         assert "Nothing was trained" in words()
         path.write_text(json.dumps({**metrics, "test/hr@10": 0.999}))
-    assert "The folders of all 12 runs are gone from here or hold other runs now" in words()
+    assert "The folders of all 12 runs are missing or hold other runs" in words()
 
 
 def test_nothing_to_report_is_an_error(tmp_path, monkeypatch, capsys):
@@ -211,7 +211,7 @@ def test_nothing_to_report_is_an_error(tmp_path, monkeypatch, capsys):
     assert main(["report"]) == 1
     assert "RESULTS: got none; give folders that `grid` wrote" in capsys.readouterr().err
     assert main(["report", "--runs", "nowhere"]) == 1
-    assert "'nowhere' holds no test results" in capsys.readouterr().err
+    assert "'nowhere': holds no test results" in capsys.readouterr().err
 
 
 def test_names_of_sections_differ_and_are_safe():
@@ -224,6 +224,6 @@ def test_templates_and_styles_are_part_of_the_package():
     root = Path(__file__).resolve().parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["mllm_srec"]
     packed = {path for pattern in patterns for path in (root / "mllm_srec").glob(pattern)}
-    templates = set((root / "mllm_srec/reports/templates").iterdir())
+    templates = set((root / "mllm_srec/reports/page/templates").iterdir())
     assert templates
     assert templates <= packed

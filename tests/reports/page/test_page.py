@@ -11,7 +11,7 @@ from mllm_srec.reports.figures.drawing import Drawing
 from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget
 from mllm_srec.reports.page.page import CaseBlock, FigureBlock, NoteBlock, Section, TableBlock, render_page
 from mllm_srec.reports.tables.metric_words import metric_family, metric_meaning
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 from tests.reports.page.page_reader import PageReader
 
 HOSTILE = (
@@ -33,7 +33,7 @@ def case(text=HOSTILE, **changes):
 
 
 def section(text=HOSTILE, **changes):
-    table = Table((text, "auc"), (Row(text, (Cell(text=text), Cell(0.5, 0.01, 2, 1, " †"))),), text)
+    table = Table((text, "auc"), (Row(text, (TableCell(text=text), TableCell(0.5, 0.01, 2, 1, " †"))),), text)
     drawing = Drawing("figure", text, text, row_chart({text: Point(0.5)}, {}, text))
     blocks = (
         TableBlock("a", text, table, (text,)),
@@ -104,7 +104,7 @@ def test_a_case_in_words():
     for words in (
         "a stated rule", "Liked before, the latest 2 of 9 (oldest first)", "i3 · after the preference",
         "place 1, stated probability of a like 92.4 %", "Truth: liked later", "2 of 21 candidates",
-        "place 2 (shared by 3), score -0.500", "no like of this person is known", "no picture",
+        "place 2 (shared by 3), score -0.500", "no known like", "no picture",
     ):  # fmt: skip
         assert words in text
 
@@ -114,13 +114,13 @@ def test_a_person_without_history_and_an_item_that_was_missed():
     none = case("x", history=(), n_history=0, preference=None, targets=(missed,))
     blocks = (CaseBlock("Cases", CaseStudies("run", "rule", (none,))),)
     text = PageReader(render_page("t", [section("x", blocks=blocks)], "m")).text
-    assert "Nothing is known of this person yet." in text
+    assert "This person has no history yet." in text
     assert "not among the candidates" in text
     assert "after the preference" not in text
 
 
 def test_every_metric_of_tables_has_words():
-    grids = [yaml.safe_load(path.read_text()) for path in Path(__file__).parents[2].glob("experiments/*.yaml")]
+    grids = [yaml.safe_load(path.read_text()) for path in Path(__file__).parents[3].glob("experiments/*.yaml")]
     shown = [[*grid.get("metrics", []), *grid.get("report", {}).get("metrics", [])] for grid in grids]
     names = {"auc", "user_auc", "hr@5", "recall@10", "ndcg@20", "mrr@5"}.union(*shown)
     assert {"summaries/image/attribute_accuracy", "summaries/preference/current_taste_accuracy"} <= names

@@ -4,14 +4,16 @@ import pytest
 
 from mllm_srec.reports.tables.article import NOT_AVAILABLE, TABLE5, TABLE5_METRICS, article_key, article_note
 from mllm_srec.reports.tables.gains import article_table, gain_row
-from mllm_srec.reports.tables.grid_about import AboutDataSet, AboutGrid
+from mllm_srec.reports.tables.grid_about import AboutDataSet, AboutGrid, GridReport, Significance
 
 MEANS = {("base", "auc"): 0.5, ("sv", "auc"): 0.8, ("full", "auc"): 0.6, ("base", "hr@5"): 0.0, ("full", "hr@5"): 0.2}
 
 
 def about(**changes):
-    values = {"name": "t", "stated": True, "quick": False, "title": "", "caption": "", "kind": "table"}
-    return AboutGrid(**{**values, "metrics": ["auc", "hr@5"], "data_sets": [AboutDataSet("demo")], **changes})
+    base, rows = changes.pop("base", "best"), changes.pop("baseline_rows", [])
+    values = {"name": "t", "quick": False, "seeds": [0], "rows": [], "data_sets": [AboutDataSet("demo")]}
+    sections = {"significance": Significance(base), "report": GridReport(baseline_rows=rows)}
+    return AboutGrid(**{**values, "metrics": ["auc", "hr@5"], **sections, **changes})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from mllm_srec.metrics.significance import PairedDifference
 from mllm_srec.reports.tables.grid import cost_table, result_table, summarise
 from mllm_srec.reports.tables.grid_summary import DataSetReport, summary_rows, summary_text
 from mllm_srec.reports.tables.table_text import markdown
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 
 
 def results(**rows):
@@ -103,7 +103,7 @@ def test_names_cannot_break_the_summary():
 
 
 def test_a_label_cannot_break_the_table():
-    table = Table(("x",), (Row("a|b\n# c", (Cell(text="1"),)),))
+    table = Table(("x",), (Row("a|b\n# c", (TableCell(text="1"),)),))
     assert markdown(table).splitlines()[-1] == "| a\\|b # c | 1 |"
 
 

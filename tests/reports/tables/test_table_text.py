@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mllm_srec.reports.tables.table_text import csv_text, latex, latex_escaped, markdown, markdown_escaped
-from mllm_srec.reports.tables.tables import Cell, Row, Table
+from mllm_srec.reports.tables.tables import Row, Table, TableCell
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -23,10 +23,10 @@ HOSTILE = [
 TABLE = Table(
     ("auc", "note"),
     (
-        Row("a_b", (Cell(0.12345, 0.01, 3, 1, " †"), Cell(text="x"))),
-        Row("b", (Cell(-0.5, place=2, signed=True), Cell())),
-        Row("best over second, %", (Cell(9.876, digits=2, signed=True), Cell()), "gain"),
-        Row("(chance)", (Cell(0.5), Cell()), "reference"),
+        Row("a_b", (TableCell(0.12345, 0.01, 3, 1, " †"), TableCell(text="x"))),
+        Row("b", (TableCell(-0.5, place=2, signed=True), TableCell())),
+        Row("best over second, %", (TableCell(9.876, digits=2, signed=True), TableCell()), "gain"),
+        Row("(chance)", (TableCell(0.5), TableCell()), "reference"),
     ),
     "A caption & more",
 )
@@ -65,7 +65,7 @@ def test_latex_by_hand():
 
 
 def test_a_wide_latex_table_is_made_to_fit():
-    wide = Table(tuple("abcdefgh"), (Row("x", tuple(Cell(0.5, 0.1) for _ in range(8))),))
+    wide = Table(tuple("abcdefgh"), (Row("x", tuple(TableCell(0.5, 0.1) for _ in range(8))),))
     lines = latex(wide, "w").splitlines()
     assert "graphicx" in lines[0]
     assert r"  \resizebox{\textwidth}{!}{%" in lines
@@ -85,7 +85,7 @@ def test_csv_has_the_numbers_unrounded():
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markdown_shows_a_label_literally(text):
-    (line,) = markdown(Table(("x",), (Row(text, (Cell(text=text),)),))).splitlines()[2:]
+    (line,) = markdown(Table(("x",), (Row(text, (TableCell(text=text),)),))).splitlines()[2:]
     assert len(re.findall(r"(?<!\\)\|", line)) == 3, "three bars that are no text"
     assert not re.search(r"<|>|(?<!\\)[$*`\[\]]", line)
     assert not any(ord(letter) < 32 or letter == "\u202e" for letter in line)
@@ -104,11 +104,11 @@ def test_latex_typesets_a_label_literally(text):
 
 
 def test_no_cell_of_a_csv_is_a_formula():
-    table = Table(("=1+1",), (Row("=cmd|' /C calc'!A0", (Cell(text="@SUM(A1)"),)),))
+    table = Table(("=1+1",), (Row("=cmd|' /C calc'!A0", (TableCell(text="@SUM(A1)"),)),))
     (row,) = csv.DictReader(io.StringIO(csv_text(table)))
     assert (row["row"][0], row["column"][0], row["text"][0]) == ("'", "'", "'")
 
 
 def test_rows_and_columns_must_fit():
-    with pytest.raises(ValueError, match=r"rows \['a'\] do not have 2 cells"):
-        Table(("x", "y"), (Row("a", (Cell(1.0),)),))
+    with pytest.raises(ValueError, match=r"rows=\['a'\]: not 2 cells"):
+        Table(("x", "y"), (Row("a", (TableCell(1.0),)),))

@@ -46,7 +46,7 @@ def test_a_person(capsys):
         ["since", "i11", "thing", "11"],
     ]  # fmt: skip
     assert out[11] == "preference, without the items marked since: likes [b]red[/b]"
-    assert out[12].startswith("3 of the oldest items found no room")
+    assert out[12].startswith("3 of the oldest items did not fit into the prompt")
 
 
 def test_a_person_without_history(capsys):

@@ -1,10 +1,6 @@
 """Tables for the terminal: what stands in them, and that a narrow terminal is enough."""
 
-from pathlib import Path
-
-import pytest
-
-from mllm_srec.reports.terminal.results import print_prepared, print_results
+from mllm_srec.reports.terminal.results import print_results
 
 CUTS = ("hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20")
 METRICS = {
@@ -15,7 +11,7 @@ CEILINGS = {f"{who}, {what}": {"auc": 0.98765} for who in ("oracle", "reader") f
 
 
 def printed(capsys, **changes):
-    values = {"title": "demo, test", "metrics": METRICS, "stage": "test", "references": {}, "notes": []} | changes
+    values = {"title": "demo, test", "metrics": METRICS, "split": "test", "references": {}, "notes": []} | changes
     print_results(**values)
     return capsys.readouterr().out
 
@@ -69,12 +65,3 @@ def test_whether_probabilities_can_be_believed(capsys):
         "1.50 would be best; 0.9991 of the vocabulary's probability is on Yes and No"
     ) in out
     assert "probability" not in printed(capsys)
-
-
-@pytest.mark.parametrize(("done", "words"), [(False, "is prepared"), (True, "was prepared already, with the same")])
-def test_what_was_prepared(done, words, capsys):
-    print_prepared(Path("data/demo"), [("data set", "users", "1,234"), ("reviews", "line is not JSON", "3")], done)
-    out = capsys.readouterr().out
-    assert f"data/demo {words}" in out
-    assert "1,234" in out
-    assert "line is not JSON" in out

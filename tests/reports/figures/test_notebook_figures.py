@@ -7,8 +7,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
-from mllm_srec.reports.figures.dot_figures import png, seeds_figure, strata_figure
-from mllm_srec.reports.figures.picture_figure import picture_figure
+from mllm_srec.reports.figures.notebook_figures import picture_figure, png, seeds_figure, strata_figure
 
 
 def row(run, stratum, value, n=10, metric="auc"):
@@ -63,7 +62,7 @@ def test_seeds():
 
 
 def test_nothing_to_draw_is_an_error():
-    with pytest.raises(ValueError, match="nothing for history_length hr; there are history_length auc"):
+    with pytest.raises(ValueError, match="metric='hr': no such values; there are history_length auc"):
         strata_figure([row("a", "0", 0.5)], "history_length", "hr")
     with pytest.raises(ValueError, match="no result has 'test/auc'"):
         seeds_figure([], "test/auc")

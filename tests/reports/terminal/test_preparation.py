@@ -1,12 +1,13 @@
-"""The table of a summary stage, and that texts of models cannot do anything to a terminal."""
+"""What was prepared, the checks of a summary stage, and that texts of models cannot do anything to a terminal."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from mllm_srec.reports.terminal import summaries
-from mllm_srec.reports.terminal.summaries import MAX_SHOWN, print_quality
+from mllm_srec.reports.terminal import preparation
+from mllm_srec.reports.terminal.preparation import MAX_SHOWN, print_prepared, print_quality
 
 QUALITY = {"n": 12345, "n_refused": 2, "n_empty": 0, "tokens_median": 7.5, "share": None, "all_states/x": 0.25}
 
@@ -64,7 +65,7 @@ def test_nothing_that_steers_a_terminal_is_left(capsys, text, line):
 def test_checks_that_fail_are_coloured_in_a_terminal(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(
-        summaries,
+        preparation,
         "Console",
         lambda **options: Console(file=out, force_terminal=True, color_system="standard", width=80, **options),
     )
@@ -73,3 +74,12 @@ def test_checks_that_fail_are_coloured_in_a_terminal(monkeypatch):
     assert "\x1b[33m" in out.getvalue().split("n_empty")[0]
     assert "\x1b[33m" not in lines["n_empty"]
     assert out.getvalue().splitlines()[-1] == "n_refused: [red]no"
+
+
+@pytest.mark.parametrize(("done", "words"), [(False, "is prepared"), (True, "was already prepared with the same")])
+def test_what_was_prepared(done, words, capsys):
+    print_prepared(Path("data/demo"), [("data set", "users", "1,234"), ("reviews", "line is not JSON", "3")], done)
+    out = capsys.readouterr().out
+    assert f"data/demo {words}" in out
+    assert "1,234" in out
+    assert "line is not JSON" in out

@@ -1,0 +1,110 @@
+"""`stages.json` of a run folder: every stage that `run` has begun there, and how long it took."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypedDict
+
+from mllm_srec.files.atomic import write_text
+from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.types import DataError
+
+STAGES_FILE = "stages.json"
+
+
+class StageTime(TypedDict):
+    """One stage, in the order in which they were begun; those of a continued run follow those of the killed one."""
+
+    stage: str  # prepare, summarize, fit or test
+    began: str  # ISO 8601, UTC
+    seconds: float | None  # wall time; None while it runs, or if `run` was killed in it
+
+
+def stages_path(run: RunFolder) -> Path:
+    """Return the file with the times of a run's stages."""
+    return run.path / STAGES_FILE
+
+
+def read_stages(run: RunFolder) -> list[StageTime]:
+    """Return the stages of a run, the first one first; empty if none has begun.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = stages_path(run)
+    try:
+        return [StageTime(stage=s["stage"], began=s["began"], seconds=s["seconds"]) for s in _content(path)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the times of stages ({error!r}); delete it") from error
+
+
+def _content(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+@contextmanager
+def timed_stage(run: RunFolder, stage: str, now: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Write the beginning of a stage, and at its end, whether it failed or not, its duration.
+
+    Args:
+        run: Folder of the run, which is made if it does not exist.
+        stage: Name of the command that the stage is.
+        now: Clock, in seconds.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
+    run.create()
+    entry = StageTime(stage=stage, began=datetime.now(UTC).isoformat(timespec="seconds"), seconds=None)
+    earlier, begun = read_stages(run), now()
+    _write(run, [*earlier, entry])
+    try:
+        yield
+    finally:
+        entry["seconds"] = round(now() - begun, 3)
+        _write(run, [*earlier, entry])
+
+
+def _write(run: RunFolder, stages: list[StageTime]) -> None:
+    write_text(json.dumps(stages, indent=2) + "\n", stages_path(run))
+
+
+class StageClock:
+    """Wall time of the stages that a process of `run` goes through, as `stages.json` shows them while it works.
+
+    Args:
+        run: Folder of the run; stages that are there already are those of earlier processes.
+        now: Clock, in seconds.
+    """
+
+    def __init__(self, run: RunFolder, now: Callable[[], float] = time.monotonic) -> None:
+        self._run, self._now, self._begun = run, now, now()
+        self._n_before = len(read_stages(run))
+        self._stages: list[StageTime] = []
+        self._seen = self._begun
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that was begun last; None before the first."""
+        return self._stages[-1]["stage"] if self._stages else None
+
+    def tick(self) -> None:
+        """Look for new stages."""
+        stages = read_stages(self._run)[self._n_before :]
+        if len(stages) > len(self._stages):
+            self._seen = self._now()
+        self._stages = stages
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each stage, the last one until now if it runs, and `total`, with all between them."""
+        end = self._now()
+        seconds: dict[str, float] = {}
+        for entry in self._stages:
+            spent = end - self._seen if entry["seconds"] is None else entry["seconds"]
+            seconds[entry["stage"]] = round(seconds.get(entry["stage"], 0.0) + spent, 3)
+        return {**seconds, "total": round(end - self._begun, 3)}
