@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import mllm_srec.families as room
 from mllm_srec.families import text_only
 from mllm_srec.families.base import Family
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, did_you_mean
 
 NOT_YET = {"qwen3_vl": "Qwen3-VL feeds pictures into several layers, which packed rows do not do yet"}
 """Families that people ask for, and why they are refused."""
@@ -83,9 +82,9 @@ def read_config(name: str, revision: str | None = None) -> Any:
 
 def _refusal(name: str, model_type: str, may_be_text_only: bool) -> str:
     others = f", and any {text_only.FAMILY.title}" if may_be_text_only else ""
-    near = get_close_matches(model_type, families(), n=1)
-    reason = NOT_YET.get(model_type) or (f"the nearest is {near[0]}" if near else "")
+    reason = NOT_YET.get(model_type)
+    hint = f"; {reason}" if reason else did_you_mean(model_type, list(families()))
     return (
         f"backbone={name!r}: is of type {model_type!r}; supported are {', '.join(families())} ({titles()}){others}"
-        + (f"; {reason}" if reason else "")
+        + hint
     )

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
-
-import polars as pl
+from typing import TYPE_CHECKING, BinaryIO
 
 from mllm_srec.types import ConfigError, DataError
+
+if TYPE_CHECKING:  # commands that only print a help import this file
+    import polars as pl
 
 
 @contextmanager

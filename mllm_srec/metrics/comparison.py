@@ -12,6 +12,12 @@ from mllm_srec.metrics.significance import PairedDifference, holm, paired_bootst
 
 Values = npt.NDArray[np.float64]
 
+FINDING = 0.05
+"""Largest corrected p-value that is reported as a finding."""
+
+FEW = 30
+"""Number of differing users below which interval and p-value are too optimistic."""
+
 
 @dataclass(frozen=True)
 class Compared:

@@ -40,9 +40,11 @@ def defaults(parser):
 
 
 def class_defaults(cls):
-    """Arguments of a class with their defaults, settings classes unfolded."""
-    values = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
-    return {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
+    """Arguments of a class with their defaults: settings classes unfolded, `**kwargs` followed into the base class."""
+    parameters = inspect.signature(cls).parameters.values()
+    passed_on = class_defaults(cls.__bases__[0]) if any(p.kind is p.VAR_KEYWORD for p in parameters) else {}
+    values = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    return passed_on | {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
 
 
 @pytest.mark.parametrize(("section", "cls"), [("model", MLLMRecommender), ("data", PromptDataModule)])

@@ -151,7 +151,9 @@ def test_what_does_not_belong_together_is_refused(desk, capsys):
     )
     resumed = ["fit", "--config", "gru.yaml", "--ckpt_path", f"{A}/checkpoints/last.ckpt"]
     assert "baseline.init_args.lr: run 0.001, now 0.5" in refused([*resumed, "--baseline.init_args.lr", "0.5"], capsys)
-    assert "the run is of the baseline GRU4Rec" in refused(["rank", "--ckpt_path", BEST, "--user", "u01"], capsys)
+    assert "baseline='GRU4Rec': baselines do not rank for single users" in refused(
+        ["rank", "--ckpt_path", BEST, "--user", "u01"], capsys
+    )
 
 
 def test_an_unknown_setting_is_named(desk, capsys):

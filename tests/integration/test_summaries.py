@@ -367,10 +367,10 @@ def test_a_stage_that_does_not_exist(desk, capsys):
         (["--trainer.accelerator", "gpu"], "No supported gpu backend found"),
         (
             ["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"],
-            "trainer.strategy: processes that are sp",
+            "trainer.strategy: spawned or forked processes",
         ),
         (["--trainer.strategy", "dddp"], "invalid strategy name: `strategy='dddp'`"),
-        (["--summaries.item.backbone", "no/such-model"], "backbone 'no/such-model' (revision None) cannot be read"),
+        (["--summaries.item.backbone", "no/such-model"], "backbone='no/such-model' (revision None): cannot be read"),
         (["--data.name", "absent"], "data/absent holds no prepared data set. Preparing one may take long"),
     ],
 )

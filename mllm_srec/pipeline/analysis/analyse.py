@@ -11,7 +11,7 @@ import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.files.atomic import check_output_file, write_output_file
-from mllm_srec.pipeline.analysis.comparison import FEW
+from mllm_srec.metrics.comparison import FEW
 from mllm_srec.pipeline.analysis.list_metrics import check_same_lists, check_split, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.analysis.run_strata import cold_items, history_length, negative_kinds, popularity_matched

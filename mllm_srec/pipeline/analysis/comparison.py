@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.files.atomic import check_output_file, write_output_file
-from mllm_srec.metrics.comparison import Compared, Values, compare_with_first
+from mllm_srec.metrics.comparison import FEW, Compared, Values, compare_with_first
 from mllm_srec.metrics.significance import PairedDifference
 from mllm_srec.pipeline.analysis.list_metrics import by_user, check_same_lists, check_split, read_lists, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
@@ -26,9 +26,6 @@ from mllm_srec.types import ConfigError, Split
 
 CONFIDENCE = 0.95
 """Confidence level of the intervals."""
-
-FEW = 30
-"""With fewer users that differ than this, interval and p-value are too optimistic."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from mllm_srec.metrics.comparison import FEW, FINDING
 from mllm_srec.reports.figures.charts import CostPoint, Panel, Point, bar_chart, cost_chart, curve_chart, row_chart
 from mllm_srec.reports.figures.drawing import Drawing
 from mllm_srec.reports.page.page import Block, FigureBlock, NoteBlock, TableBlock
@@ -17,10 +18,6 @@ from mllm_srec.reports.tables.grid import cost_table, data_set_table, reference_
 from mllm_srec.reports.tables.grid_about import AboutGrid
 from mllm_srec.reports.tables.grid_summary import DAGGER, Difference, difference_table
 from mllm_srec.reports.tables.metric_words import metric_label
-from mllm_srec.reports.terminal.comparison import FINDING
-
-FEW = 30
-"""Number of users with a difference below which interval and p are too optimistic."""
 
 SHOWN_REFERENCES = ("chance", "popularity", "reader_both", "oracle_both")
 """References in figures; tables have all."""

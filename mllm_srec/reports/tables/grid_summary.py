@@ -8,11 +8,10 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.metrics.comparison import Compared
+from mllm_srec.metrics.comparison import FINDING, Compared
 from mllm_srec.reports.tables.grid import cost_table, result_table
 from mllm_srec.reports.tables.table_text import markdown, markdown_escaped
 from mllm_srec.reports.tables.tables import Row, Table, TableCell
-from mllm_srec.reports.terminal.comparison import FINDING
 
 DAGGER = "†"
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from mllm_srec.types import EVAL_TOP_K, ConfigError
+from mllm_srec.types import EVAL_TOP_K, ConfigError, did_you_mean
 
 _DEMO_ONLY = "(known for the generated shop only)"
 
@@ -194,8 +193,7 @@ def check_metrics(setting: str, names: Sequence[str], per_user: bool = False) ->
         metric = find_metric(name)
         cut_off = name.partition("@")[2]
         if metric is None or (cut_off and int(cut_off) not in EVAL_TOP_K):
-            near = get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"{setting}={name!r}: unknown metric; {hint}")
+            hint = did_you_mean(name, known, n=3) or f"; accepted are {', '.join(known)}"
+            raise ConfigError(f"{setting}={name!r}: unknown metric{hint}")
         if per_user and not metric.per_user:
             raise ConfigError(f"{setting}={name!r}: users have no value of it; accepted are {', '.join(known)}")

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from mllm_srec.metrics.comparison import Compared
+from mllm_srec.metrics.comparison import FINDING, Compared
 from mllm_srec.reports.safe_text import visible, wide_console
 from mllm_srec.reports.terminal.plain_table import plain_table
-
-FINDING = 0.05
-"""Rows whose corrected p-value is at most this are bold."""
 
 COLUMNS = ("mean", "sd", "gain", "from", "to", "p", "Holm p")
 """Columns after metric and run; `sd` (of the seeds' means) only if a run has seeds; `from`, `to`: the interval."""

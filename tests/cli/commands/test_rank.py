@@ -90,10 +90,10 @@ def test_a_retriever_without_lists_for_all(checkpoint, tmp_path, capsys):
 
 
 def test_what_cannot_be_done(run, checkpoint, capsys, tmp_path):
-    assert "give --user ID for one person, or --output FILE" in refused(checkpoint, capsys)
+    assert "set --user ID for one person, or --output FILE" in refused(checkpoint, capsys)
     assert "no user 'u99' among the 12" in refused([*checkpoint, "--user", "u99"], capsys)
     assert "top_k=0: must be at least 1" in refused([*checkpoint, "--user", "u01", "--top_k", "0"], capsys)
-    assert "max_items=-1; give" in refused([*checkpoint, "--user", "u01", "--max_items", "-1"], capsys)
+    assert "max_items=-1: must be at least 1" in refused([*checkpoint, "--user", "u01", "--max_items", "-1"], capsys)
     new = ["--new_item", '{"title": "mug", "colour": "red"}']
     assert "unknown field 'colour'" in refused([*checkpoint, "--user", "u01", *new], capsys)
     assert "is a folder" in refused([*checkpoint, "--output", str(tmp_path)], capsys)

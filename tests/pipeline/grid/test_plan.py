@@ -269,14 +269,14 @@ def test_seeds_of_a_row_have_one_hash(desk):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": ["ndgc@10"]}, r"^metrics='ndgc@10': unknown metric; did you mean ndcg@10 or .*\?"),
+        ({"metrics": ["ndgc@10"]}, r"^metrics='ndgc@10': unknown metric; did you mean 'ndcg@10' or .*\?"),
         ({"metrics": ["hr@7"]}, r"^metrics='hr@7': unknown metric; did you mean .*hr@5"),
-        ({"metrics": ["zzz"]}, r"^metrics='zzz': unknown metric; known are auc, .*ece"),
+        ({"metrics": ["zzz"]}, r"^metrics='zzz': unknown metric; accepted are auc, .*ece"),
         (
             {"significance": Significance(metrics=["auc"])},
             r"^significance\.metrics='auc': users have no value of it; accepted are user_auc, hr@5",
         ),
-        ({"report": GridReport(metrics=["aucc"])}, r"^report\.metrics='aucc': unknown metric; did you mean auc"),
+        ({"report": GridReport(metrics=["aucc"])}, r"^report\.metrics='aucc': unknown metric; did you mean 'auc'"),
     ],
 )
 def test_misspelt_metrics_are_found_before_anything_runs(desk, changes, message):

@@ -123,5 +123,5 @@ def test_the_command(script, told_run, tmp_path, monkeypatch, capsys):
             script.main()
         assert said in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
-    with pytest.raises(ConfigError, match="no run folder"):
+    with pytest.raises(ConfigError, match="not a run folder"):
         script.make_figure(tmp_path, tmp_path / "none")

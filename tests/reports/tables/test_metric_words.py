@@ -52,12 +52,12 @@ def test_only_where_more_is_better_a_best_value_is_bold(name):
 @pytest.mark.parametrize(
     ("name", "per_user", "message"),
     [
-        ("ndgc@10", False, r"^metrics='ndgc@10': unknown metric; did you mean ndcg@10 "),
+        ("ndgc@10", False, r"^metrics='ndgc@10': unknown metric; did you mean 'ndcg@10' "),
         ("hr@7", False, r"^metrics='hr@7': unknown metric; did you mean .*hr@5"),
         ("hr_worst@7", True, r"^metrics='hr_worst@7': unknown metric; "),
         ("map@10", True, r"^metrics='map@10': unknown metric; "),
         ("summaries/image/poetry", False, r"^metrics='summaries/image/poetry': unknown metric; "),
-        ("qqq", False, r"^metrics='qqq': unknown metric; known are auc, auc_disliked, .*n_\*$"),
+        ("qqq", False, r"^metrics='qqq': unknown metric; accepted are auc, auc_disliked, .*n_\*$"),
         ("ece", True, r"^metrics='ece': users have no value of it; accepted are user_auc, hr@5, "),
     ],
 )
