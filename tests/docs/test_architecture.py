@@ -3,6 +3,7 @@
 import ast
 import re
 from itertools import pairwise
+from runpy import run_path
 
 import pytest
 
@@ -116,3 +117,8 @@ def test_changes_go_into_places_that_exist():
 def test_every_overlay_and_grid_is_listed(page, folder):
     listed = set(re.findall(r"`(?:configs/\w+/)?(\w+\.yaml)`", (ROOT / page).read_text(encoding="utf-8")))
     assert {path.name for path in (ROOT / folder).glob("*.yaml")} <= listed
+
+
+def test_every_file_is_listed_with_its_own_first_sentence():
+    found = run_path(str(ROOT / "docs/list_files.py"))["written"]()
+    assert ARCHITECTURE.endswith(found), "run `python docs/list_files.py`"
