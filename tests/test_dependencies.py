@@ -1,0 +1,40 @@
+"""Every library that the package imports is declared in `pyproject.toml`, with a reason."""
+
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from tests.test_import_direction import PACKAGE, ROOT, module_names, written_imports
+
+PROJECT = Path(ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported_libraries():
+    """Top-level names that files of the package import, without the standard library and ourselves."""
+    found = {
+        target.split(".")[0] for name, path in module_names(ROOT).items() for target in written_imports(name, path)
+    }
+    return found - set(sys.stdlib_module_names) - {PACKAGE, "_typeshed"}  # types of the standard library
+
+
+def test_every_imported_library_is_declared():
+    declared = {
+        canonical(re.match(r"[\w.-]+", requirement).group())
+        for requirement in tomllib.loads(PROJECT)["project"]["dependencies"]
+    }
+    distributions = packages_distributions()
+    libraries = imported_libraries()
+    assert {"torch", "yaml", "PIL"} <= libraries
+    missing = {name for name in libraries if not {canonical(d) for d in distributions.get(name, [name])} & declared}
+    assert missing == set()
+
+
+def test_every_dependency_has_its_reason():
+    block = PROJECT.split("dependencies = [", 1)[1].split("\n]", 1)[0]
+    assert [line for line in block.splitlines() if line.strip() and "#" not in line] == []
