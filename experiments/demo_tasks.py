@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import demo_reader as reader
 import numpy as np
 
-from mllm_srec.data.demo import words as demo_language
-from mllm_srec.data.demo import words as demo_words
+from mllm_srec.data.demo import words as shop_words
 from mllm_srec.data.demo.words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
 from mllm_srec.prompts import builder, chain_of_thought, summaries
 from mllm_srec.prompts.builder import TURN_END, TURN_START, ItemText, Picture, Piece
@@ -111,31 +110,31 @@ def single(task: str, messages: Sequence[summaries.Message], answer: str, item: 
 def look(rng: Rng) -> Sample:
     """p1 about a picture."""
     item = draw_item(rng)
-    return single("image", summaries.image_messages(IMAGE_PROMPT), demo_language.image_summary(item), item)
+    return single("image", summaries.image_messages(IMAGE_PROMPT), shop_words.image_summary(item), item)
 
 
 def caption(rng: Rng) -> Sample:
     """A plain caption."""
     item = draw_item(rng)
-    return single("caption", summaries.image_messages(CAPTION_PROMPT), demo_language.caption(item), item)
+    return single("caption", summaries.image_messages(CAPTION_PROMPT), shop_words.caption(item), item)
 
 
 def item_line(item: reader.Item, rng: Rng) -> str:
     """Title, with further fields now and then."""
     clutter = rng.uniform(0, 1)
     fields = PromptSettings(brand=rng.random() < 0.15, categories=rng.random() < 0.15, description=rng.random() < 0.15)
-    categories = ("Demo Shop", demo_words.PLURALS[item["category"]])
-    title, about = demo_words.title(dict(item), clutter, rng), demo_words.description(dict(item), clutter, rng)
+    categories = ("Demo Shop", shop_words.PLURALS[item["category"]])
+    title, about = shop_words.title(dict(item), clutter, rng), shop_words.description(dict(item), clutter, rng)
     return builder.item_text(ItemText(title, item["brand"], categories, about), fields)
 
 
 def fuse(rng: Rng) -> Sample:
     """p2: image summary and text; either may be missing."""
     item, kind = draw_item(rng), rng.random()
-    seen = demo_language.image_summary(item) if kind > 0.2 else None
+    seen = shop_words.image_summary(item) if kind > 0.2 else None
     text = item_line(item, rng) if kind < 0.85 else None
     names = (*(IMAGE_ATTRIBUTES if seen else ()), *(TEXT_ATTRIBUTES if text else ()))
-    answer = demo_language.item_summary(known(item, names))
+    answer = shop_words.item_summary(known(item, names))
     return single("item", summaries.item_messages(ITEM_PROMPT, seen, text), answer)
 
 
@@ -160,11 +159,11 @@ def draw_kind(rng: Rng) -> str:
 def line(item: reader.Item, kind: str, rng: Rng) -> str:
     """One item as a line of this kind."""
     if kind.endswith("summary") and not kind.startswith("title"):
-        return demo_language.item_summary(known(item, LINES[kind][0]))
+        return shop_words.item_summary(known(item, LINES[kind][0]))
     title = item_line(item, rng)
     if kind == "title":
         return title
-    seen = demo_language.caption(item) if kind.endswith("caption") else demo_language.image_summary(item)
+    seen = shop_words.caption(item) if kind.endswith("caption") else shop_words.image_summary(item)
     return summaries.captioned_line(title, seen)
 
 
@@ -172,7 +171,7 @@ def lines(items: Sequence[reader.Item], kind: str, rng: Rng) -> list[str]:
     """Item lines, with the user's reviews in one prompt of twelve."""
     written = [line(item, kind, rng) for item in items]
     if rng.random() < 1 / 12:
-        reviews = [demo_words.review(int(rng.choice((4, 5))), rng) for _ in items]
+        reviews = [shop_words.review(int(rng.choice((4, 5))), rng) for _ in items]
         written = [summaries.reviewed_line(text, review) for text, review in zip(written, reviews, strict=True)]
     return written
 
@@ -254,7 +253,7 @@ def draw_target(context: Context, rng: Rng) -> dict[str, str]:
 def draw_prompt_settings(rng: Rng) -> tuple[PromptSettings, str, str | None]:
     """Wording, user id and profile."""
     settings = PromptSettings(wording="neutral" if rng.random() < 0.1 else "article", user_id=rng.random() < 0.15)
-    return settings, f"U{rng.integers(100_000):05d}", demo_words.profile(rng) if rng.random() < 0.8 else None
+    return settings, f"U{rng.integers(100_000):05d}", shop_words.profile(rng) if rng.random() < 0.8 else None
 
 
 TARGETS = (  # form, share: what the target shows
@@ -277,7 +276,7 @@ def draw_form(rng: Rng) -> tuple[str, tuple[str, ...]]:
 
 def target_text(item: reader.Item, form: str, names: Sequence[str], rng: Rng) -> str:
     """What stands in words at the target."""
-    return item_line(item, rng) if form.startswith("title") else demo_language.item_summary(known(item, names))
+    return item_line(item, rng) if form.startswith("title") else shop_words.item_summary(known(item, names))
 
 
 def question(rng: Rng, n_targets: int = 10) -> Sample:
@@ -310,7 +309,7 @@ def four_turns(rng: Rng, n_targets: int = 4) -> Sample:
     targets = []
     for _ in range(n_targets if frame.body_first else 2):
         item = draw_target(context, rng)
-        text, seen, fused = item_line(item, rng), demo_language.image_summary(item), demo_language.item_summary(item)
+        text, seen, fused = item_line(item, rng), shop_words.image_summary(item), shop_words.item_summary(item)
         steps = chain_of_thought.cot_target(prompts, True, seen, text, fused)
         pieces = [*steps, *middle, *builder.target(fused, None, settings)]
         targets.append(Target(pieces, None, item, reader.probability(context.beliefs, item)))
@@ -344,7 +343,7 @@ def look_up(rng: Rng) -> Sample:
     levels = reader.levels(beliefs)
     values = [value for name in ATTRIBUTES for value in VALUES[name]]
     targets = [
-        Target([f"\n- {value}"], f" {levels.get(value, demo_language.NOT_LIKED)}")
+        Target([f"\n- {value}"], f" {levels.get(value, shop_words.NOT_LIKED)}")
         for value in (values[i] for i in rng.permutation(len(values))[:16])
     ]
     return Sample("look up", [text or ""], targets)
@@ -365,7 +364,7 @@ TASKS: dict[str, Callable[[Rng], Sample]] = {
 
 def corpus(rng: Rng, n: int = 300) -> list[str]:
     """Texts whose words the tokenizer learns: every task's prompts and answers, and every word of the shop."""
-    words = demo_words.vocabulary()
+    words = shop_words.vocabulary()
     # Both forms of every word, and often: a word of several tokens cannot be found again by looking for its like.
     texts = [*words, *(f" {word}" for word in words)] * 20 + [NO_PICTURE, *ANSWERS.values()]
     for task in TASKS.values():

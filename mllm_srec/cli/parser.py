@@ -1,4 +1,4 @@
-"""A parser that refuses unknown names, says in which file they stand and answers with the nearest valid one."""
+"""Parser that refuses unknown names, names the file that contains them, and suggests the nearest valid one."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class ResultWriter:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
         untrained = self.command != "fit" and self.step is None
         if self.config.baseline is not None and untrained and is_trained(self.config):
-            notes.append("no --ckpt_path was given: these are the numbers of initial weights, of no trained model")
+            notes.append("no --ckpt_path was given: these are results of untrained initial weights")
         return notes
 
     def _write_retrieved(self, split: Split) -> None:

@@ -18,7 +18,9 @@ A history is what a model reads of a user's past. Oldest items give way first, e
 6. `max_history` of a baseline (50 items): the latest that it reads; a training sequence has one more, since its first
    item is not predicted (`loading/item_batches.py`). Function: `lengths_read`.
 
-Baselines do not import `data`, so three of them shorten by themselves what 6 left: sequence models take the last
+Preference prompts cut the lines of their window by 4, too (`summaries/inputs.py`, `ChatEncoder.cut`).
+
+Baselines may not import `data`, so three of them apply a further cut of their own: sequence models take the last
 columns of a batch by the same setting, GPTRec keeps `n_generated` positions free, and VIP5's `max_tokens` drops the
 oldest items (`baselines/parts/vip5_prompts.py`). How far a preference chain has read (`summaries.window`,
 `summaries.step`) is in `summaries/preference_chains.py`.

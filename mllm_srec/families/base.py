@@ -66,7 +66,7 @@ class Family:
 
     Attributes:
         model_type: `model_type` in config.json, by which the family is found; empty where it covers many.
-        title: Name for people.
+        title: Display name, such as Qwen2-VL.
         model_class: Class in transformers that holds the language model's head.
         text_only: The family cannot see pictures; the attributes of vision below keep their defaults.
         language_model: Path of the submodule that holds the language layers.
@@ -75,7 +75,7 @@ class Family:
             leaves the choice to transformers, which spares the head only.
         shares_prefix: Targets may share one row and its prefix. False where layers carry a state along the row.
         control_tokens: Tokens that the vocabulary must hold for a ChatML prompt.
-        foreign_tokens: Tokens that tell the vocabulary of another family which holds all `control_tokens` too.
+        foreign_tokens: Tokens that mark another family's vocabulary, even if it holds all `control_tokens`.
         image_token: Placeholder of one picture token.
         expand_picture: Number of picture tokens -> control tokens that stand for the picture in a prompt.
         positions: (tokens `(T,)`, grids of their pictures in order, id of the placeholder, first position) ->

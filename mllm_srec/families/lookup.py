@@ -1,4 +1,4 @@
-"""Finds the family of a backbone by `model_type` in its config.json; a new file in this folder is found by itself."""
+"""Find the family of a backbone by `model_type` in config.json; files added to this folder are discovered."""
 
 from __future__ import annotations
 

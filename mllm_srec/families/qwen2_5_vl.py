@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: seen from here a Qwen2-VL of another class; the windows of its vision tower are its own affair."""
+"""Qwen2.5-VL: Qwen2-VL with another model class; its windowed vision attention needs no code here."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|i
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", VISION_START, VISION_END, IMAGE_PAD)
 
 THINK = "<think>"
-"""A vocabulary with this token is of a later, text-only Qwen, whose template must be asked not to think aloud."""
+"""Token of later, text-only Qwen vocabularies, whose own template is needed to switch reasoning off."""
 
 
 def expand_picture(n_tokens: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A fingerprint of a table's content that does not depend on a file format or a library's version."""
+"""Hashes of tables, texts and files; those of tables depend neither on a file format nor on a library's version."""
 
 from __future__ import annotations
 

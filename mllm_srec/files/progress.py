@@ -1,4 +1,4 @@
-"""A progress bar for long jobs of the preparation that stays out of the way of short ones and of log files."""
+"""A progress bar for long jobs; short jobs and log files do without it."""
 
 from __future__ import annotations
 

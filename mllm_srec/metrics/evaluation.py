@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.calibration import CalibrationMetrics
+from mllm_srec.metrics.pair_auc import PairAUC
 from mllm_srec.metrics.ranking import RankingMetrics
 
 CALIBRATION = ("ece", "temperature", "mean_probability", "share_liked", "yes_no_mass", "n_mass")

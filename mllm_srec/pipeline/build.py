@@ -59,8 +59,8 @@ def ensure_prepared(
     if not check_manifest(folder, prepare, candidates):
         if prepare.source != "demo":
             raise ConfigError(
-                f"{folder} holds no prepared data set. Preparing one may take long, so it is never done unasked; first "
-                f"run\n  {command}"
+                f"{folder}: holds no prepared data set; preparing one can take long and is never started "
+                f"automatically; first run\n  {command}"
             )
         from mllm_srec.data.prepare import prepare_dataset
 

@@ -124,7 +124,7 @@ class PromptEncoder:
 
         Args:
             pieces: Texts, control tokens and pictures in order.
-            n_image_tokens: Number of placeholders of each picture, see `Family.n_tokens`.
+            n_image_tokens: Number of placeholders of each picture, see `ImageProcessor.n_tokens`.
 
         Raises:
             ValueError: A picture without placeholders.

@@ -40,8 +40,9 @@ def ensure_summaries(plan: SummaryPlan, command: str, on_checked: OnChecked | No
     if missing := missing_stages(plan):
         if plan.data.manifest["prepare"]["source"] != "demo":
             raise ConfigError(
-                f"summaries.variant={plan.settings.variant!r}: the stages {', '.join(missing)} were not written for "
-                "these settings, data and models. Writing may take long, so it is never started by itself; first run\n"
+                f"summaries.variant={plan.settings.variant!r}: the stages {', '.join(missing)} are missing for "
+                "these settings, data and models; writing them can take hours and is never started automatically; "
+                "first run\n"
                 f"  {command}\nor set summaries.variant to none"
             )
         Summarizer(plan, summary_trainer(accelerator="auto", devices=1), on_checked).run(missing)

@@ -130,7 +130,7 @@ def test_training_that_ends_before_a_validation_keeps_its_weights(desk):
 
 def test_initial_weights_are_called_so(desk, capsys):
     assert main(["test", "--config", "gru.yaml", "--name", "b"]) == 0
-    assert "these are the numbers of initial weights" in capsys.readouterr().out
+    assert "these are results of untrained initial weights" in capsys.readouterr().out
     assert main(["test", "--config", "popularity.yaml", "--name", "c"]) == 0
     assert "initial weights" not in capsys.readouterr().out
 

@@ -371,7 +371,7 @@ def test_a_stage_that_does_not_exist(desk, capsys):
         ),
         (["--trainer.strategy", "dddp"], "invalid strategy name: `strategy='dddp'`"),
         (["--summaries.item.backbone", "no/such-model"], "backbone='no/such-model' (revision None): cannot be read"),
-        (["--data.name", "absent"], "data/absent holds no prepared data set. Preparing one may take long"),
+        (["--data.name", "absent"], "data/absent: holds no prepared data set; preparing one can take long"),
     ],
 )
 def test_settings_that_cannot_be_met(desk, flags, message, capsys):

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.calibration import CalibrationMetrics
+from mllm_srec.metrics.pair_auc import PairAUC
 from mllm_srec.metrics.ranking import RankingMetrics
 
 METRICS = {"ranking": RankingMetrics, "pairs": PairAUC, "calibration": CalibrationMetrics}

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.evaluation import CALIBRATION, EvaluationMetrics, with_missed
+from mllm_srec.metrics.pair_auc import PairAUC
 from mllm_srec.metrics.ranking import RankingMetrics
 
 SCORES = torch.tensor([[2.0, 1.0, 0.5], [1.0, 3.0, 9.0]])

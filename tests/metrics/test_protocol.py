@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.functional import auc, hit_rate, ndcg, ranking_metrics, recall, user_auc
+from mllm_srec.metrics.pair_auc import PairAUC
 from mllm_srec.metrics.ranking import RankingMetrics
 from mllm_srec.types import KINDS
 

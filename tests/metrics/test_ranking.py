@@ -13,8 +13,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from mllm_srec.metrics.auc import PairAUC
 from mllm_srec.metrics.functional import ranking_metrics, user_auc
+from mllm_srec.metrics.pair_auc import PairAUC
 from mllm_srec.metrics.ranking import RankingMetrics
 from mllm_srec.types import EVAL_TOP_K, KINDS
 

@@ -6,7 +6,7 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 
-from mllm_srec.metrics.auc import PairAUC
+from mllm_srec.metrics.pair_auc import PairAUC
 from mllm_srec.metrics.ranking import RankingMetrics
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.types import DataError

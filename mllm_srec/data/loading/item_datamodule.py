@@ -97,7 +97,10 @@ class ItemDataModule(RankingDataModule):
         """
         examples = self.train_examples()
         if not len(examples):
-            raise ConfigError(f"{self.folder}: the train split has no liked item; check prepare.liked_from")
+            raise ConfigError(
+                f"{self.folder}: the train split has no liked item; a rating of at least 4 is a like, so check the ratings "
+                "and prepare again"
+            )
         return self.batches(examples, examples.collate, train=True)
 
     def eval_loader(self, examples: Lists) -> DataLoader[int]:

@@ -214,7 +214,7 @@ class PromptDataModule(RankingDataModule):
         return self._loader(examples, train=False)
 
     def lists_loader(self, examples: Lists) -> DataLoader[Any]:
-        """Loader of candidate lists; with `layout: listwise`, one prompt holds many candidates."""
+        """Make a loader of candidate lists; with `layout: listwise`, one prompt holds many candidates."""
         if self.prompt.layout == "pointwise" or not isinstance(examples, GroupExamples):
             return self.eval_loader(examples)
         dataset = ListDataset(examples, self.stores, self.prompt, self.seed)

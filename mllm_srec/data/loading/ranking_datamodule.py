@@ -138,15 +138,15 @@ class RankingDataModule(lightning.LightningDataModule):
         return ""
 
     def catalogue_lists(self, lists: RankLists) -> Lists:
-        """Candidate lists of the whole catalogue, in the form that this module serves."""
+        """Return candidate lists of the whole catalogue, in the form that this module serves."""
         raise NotImplementedError(f"{type(self).__name__} has no catalogue_lists(lists)")
 
     def eval_loader(self, examples: Lists) -> DataLoader[Any]:
-        """Loader of groups in evaluation."""
+        """Make a loader of groups in evaluation."""
         raise NotImplementedError(f"{type(self).__name__} has no eval_loader(examples)")
 
     def lists_loader(self, examples: Lists) -> DataLoader[Any]:
-        """Loader of candidate lists; the same as of pairs, unless a subclass serves them otherwise."""
+        """Make a loader of candidate lists; as for pairs, unless a subclass serves them differently."""
         return self.eval_loader(examples)
 
     # --- shared by all --------------------------------------------------------------------------------------------
@@ -215,19 +215,19 @@ class RankingDataModule(lightning.LightningDataModule):
         return pairs, chosen.rerank(retrieved[split], self.n_retrieved)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Pairs, then lists, of the val split."""
+        """Return the loaders of pairs and of lists of the val split."""
         return self._eval_loaders(*self.eval_examples("val"))
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """Pairs, then lists, of the test split."""
+        """Return the loaders of pairs and of lists of the test split."""
         return self._eval_loaders(*self.eval_examples("test"))
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Candidate lists of the test split."""
+        """Return the loader of the candidate lists of the test split."""
         return self._eval_loaders(*self.eval_examples("test"))[1]
 
     def _eval_loaders(self, pairs: GroupExamples, lists: Lists) -> list[DataLoader[Any]]:
-        """Loaders of the pairs and of the lists, without what was scored before."""
+        """Make loaders of the pairs and of the lists, without groups that were scored before."""
         nothing: frozenset[int] = frozenset()
         scored_pairs, scored_lists = (nothing, nothing) if self.fitting else self.inputs.scored or (nothing, nothing)
         return [self.eval_loader(pairs.without(scored_pairs)), self.lists_loader(lists.without(scored_lists))]
@@ -235,13 +235,13 @@ class RankingDataModule(lightning.LightningDataModule):
     def batches(
         self, dataset: Any, collate: Callable[[Any], Any], train: bool, max_tokens: int | None = None
     ) -> DataLoader[Any]:
-        """This process's batches, of similar length.
+        """Make a loader of this process's batches, of similar length.
 
         Args:
             dataset: Training examples, or groups in evaluation, with their `lengths`.
-            collate: Makes a batch of what the data set gives for each.
-            train: In random order, from behind the last trained batch on; else each once.
-            max_tokens: In evaluation, the sum of lengths of a batch; None: no limit.
+            collate: Function that turns entries of the data set into a batch.
+            train: True for random order, starting after the last trained batch; False for every example once.
+            max_tokens: Largest sum of lengths of a batch in evaluation; None for no limit.
         """
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = GroupBatchSampler(

@@ -143,7 +143,7 @@ class PredictionWriter(pl.Callback):
         self._n_written += 1
 
     def _rows(self, name: str, found: Scored, batch: CandidateBatch) -> polars.DataFrame:
-        """Rows of a batch that are kept: all, or of lists of the whole catalogue the top."""
+        """Return the rows of a batch to keep: all of them, or only the top of catalogue lists."""
         if name == "pairs" or not self._keeps_top:
             return batch_rows(found, batch)
         return top_of_batch(found, batch) if "logits" not in found else top_rows(batch_rows(found, batch))

@@ -81,7 +81,7 @@ class RunFolder:
         """Check that the folder can be made and written, without making it.
 
         Raises:
-            ConfigError: It cannot.
+            ConfigError: The folder cannot be made or written.
         """
         reason = why_not_writable(self.path)
         if reason is not None:

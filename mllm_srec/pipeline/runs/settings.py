@@ -52,7 +52,9 @@ def current_settings(settings: Mapping[str, Any], source: str) -> dict[str, Any]
                 raise ConfigError(f"{old}={value!r} in {source}: this setting no longer exists; leave it out")
             continue
         target, _, new_name = new.rpartition(".")
-        into = current.setdefault(target, {})
+        into = _section(current, target)
+        if into is None:  # the section is missing, or null
+            into = current[target] = {}
         if into.setdefault(new_name, value) != value:
             raise ConfigError(f"{old}={value!r} in {source}: it is now called {new}, which is {into[new_name]!r} there")
     return current

@@ -191,8 +191,8 @@ def check_metrics(setting: str, names: Sequence[str], per_user: bool = False) ->
     known = [column for metric in METRICS if metric.per_user or not per_user for column in metric.columns]
     for name in names:
         metric = find_metric(name)
-        cut_off = name.partition("@")[2]
-        if metric is None or (cut_off and int(cut_off) not in EVAL_TOP_K):
+        is_column = "*" not in name and name.partition("@")[2] in ("", *map(str, EVAL_TOP_K))
+        if metric is None or not is_column:
             hint = did_you_mean(name, known, n=3) or f"; accepted are {', '.join(known)}"
             raise ConfigError(f"{setting}={name!r}: unknown metric{hint}")
         if per_user and not metric.per_user:

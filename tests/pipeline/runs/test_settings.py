@@ -53,3 +53,8 @@ def test_settings_of_a_run_folder(tmp_path):
         read_settings(tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"root": "data", "packing": {"loss_on": "all"}}}))
     assert read_settings(tmp_path, "moved") == {"data": {"root": "moved", "packing": {}}, "model": {"loss_on": "all"}}
+
+
+def test_a_section_that_is_null_takes_the_moved_setting():
+    old = {"model": None, "data": {"packing": {"loss_on": "all"}}}
+    assert current_settings(old, "x")["model"] == {"loss_on": "all"}
