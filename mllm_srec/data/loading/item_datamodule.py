@@ -98,8 +98,8 @@ class ItemDataModule(RankingDataModule):
         examples = self.train_examples()
         if not len(examples):
             raise ConfigError(
-                f"{self.folder}: the train split has no liked item; a rating of at least 4 is a like, so check the ratings "
-                "and prepare again"
+                f"{self.folder}: the train split has no liked item; a rating of at least 4 is a like; check the "
+                "ratings and prepare again"
             )
         return self.batches(examples, examples.collate, train=True)
 
