@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from mllm_srec.files.atomic import write_text
 from mllm_srec.models.clip import clip_similarity
 from mllm_srec.summaries.demo_quality import demo_quality
 from mllm_srec.summaries.inputs import SummaryInputs
@@ -46,7 +47,7 @@ def check_quality(
         numbers |= _clip(plan, table)
     about = {"view": plan.view(stage), "backbone": part.info.name, "random_backbone": part.info.random_weights}
     content = {**about, **numbers}
-    (plan.folder(stage) / "quality.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(content, indent=2) + "\n", plan.folder(stage) / "quality.json")
     if on_checked is not None:
         on_checked(stage, numbers, examples, part.info.random_weights)
     return content

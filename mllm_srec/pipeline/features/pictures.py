@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mllm_srec.data.pictures.image_store import ImageStore
+from mllm_srec.files.atomic import write_text
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
 from mllm_srec.models.backbone_files import describe_backbone
@@ -184,4 +185,4 @@ def _finish(folder: Path) -> None:
     offset = polars.col("n_tokens").cum_sum() - polars.col("n_tokens")
     table.with_columns(offset.alias("offset")).write_parquet(folder / "index.parquet")
     first = entries[0] if entries else {"n_dims": 0, "dtype": "float32"}
-    (folder / "meta.json").write_text(json.dumps({"n_dims": first["n_dims"], "dtype": first["dtype"]}) + "\n")
+    write_text(json.dumps({"n_dims": first["n_dims"], "dtype": first["dtype"]}) + "\n", folder / "meta.json")

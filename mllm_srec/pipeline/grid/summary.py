@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mllm_srec.files.atomic import write_text
 from mllm_srec.pipeline.analysis.comparison import Comparison, compare_runs
 from mllm_srec.pipeline.analysis.comparison import notes as comparison_notes
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
@@ -49,7 +50,7 @@ def write_summary(
     ]
     lines = [*_about_code(records), *(f"missing: {markdown_escaped(line)}" for line in missing)]
     try:
-        (folder / "summary.md").write_text(summary_text(title, summary, metrics, reports, lines), encoding="utf-8")
+        write_text(summary_text(title, summary, metrics, reports, lines), folder / "summary.md")
         summary_rows(summary, reports).write_csv(folder / "summary.csv")
     except OSError as error:
         raise DataError(f"output={str(folder)!r}: cannot be written ({error.strerror}); give another folder") from error

@@ -149,5 +149,5 @@ def _write_table(folder: Path, block: TableBlock) -> list[str]:
     contents = {"md": text, "tex": latex(block.table, block.name), "csv": csv_text(block.table)}
     names = [f"{TABLES}/{block.name}.{ending}" for ending in contents]
     for name, content in zip(names, contents.values(), strict=True):
-        (folder / name).write_text(content, encoding="utf-8")
+        write_text(content, folder / name)
     return names
