@@ -291,7 +291,7 @@ def test_checkpoints_that_do_not_fit(desk, tmp_path, tiny_backbone, capsys):
     message = refused(["test", *SHOP, "--ckpt_path", "broken.ckpt"], capsys)
     assert "ckpt_path='broken.ckpt': cannot be read as a checkpoint" in message
     message = refused(["test", *SHOP, "--model.backbone", "no/such-backbone"], capsys)
-    assert "backbone 'no/such-backbone'" in message
+    assert "backbone='no/such-backbone'" in message
     assert tree(desk / A) == before
 
 
