@@ -187,7 +187,6 @@ def test_a_metric_is_measured_once_it_is_entered(monkeypatch):
     assert of_users["share@1"].tolist() == pytest.approx([0.5, 1 / 3])
 
 
-@pytest.mark.skipif(not hasattr(metric_words, "METRICS"), reason="the facts about metrics are not in one table yet")
 def test_a_metric_is_shown_once_its_facts_are_entered(monkeypatch, capsys):
     assert "reports/tables/metric_words.py" in step_files("Add a metric")
     grid = GridSettings(rows=[GridRow("one")], metrics=["share@10"], significance=Significance(metrics=["share@10"]))
