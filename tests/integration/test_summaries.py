@@ -383,7 +383,7 @@ def test_settings_that_cannot_be_met(desk, flags, message, capsys):
 
 def test_a_fit_asks_for_summaries(desk, capsys):
     lines = refused(["fit", *SHOP, "--name", "a", "--data.batch_size", "2"], capsys).splitlines()
-    assert "summaries.variant='full': the stages image, item, preference were not written" in lines[-3]
+    assert "summaries.variant='full': the stages image, item, preference are missing" in lines[-3]
     assert lines[-2] == "  python -m mllm_srec summarize --config shop.yaml --name a --data.batch_size 2"
     assert lines[-1] == "or set summaries.variant to none"
 

@@ -332,7 +332,7 @@ def test_stages_that_are_missing(ask):
     assert ensure_summaries(plan, "").identity == plan.identity
     _, other = ask([], **{"item.prompt": "Sum up?"})
     assert missing_stages(other) == ["item", "preference"]
-    with pytest.raises(ConfigError, match=r"'full': the stages item, preference were not written .*\n  do this\n"):
+    with pytest.raises(ConfigError, match=r"'full': the stages item, preference are missing .*\n  do this\n"):
         ensure_summaries(other, "do this")
 
 

@@ -129,6 +129,8 @@ def test_differences_are_of_what_both_state():
 
 def test_corrupted_pictures_are_named_in_words():
     metrics = {f"test/{key}": value for key, value in STATED.items()}
-    assert protocol_words(metrics).startswith("evaluator rerank@50 (what the retriever popularity found); None lists")
+    metrics["test/n_users"] = 40
+    expected = "evaluator rerank@50 (the items that the retriever popularity found); lists of 40 users"
+    assert protocol_words(metrics).startswith(expected)
     assert "pictures" not in protocol_words(metrics)
     assert protocol_words(metrics | {"test/corruption": "blur"}).endswith("; test split; pictures corrupted (blur)")
