@@ -1,0 +1,106 @@
+"""Reading of our own files: one that cannot be read is named, with what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mllm_srec.types import DataError, MllmSrecError
+
+if TYPE_CHECKING:  # commands that only print a help import this file
+    import polars as pl
+
+T = TypeVar("T")
+
+_MACHINE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the machine or of rights: the file may be whole, so deleting it is no remedy."""
+
+
+def read_whole(path: Path, read: Callable[[Path], T], what: str, remedy: str) -> T:
+    """Read a file that this package wrote; whatever is wrong with it becomes one error that names it.
+
+    Args:
+        path: The file.
+        read: Function of the path that reads it whole. What it raises says what is wrong: a `ValueError` with a
+            sentence for content that parses and is not what it should be.
+        what: What the file is, for the message, such as "the manifest".
+        remedy: What to do about a damaged one, such as "delete it and run `test` again".
+
+    Returns:
+        The result of `read`.
+
+    Raises:
+        DataError: The file is missing, empty, cut off, damaged or something else; or it cannot be opened at all, in
+            which case the message blames the disk or the permissions and does not give `remedy`.
+        MllmSrecError: Raised by `read`, whose own messages are kept.
+    """
+    try:
+        return read(path)
+    except MllmSrecError:
+        raise
+    except OSError as error:
+        if error.errno in _MACHINE:
+            raise DataError(
+                f"{path}: {what} cannot be read ({error.strerror}); see to the disk or the permissions and start again"
+            ) from error
+        raise _damaged(path, what, remedy, error) from error
+    except Exception as error:
+        raise _damaged(path, what, remedy, error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of polars, where a damaged file breaks an assumption
+            raise
+        raise _damaged(path, what, remedy, error) from error
+
+
+def read_json(path: Path, what: str, remedy: str) -> Any:
+    """Read a JSON file; see `read_whole`."""
+    return read_whole(path, lambda file: json.loads(file.read_text(encoding="utf-8")), what, remedy)
+
+
+def read_table(path: Path, what: str, remedy: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a Parquet file; see `read_whole`.
+
+    Args:
+        path: The file.
+        what: What it is.
+        remedy: What to do about a damaged one.
+        columns: Columns to read, each of which must be there; None reads all.
+    """
+
+    def read(file: Path) -> pl.DataFrame:
+        import polars
+
+        if columns is not None:
+            there = polars.scan_parquet(file, glob=False).collect_schema()  # a folder may be called [a]
+            missing = [name for name in columns if name not in there]
+            if missing:
+                raise ValueError(f"it lacks the column {', '.join(missing)}")
+        return polars.read_parquet(file, columns=None if columns is None else list(columns), glob=False)
+
+    return read_whole(path, read, what, remedy)
+
+
+def _damaged(path: Path, what: str, remedy: str, error: BaseException) -> DataError:
+    """Make the error about a file whose content is not what it should be."""
+    return DataError(f"{path}: {what} cannot be read ({_reason(path, error)}); {remedy}")
+
+
+def _reason(path: Path, error: BaseException) -> str:
+    """Say in a few words what is wrong with a file."""
+    if not path.exists():
+        return "it is missing"
+    if path.is_dir():
+        return "it is a folder"
+    if path.stat().st_size == 0:
+        return "it is empty"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON: {error}"
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
