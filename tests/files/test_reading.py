@@ -82,7 +82,7 @@ def test_what_the_reader_says_itself_is_kept(tmp_path):
     def refuse(path: Path) -> None:
         raise ConfigError("another sentence")
 
-    with pytest.raises(ConfigError, match="^another sentence$"):
+    with pytest.raises(ConfigError, match=r"^another sentence$"):
         read_whole(tmp_path / "a.json", refuse, "the numbers", REMEDY)
 
 
