@@ -43,7 +43,7 @@ def family_of(config: Any, name: str = "the model", may_be_text_only: bool = Tru
         may_be_text_only: False refuses models that cannot see pictures.
 
     Raises:
-        ConfigError: No family has this type.
+        ConfigError: No family has this type, or the model cuts pictures into patches of another size.
     """
     model_type: str = config if isinstance(config, str) else config.model_type
     family = families().get(model_type)
@@ -51,7 +51,23 @@ def family_of(config: Any, name: str = "the model", may_be_text_only: bool = Tru
         family = text_only.family_for(model_type)
     if family is None:
         raise ConfigError(_refusal(name, model_type, may_be_text_only))
+    if not isinstance(config, str):
+        _check_patches(config, family, name)
     return family
+
+
+def _check_patches(config: Any, family: Family, name: str) -> None:
+    """Compare the patches of a model's vision tower with those of its family, by which pictures are cut."""
+    vision = getattr(config, "vision_config", None)
+    if family.text_only or vision is None:
+        return
+    ours = (family.patch_size, family.temporal_patch_size, family.spatial_merge)
+    sizes = tuple(getattr(vision, size, None) for size in ("patch_size", "temporal_patch_size", "spatial_merge_size"))
+    if sizes != ours:
+        raise ConfigError(
+            f"backbone={name!r}: its vision tower reads patches of (side, frames, merged) {sizes}, but {family.title} "
+            f"of {ours}; give a {family.title} with these"
+        )
 
 
 def read_family(name: str, revision: str | None = None) -> Family:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PATCH, FRAMES, MERGE = 14, 2, 2
 """Pixels along a patch, frames of a patch (a picture is shown twice), patches along a picture token."""
 
+SIZES = {"patch_size": PATCH, "temporal_patch_size": FRAMES, "merge_size": MERGE}
+"""The same sizes as an image processor's file names them."""
+
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", VISION_START, VISION_END, IMAGE_PAD)
 
@@ -140,11 +143,39 @@ class Qwen2VLPictures:
 
 
 def load_image_processor(name: str, revision: str | None, min_pixels: int, max_pixels: int) -> Qwen2VLPictures:
-    """Load a model's image processor with our pixel budget."""
+    """Load a model's image processor with our pixel budget.
+
+    Raises:
+        ConfigError: Its file is missing or broken, or states other sizes of patches; or the budget is below one token.
+    """
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    return Qwen2VLPictures(Qwen2VLImageProcessorPil.from_pretrained(name, revision=revision, size=size))
+    side = PATCH * MERGE
+    if max_pixels < side**2:
+        raise ConfigError(
+            f"data.pictures.max_pixels={max_pixels}: a picture token covers {side} x {side} pixels; give at least "
+            f"{side**2}"
+        )
+    # In both spellings: `min_pixels` and `max_pixels` in the model's file would win over `size`.
+    budget = {
+        "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
+        "min_pixels": min_pixels,
+        "max_pixels": max_pixels,
+    }
+    try:
+        processor = Qwen2VLImageProcessorPil.from_pretrained(name, revision=revision, **budget)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"backbone={name!r}: its preprocessor_config.json cannot be used ({error}); copy the file from the model "
+            "that this one was made from"
+        ) from error
+    found = {size: getattr(processor, size) for size in SIZES}
+    if found != SIZES:
+        raise ConfigError(
+            f"backbone={name!r}: its preprocessor_config.json states {found}, but the model reads pictures in {SIZES}; "
+            "copy the file from the model that this one was made from"
+        )
+    return Qwen2VLPictures(processor)
 
 
 def encode_pictures(model: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,17 +25,39 @@ from mllm_srec.families.base import Grid, ImageProcessor
 from mllm_srec.families.lookup import read_family
 from mllm_srec.files.folders import atomic_folder
 from mllm_srec.files.progress import track
-from mllm_srec.types import DataError
+from mllm_srec.types import ConfigError, DataError
 
 
 def load_image_processor(backbone: str, revision: str | None, settings: PictureSettings) -> ImageProcessor:
-    """Load the backbone's image processor with our pixel budget.
+    """Load the backbone's image processor with our pixel budget, and try it on a large picture.
 
     Raises:
-        ConfigError: The backbone cannot be read, is of no family, or cannot see pictures.
+        ConfigError: The backbone cannot be read, is of no family, or cannot see pictures; or its processor does not
+            keep the budget.
     """
     family = read_family(backbone, revision)
-    return family.load_image_processor(backbone, revision, settings.min_pixels, settings.max_pixels)
+    processor = family.load_image_processor(backbone, revision, settings.min_pixels, settings.max_pixels)
+    _check_budget(processor, (family.patch_size * family.spatial_merge) ** 2, settings.max_pixels)
+    return processor
+
+
+def _check_budget(processor: ImageProcessor, token_pixels: int, max_pixels: int) -> None:
+    """Check that a square picture above the budget takes no more tokens than the budget has room for.
+
+    Args:
+        processor: Image processor with the budget.
+        token_pixels: Pixels that one picture token covers.
+        max_pixels: The budget.
+    """
+    side = min(max(1500, math.isqrt(2 * max_pixels)), 4000)
+    height, width = processor.resize(np.zeros((side, side, 3), np.uint8)).shape[:2]
+    n_tokens, most = processor.n_tokens(processor.grid(height, width)), max(1, max_pixels // token_pixels)
+    if side**2 > max_pixels and n_tokens > most:
+        raise ConfigError(
+            f"data.pictures.max_pixels={max_pixels}: the backbone's image processor does not keep it: a picture of "
+            f"{side} x {side} takes {n_tokens} tokens instead of {most} at most; install a version of "
+            "transformers that pyproject.toml accepts"
+        )
 
 
 def processor_key(processor: ImageProcessor) -> str:
