@@ -2,11 +2,13 @@
 
 A context attends to itself, causally. The targets of a group attend as rows of nearly equal length, to the context's
 keys and values followed by their own. Transformers calls this by name in place of its own attention; a dense mask over
-the whole row would cost as much as the rest of the layer.
+the whole row would cost as much as the rest of the layer. Each call says by its arguments which attention it means, so
+that passes of both kinds may run in several threads at once.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -124,29 +126,49 @@ def shared_prefix_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    parts: Sequence[Part],
-    **unused: Any,
-) -> tuple[torch.Tensor, None]:
+    parts: Sequence[Part] | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compute the attention of one pass; the layers of transformers call this.
 
     Args:
-        module: Attention layer, whose index is read.
+        module: Attention layer that `accept_parts` changed.
         query: `(1, heads, N, d)`.
         key: `(1, key-value heads, N, d)`.
         value: `(1, key-value heads, N, d)`.
-        attention_mask: Unused, since `parts` decide who sees whom.
+        attention_mask: Mask of the layer's own attention; with `parts`, those decide who sees whom.
         scaling: Factor of the scores.
-        parts: Groups of the pass, in the order of their tokens.
-        unused: Further arguments that transformers hands to every attention.
+        parts: Groups of the pass, in the order of their tokens; None for the layer's own attention.
+        others: Further arguments that transformers hands to every attention.
 
     Returns:
-        `(1, N, heads, d)`, and no weights.
+        `(1, N, heads, d)`, and the weights that the layer's own attention may return.
     """
+    if parts is None:
+        output: tuple[torch.Tensor, torch.Tensor | None] = module.config.own_attention(
+            module, query, key, value, attention_mask, scaling=scaling, **others
+        )
+        return output
     pieces = [piece for part in parts for piece in part.attend(module.layer_idx, query, (key, value), scaling)]
     return torch.cat(pieces).unsqueeze(0), None
 
 
 AttentionInterface.register(ATTENTION, shared_prefix_attention)
+
+
+def accept_parts(layers: Sequence[Any]) -> None:
+    """Have attention layers call `shared_prefix_attention`, which without `parts` calls the attention they had before.
+
+    Only the layers' own view of their settings changes: the model's, from which masks are made and which is saved with
+    the weights, stays as it is. To be called before every pass: it does nothing where it was called before.
+    """
+    for layer in layers:
+        config = layer.self_attn.config  # read once: another thread may be doing the same
+        if config._attn_implementation != ATTENTION:
+            accepting = copy.copy(config)
+            accepting.own_attention = AttentionInterface()[config._attn_implementation]
+            accepting._attn_implementation = ATTENTION
+            layer.self_attn.config = accepting
 
 
 def make_blocks(lengths: Sequence[int], begin: int, n_prefix: int, heads_per_key: int) -> list[Block]:

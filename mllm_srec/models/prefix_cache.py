@@ -9,14 +9,13 @@ lets every token see what it would see there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from mllm_srec.models.backbone import Backbone
-from mllm_srec.models.prefix_attention import ATTENTION, KeysValues, Part, make_blocks
+from mllm_srec.models.prefix_attention import KeysValues, Part, accept_parts, make_blocks
 from mllm_srec.prompts.spans import PassGroup, Span, group_spans, plan_passes
 from mllm_srec.types import PackedBatch
 
@@ -109,25 +108,14 @@ def _forward(
         "position_embeddings": text.rotary_emb(embeddings, positions),
         "parts": parts,
     }
+    accept_parts(text.layers)
     hidden = embeddings  # (1, N, D)
-    with _attention(text.config):
-        for layer in text.layers[:-1]:
-            hidden = layer(hidden, **inputs)  # (1, N, D)
-        # The last layer needs most tokens as keys and values only: its feed-forward part runs on the last tokens.
-        last = text.layers[-1]
-        attended, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), **inputs)  # (1, N, D)
+    for layer in text.layers[:-1]:
+        hidden = layer(hidden, **inputs)  # (1, N, D)
+    # The last layer needs most tokens as keys and values only: its feed-forward part runs on the last tokens.
+    last = text.layers[-1]
+    attended, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), **inputs)  # (1, N, D)
     hidden = hidden[0, last_tokens] + attended[0, last_tokens]  # (n, D)
     hidden = hidden + last.mlp(last.post_attention_layernorm(hidden))  # (n, D)
     final: torch.Tensor = text.norm(hidden)  # (n, D)
     return final
-
-
-@contextmanager
-def _attention(config: Any) -> Iterator[None]:
-    """Switch the layers to our attention for a while; the packed rows of training keep the model's own."""
-    before = config._attn_implementation
-    config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import lightning.pytorch as pl
 import pytest
@@ -9,7 +10,6 @@ import torch
 
 from mllm_srec.models import prefix_cache
 from mllm_srec.models.backbone import BackboneSettings, LoraSettings, load_backbone
-from mllm_srec.models.prefix_attention import ATTENTION
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import score
@@ -252,23 +252,33 @@ def test_no_context_is_kept_longer_than_its_list_lasts(load_tiny, encoder, monke
 
 
 @torch.no_grad()
-def test_the_models_own_attention_is_back_afterwards(load_tiny, encoder, monkeypatch):
+def test_the_models_settings_and_packed_rows_stay_as_they_are(load_tiny, encoder):
     backbone = load_tiny(quantization="none")
     batch = collate(encoder, make_groups(encoder, {2: 5}))
-    config = backbone.base.model.language_model.config
-    before = backbone(batch)
+    before, settings = backbone(batch), backbone.base.config.to_json_string()
     answer_states(backbone, batch)
-    assert config._attn_implementation == "sdpa"
+    assert backbone.base.model.language_model.config._attn_implementation == "sdpa"
+    assert backbone.base.config.to_json_string() == settings, "they are saved with the weights"
     torch.testing.assert_close(backbone(batch), before, atol=0, rtol=0)
 
-    def fail(*args, **kwargs):
-        assert config._attn_implementation == ATTENTION
-        raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(backbone.base.model.language_model.layers[1].self_attn, "forward", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        answer_states(backbone, batch)
-    assert config._attn_implementation == "sdpa"
+def test_passes_of_both_kinds_at_once(load_tiny, encoder):
+    """Eight threads share a model that was never asked before; every pass gives what it gives alone."""
+    batches = [collate(encoder, make_groups(encoder, lists)) for lists in ({2: 5}, {7: 30, 1: 4}, {3: 9})]
+    with torch.no_grad():
+        alone = load_tiny(quantization="none")
+        expected = [(answer_states(alone, batch, 60), alone(batch)) for batch in batches]
+    shared = load_tiny(quantization="none")
+
+    @torch.inference_mode()
+    def ask(n):
+        batch, (cached, packed) = batches[n % 3], expected[n % 3]
+        if n // 3 % 2:
+            return torch.equal(answer_states(shared, batch, 60), cached)
+        return torch.equal(shared(batch), packed)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(ask, range(240))) == 240
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
