@@ -94,7 +94,7 @@ def import_pictures(
     importer = _Importer(source, target, max_pixels)
     with (
         _without_pillow_limit(),
-        LateProgress("Checking pictures", items.height) as progress,
+        LateProgress("checking pictures", items.height, "pictures") as progress,
         ThreadPoolExecutor(N_THREADS) as pool,
     ):
         names = safe_names(items["item_id"].to_list())

@@ -185,7 +185,7 @@ def _write_store(folder: Path, data_folder: Path, processor: ImageProcessor, ite
 
     with ThreadPoolExecutor() as pool, (folder / "pixels.bin").open("wb") as out:
         loaded = pool.map(load, items.select("item_id", "image").iter_rows())
-        for item_id, key, pixels in track(loaded, total=items.height, description="resizing pictures"):
+        for item_id, key, pixels in track(loaded, total=items.height, description="resizing pictures", unit="pictures"):
             keys[item_id] = key
             if key not in rows:
                 rows[key] = (offset, pixels.shape[0], pixels.shape[1])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_srec.data.prepare_report import PrepareReport
-from mllm_srec.files.progress import LateProgress
+from mllm_srec.files.progress import BYTES, LateProgress
 from mllm_srec.types import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -162,7 +162,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
         EOFError, OSError, zlib.error: The gzip stream is truncated or corrupt; blocks before the break were yielded.
     """
     check_file(path)
-    with path.open("rb") as raw, LateProgress(f"Reading {path.name}", path.stat().st_size) as progress:
+    with path.open("rb") as raw, LateProgress(f"reading {path.name}", path.stat().st_size, BYTES) as progress:
         is_gzip = raw.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
         content = gzip.GzipFile(fileobj=raw) if is_gzip else raw
         mark = UTF8_BOM  # of the first block

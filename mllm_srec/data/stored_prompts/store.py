@@ -243,7 +243,7 @@ class PromptWriter:
         groups = groups.with_columns(
             longest=pl.when(pl.col("purpose") == "rank").then(longest).otherwise(pl.col("longest"))
         )
-        for group in track(groups.iter_rows(named=True), groups.height, "tokenising contexts"):
+        for group in track(groups.iter_rows(named=True), groups.height, "tokenising prompts", "contexts"):
             profile = self.profiles.get(group["user_id"])
             yield self.parts.context(group, profile, contexts.body(group), fitter)
 
