@@ -136,9 +136,9 @@ class ItemRecommender(RankingModule):
         return {"model": type(self).__name__, "settings": self.settings, "train": self.train_data.fingerprint}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the model's identity and results to a checkpoint."""
+        """Add the model's identity to a checkpoint."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["mllm_srec"] = self.identity()
-        checkpoint["results"] = dict(self.results)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another model, with other settings or trained on other data.
@@ -148,6 +148,7 @@ class ItemRecommender(RankingModule):
         """
         check_item_identity(checkpoint.get("mllm_srec"), self.identity())
         check_keys(set(checkpoint["state_dict"]), set(self.state_dict()))
+        super().on_load_checkpoint(checkpoint)
 
 
 def check_item_identity(stored: dict[str, Any] | None, current: dict[str, Any]) -> None:

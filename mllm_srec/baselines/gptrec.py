@@ -122,6 +122,7 @@ class GPTRec(ItemRecommender):
 
     def on_train_start(self) -> None:
         """Log the share of items whose codes are not unique."""
+        super().on_train_start()
         self.log("train/collision_rate", self.collision_rate)
 
     def loss(self, batch: TrainBatch) -> Tensor:

@@ -17,6 +17,7 @@ IRRELEVANT_WARNINGS = (
     r"predict returned None",  # the extraction of features writes its own files
     r"You are using a custom batch sampler `(GroupBatch|TokenBudget)Sampler`",  # they return every example
     r"Be aware that when using `ckpt_path`",  # `test` needs no checkpoint callback
+    r"You're resuming from a checkpoint that ended before the epoch ended",  # our sampler goes on in mid-epoch
     r"Checkpoint directory .* exists and is not empty",  # a run that is continued
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # the results say enough
 )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mllm_srec.metrics.evaluation import EvaluationMetrics
+from mllm_srec.models import pending_gradients
 from mllm_srec.types import CandidateBatch, DataError, Split
 
 PAIRS = 0
@@ -41,6 +42,7 @@ class RankingModule(pl.LightningModule):
         self.stage_metrics = torch.nn.ModuleDict({split: EvaluationMetrics(probabilities) for split in ("val", "test")})
         self.seed = 0
         self.results: dict[str, float] = {}  # Lightning would round to float32
+        self._continued: dict[str, Any] | None = None  # parts of a loaded checkpoint, until training begins
 
     def score_candidates(self, batch: CandidateBatch) -> torch.Tensor:
         """Score every candidate: `(B, C)` float32, by the one method that all models share.
@@ -63,6 +65,26 @@ class RankingModule(pl.LightningModule):
         """Seed dropout and draws by (seed, epoch, batch, rank), so that a resumed run repeats an uninterrupted one."""
         sequence = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the results, and gradients that wait for the next optimizer step; a subclass adds what it is."""
+        checkpoint["results"] = dict(self.results)
+        pending_gradients.add_pending(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what training continues with, until it begins; a subclass refuses what does not fit before."""
+        self._continued = {key: checkpoint.get(key) for key in ("results", pending_gradients.KEY)}
+
+    def on_train_start(self) -> None:
+        """Go on with the results and the waiting gradients of the checkpoint that training continues from."""
+        continued, self._continued = self._continued, None
+        if continued is None:
+            return
+        self.results = dict(continued["results"] or {})
+        if continued[pending_gradients.KEY] is not None:
+            pending_gradients.restore_pending(continued[pending_gradients.KEY], self)
+        elif pending_gradients.n_pending(self.trainer):
+            self.print(pending_gradients.LOST)
 
     def metrics_of(self, split: Split) -> EvaluationMetrics:
         """Return the metrics of a split, to which a resumed evaluation adds the rows scored earlier."""

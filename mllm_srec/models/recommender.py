@@ -197,17 +197,18 @@ class MLLMRecommender(RankingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only, with the identity of what they belong to."""
+        super().on_save_checkpoint(checkpoint)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state: Mapping[str, torch.Tensor] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
         checkpoint["mllm_srec"] = identity(self.settings, self.loaded.info)
-        checkpoint["results"] = dict(self.results)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another backbone, and keys that do not fit one to one."""
         check_identity(checkpoint.get("mllm_srec"), identity(self.settings, self.loaded.info))
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         check_keys(set(checkpoint["state_dict"]), trained)
+        super().on_load_checkpoint(checkpoint)
 
     def save_adapter(self, folder: Path) -> None:
         """Write the trained weights in the format of PEFT, or of transformers where `finetune` is `full`."""
