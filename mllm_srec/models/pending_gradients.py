@@ -1,8 +1,8 @@
 """Gradients between two optimizer steps, as a part of checkpoints that are written there.
 
-With `trainer.accumulate_grad_batches`, a validation in mid-epoch, `trainer.max_time` or a callback may write a checkpoint
-while some batches of a step are done. Lightning counts these batches as trained and forgets their gradients; a run that
-continues there would then differ from one that was never stopped.
+With `trainer.accumulate_grad_batches`, a validation in mid-epoch, `trainer.max_time` or a callback may write a
+checkpoint while some batches of a step are done. Lightning counts these batches as trained and forgets their gradients;
+a run that continues there would then differ from one that was never stopped.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from mllm_srec.types import ConfigError
 
 KEY = "pending_gradients"
-"""Key of a checkpoint: for each process the gradients by name of weight; absent in a checkpoint of an optimizer step."""
+"""Key of a checkpoint: of each process, gradients by name of weight; absent in a checkpoint of an optimizer step."""
 
 LOST = (
-    "the checkpoint was written between two optimizer steps by an earlier version, without the gradients of the batches "
-    "before it: the first step will be smaller than in a run that was never stopped"
+    "the checkpoint was written between two optimizer steps by an earlier version, without the gradients of the "
+    "batches before it: the first step will be smaller than in a run that was never stopped"
 )
 """Sentence on a checkpoint that counts batches whose gradients it does not hold."""
 
