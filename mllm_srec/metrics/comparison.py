@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from mllm_srec.metrics.seed_bootstrap import seed_bootstrap
 from mllm_srec.metrics.significance import PairedDifference, holm, paired_bootstrap
+
+Resample = Literal["users", "users_and_seeds"]
+"""What intervals and p-values account for: that other users, or also other trainings, could have been measured."""
 
 Values = npt.NDArray[np.float64]
 
@@ -16,7 +21,7 @@ FINDING = 0.05
 """Largest corrected p-value that is reported as a finding."""
 
 FEW = 30
-"""Number of differing users below which interval and p-value are too optimistic."""
+"""Number of differing users below which the interval is too optimistic, and the p-value too unless it is exact."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,17 @@ class Compared:
 
 
 def compare_with_first(
-    values: Mapping[str, Mapping[str, Values]], n_resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+    values: Mapping[str, Mapping[str, Values]],
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resample: Resample = "users",
 ) -> list[Compared]:
     """Compare every run with the first one, under every metric.
 
-    The seeds of a run are averaged within each user before users are resampled: interval and p-value describe the
-    variance between users, `seed_sd` that between seeds. Holm's family is every difference of the table.
+    With `resample="users"` the seeds of a run are averaged within each user before users are resampled: interval and
+    p-value describe the variance between users, `seed_sd` that between seeds. With `users_and_seeds` they describe
+    both. Holm's family is every difference of the table.
 
     Args:
         values: Run -> metric -> `(seeds, users)` finite values. Under one metric, all runs have the same users in the
@@ -58,6 +68,7 @@ def compare_with_first(
         n_resamples: Number of resamples, at least 1.
         confidence: Coverage of the intervals, in (0, 1).
         seed: Seed of the resampling, the same for every difference.
+        resample: What is resampled.
 
     Returns:
         One entry per metric and run: metric by metric in the order of the first run, and the base first.
@@ -76,6 +87,8 @@ def compare_with_first(
     averaged = {run: {metric: table.mean(axis=0) for metric, table in tables.items()} for run, tables in values.items()}
     differences = {
         (run, metric): paired_bootstrap(averaged[base][metric], averaged[run][metric], n_resamples, confidence, seed)
+        if resample == "users"
+        else seed_bootstrap(values[base][metric], values[run][metric], n_resamples, confidence, seed)
         for metric in values[base]
         for run in others
     }

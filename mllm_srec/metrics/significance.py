@@ -1,8 +1,8 @@
-"""Significance of a difference between runs: paired bootstrap over users, and Holm's correction.
+"""Significance of a difference between runs: paired tests over users, and Holm's correction.
 
-Runs are compared user by user, on the same lists, since users differ far more than models do. The test accounts for the
+Runs are compared user by user, on the same lists, since users differ far more than models do. The tests account for the
 sample of users and not for the random seed: average each user's values over the seeds of a run first, and report mean
-and standard deviation over seeds beside it.
+and standard deviation over seeds beside it. `seed_bootstrap.py` accounts for both.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 User = TypeVar("User", bound=Hashable)
+
+EXACT_USERS = 20
+"""Largest number of differing users whose sign flips are all counted, at most 2^19 sums."""
 
 _DRAWS_AT_ONCE = 2**21  # users drawn in one chunk of resamples: 16 MB of indices and 16 MB of values
 _ROUNDING = 1e-12  # relative; smaller differences are rounding errors of float64
@@ -48,7 +51,7 @@ def compare_users(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compare two runs by the paired bootstrap of `paired_bootstrap`, from one value per user.
+    """Compare two runs by `paired_bootstrap`, from one value per user.
 
     Args:
         base: User -> value of the reference run.
@@ -100,9 +103,9 @@ def paired_bootstrap(
     agrees with the interval to within one resample. The smallest is 2 / (n_resamples + 1): .0002 by default, enough
     for Holm over 250 comparisons at .05.
 
-    Resampling creates no evidence: if only k users differ, all in the same direction, every resample agrees with them.
-    So p is never below 2^(1 - k), the smallest p-value of the exact sign-flip test of k differences. Below some thirty
-    such users, interval and p-value are still too optimistic.
+    Resampling creates no evidence: if only few users differ, nearly every resample agrees with them. So where at most
+    `EXACT_USERS` differ, the p-value is that of the exact sign-flip test, `sign_flip_p`, and may contradict the
+    interval, which is too narrow there. Up to some thirty differing users both are still too optimistic.
 
     Args:
         base: `(users,)` finite values of the reference run.
@@ -124,20 +127,52 @@ def paired_bootstrap(
         (0.05, 25, True)
     """
     differences = _differences(base, other)
-    _check_resampling(n_resamples, confidence)
+    check_resampling(n_resamples, confidence)
     means = _resampled_means(differences, n_resamples, seed)
     rounding = _ROUNDING * np.abs(differences).max()  # differences that cancel must count as 0 on both sides
     tail = min((means <= rounding).sum(), (means >= -rounding).sum())
     n_changed = int(np.count_nonzero(differences))
+    resampled_p = min(1.0, 2 * (int(tail) + 1) / (n_resamples + 1))
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return PairedDifference(
         difference=float(differences.mean()),
         low=float(low),
         high=float(high),
-        p_value=min(1.0, max(2 * (int(tail) + 1) / (n_resamples + 1), 2.0 ** (1 - n_changed))),
+        p_value=sign_flip_p(differences) if n_changed <= EXACT_USERS else resampled_p,
         n_users=len(differences),
         n_changed=n_changed,
     )
+
+
+def sign_flip_p(differences: npt.NDArray[np.float64]) -> float:
+    """Compute the two-sided p-value of the exact sign-flip test (Fisher 1935): either sign was as likely.
+
+    It is the share of the 2^k sign patterns of the k differences other than 0 whose sum is at least as far from 0 as
+    the observed one; equal sums count, so that it is never below 2^(1 - k).
+
+    Args:
+        differences: `(users,)` finite differences, at most `EXACT_USERS` of them other than 0.
+
+    Returns:
+        The p-value, in (0, 1]; 1 if nothing differs.
+
+    Raises:
+        ValueError: If more differ, whose patterns would be too many.
+
+    Example:
+        >>> sign_flip_p(np.array([1.0, 1.0, 0.0, -0.5]))  # of 8 sign patterns, 4 lie as far out
+        0.5
+    """
+    sizes = np.abs(differences[differences != 0])
+    if len(sizes) > EXACT_USERS:
+        raise ValueError(f"differences: {len(sizes)} users differ; give at most {EXACT_USERS}, or resample")
+    if not len(sizes):
+        return 1.0
+    sums = sizes[:1]  # the first sign stays: by symmetry the other half of the patterns has the same distances
+    for size in sizes[1:]:
+        sums = np.concatenate([sums + size, sums - size])
+    observed = abs(float(differences.sum())) - _ROUNDING * float(sizes.sum())
+    return float((np.abs(sums) >= observed).mean())
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -196,7 +231,17 @@ def _differences(base: npt.ArrayLike, other: npt.ArrayLike) -> npt.NDArray[np.fl
     return np.where(np.abs(differences) <= _ROUNDING * largest, 0.0, differences)
 
 
-def _check_resampling(n_resamples: int, confidence: float) -> None:
+def check_resampling(n_resamples: int, confidence: float) -> None:
+    """Refuse a number of resamples or a confidence that is out of range.
+
+    Raises:
+        ValueError: One is.
+
+    Example:
+        >>> check_resampling(1000, 95)
+        Traceback (most recent call last):
+        ValueError: confidence=95: out of range; give a number above 0 and below 1, such as 0.95
+    """
     if n_resamples < 1:
         raise ValueError(f"n_resamples={n_resamples}: too small; give at least 1, better 10000 or more")
     if not 0 < confidence < 1:

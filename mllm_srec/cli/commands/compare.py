@@ -12,9 +12,10 @@ from mllm_srec.cli.schema import PROGRAM
 
 DESCRIPTION = (
     "Compare finished runs with the first one given, on the same users: means, differences with 95 % intervals and "
-    "p-values from a paired bootstrap over users, and p-values corrected (Holm) over everything shown. Give "
-    "runs that differ only in their seed as NAME=RUN,RUN,...: their values are averaged within each user, and the "
-    "deviation over seeds is shown beside the mean."
+    "p-values from a paired bootstrap over users (exact where few users differ), and p-values corrected (Holm) over "
+    "everything shown. Give runs that differ only in their seed as NAME=RUN,RUN,...: their values are averaged within "
+    "each user, and the deviation over seeds is shown beside the mean; --resample users_and_seeds puts it into "
+    "intervals and p-values, too."
 )
 METRICS = ("ndcg@10", "hr@10", "user_auc")
 """Metrics that are shown by default."""
@@ -31,7 +32,7 @@ def main(command: str, arguments: list[str]) -> None:
     groups = run_groups(config.runs)
     if output is not None:
         check_output(output)
-    comparison = compare_runs(groups, config.metrics, config.split, config.n_resamples, config.seed)
+    comparison = compare_runs(groups, config.metrics, config.split, config.n_resamples, config.seed, config.resample)
     lines = notes(comparison)
     if output is not None:
         write_comparison(comparison, output)
@@ -52,6 +53,12 @@ def _parser(command: str) -> Parser:
         "--metrics", type=str, nargs="+", default=list(METRICS), help="Columns of predictions/<split>_users.parquet."
     )
     parser.add_argument("--split", type=Literal["test", "val"], default="test", help="Compared split.")
+    parser.add_argument(
+        "--resample",
+        type=Literal["users", "users_and_seeds"],
+        default="users",
+        help="What interval and p account for: other users, or other users and other seeds.",
+    )
     parser.add_argument("--n_resamples", type=PositiveInt, default=10_000, help="Number of resamples of the bootstrap.")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Seed of the bootstrap.")
     parser.add_argument("--output", type=str | None, default=None, help="JSON file that gets the table, too.")

@@ -129,8 +129,8 @@ def _notes(
     first = tables[groups[0].folders[0]]
     lines = [
         f"intervals: {settings.confidence:.0%}, bootstrap over users, {settings.n_resamples} resamples, seed "
-        f"{settings.seed}; seeds of a run are averaged first. Strata hold different users or items, so that "
-        "differences between them are not effects of the model alone",
+        f"{settings.seed}; seeds of a run are averaged first, so that intervals say nothing of other seeds. Strata "
+        "hold different users or items, so that differences between them are not effects of the model alone",
         "cold_items: positives by train likes of their item; auc compares them with all sampled negatives",
         f"popularity_matched: train likes in up to {settings.popularity_bins} bins; the weight of a negative is the "
         "number of positives per negative in its bin, as if negatives were drawn by the positives' popularity; "

@@ -17,11 +17,12 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.files.atomic import check_output_file, write_output_file
-from mllm_srec.metrics.comparison import FEW, Compared, Values, compare_with_first
+from mllm_srec.metrics.comparison import Compared, Resample, Values, compare_with_first
 from mllm_srec.metrics.significance import PairedDifference
 from mllm_srec.pipeline.analysis.list_metrics import by_user, check_same_lists, check_split, read_lists, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.runs.protocol import SAME_IN_A_GROUP, common_protocol
+from mllm_srec.reports.tables.difference_words import counted, few_users, how_compared, one_family
 from mllm_srec.types import ConfigError, Split
 
 CONFIDENCE = 0.95
@@ -44,6 +45,7 @@ class Comparison:
         equal: Pairs of runs of one group with the same value for every list; seeds of a trained model never agree so.
         n_resamples: Number of resamples of the bootstrap.
         seed: Seed of the bootstrap.
+        resample: What intervals and p-values account for.
     """
 
     groups: tuple[RunGroup, ...]
@@ -57,6 +59,7 @@ class Comparison:
     equal: tuple[tuple[Path, Path], ...]
     n_resamples: int
     seed: int
+    resample: Resample = "users"
 
     @property
     def n_differences(self) -> int:
@@ -75,6 +78,7 @@ def compare_runs(
     split: Split = "test",
     n_resamples: int = 10_000,
     seed: int = 0,
+    resample: Resample = "users",
 ) -> Comparison:
     """Compare finished runs with the first one, using the stored values of every user.
 
@@ -84,8 +88,9 @@ def compare_runs(
         groups: Groups of `run_groups`; the first is the base.
         metrics: Columns of the runs' files, such as `ndcg@10`; all of them count in Holm's correction.
         split: `test` or `val`.
-        n_resamples: Number of resamples of the bootstrap over users.
+        n_resamples: Number of resamples of the bootstrap.
         seed: Seed of the bootstrap.
+        resample: Resample users only, or the seeds of every group, too.
 
     Raises:
         ConfigError: A run is not finished, runs were measured differently, or a metric is unknown, given twice or
@@ -112,7 +117,7 @@ def compare_runs(
         groups=tuple(groups),
         split=split,
         protocol=protocol,
-        rows=tuple(compare_with_first(_values(groups, users, metrics), n_resamples, CONFIDENCE, seed)),
+        rows=tuple(compare_with_first(_values(groups, users, metrics), n_resamples, CONFIDENCE, seed, resample)),
         n_users=first.height,
         n_lists=lists[folders[0]].height,
         left_out=left_out,
@@ -125,6 +130,7 @@ def compare_runs(
         ),
         n_resamples=n_resamples,
         seed=seed,
+        resample=resample,
     )
 
 
@@ -153,12 +159,13 @@ def _values(
 
 def notes(comparison: Comparison) -> list[str]:
     """Explain how to read the table and which of its numbers to doubt, one line each."""
-    n, n_others, n_metrics = comparison.n_differences, len(comparison.groups) - 1, len(comparison.left_out)
+    how = how_compared(comparison.resample)
     return [
         f"gain: run minus {comparison.groups[0].name!r}, mean over {comparison.n_users} users; {CONFIDENCE:.0%} "
-        f"interval and p: paired bootstrap over users, {comparison.n_resamples} resamples, seed {comparison.seed}",
-        f"Holm p: corrected over the {n} differences shown ({_counted(n_others, 'run')} x "
-        f"{_counted(n_metrics, 'metric')}); a finding at level .05 if at most .05",
+        f"{how[0]}; {comparison.n_resamples} resamples, seed {comparison.seed}",
+        *how[1:],
+        f"Holm p: {one_family(len(comparison.groups) - 1, len(comparison.left_out))}; a finding at level .05 if at "
+        "most .05",
         *_about_seeds(comparison),
         *_about_users(comparison),
         *(f"{key} is not stated by {str(run)!r}, so it was not compared" for key, run in comparison.unstated.items()),
@@ -183,13 +190,13 @@ def _about_seeds(comparison: Comparison) -> list[str]:
             for one, other in equal
         ]
     if single:
-        lines.append(f"one seed only: {', '.join(single)}; variance between seeds affects the gain but is not in p")
+        lines.append(f"one seed only: {', '.join(single)}; what another seed would change is unknown and not in p")
     return lines
 
 
 def _about_users(comparison: Comparison) -> list[str]:
     lines = [
-        f"{metric}: {_counted(count, 'user')} without a value in any run, left out"
+        f"{metric}: {counted(count, 'user')} without a value in any run, left out"
         for metric, count in comparison.left_out.items()
         if count
     ]
@@ -202,21 +209,13 @@ def _about_users(comparison: Comparison) -> list[str]:
 
 
 def _about_power(comparison: Comparison) -> list[str]:
-    few = [(row, row.difference.n_changed) for row in comparison.rows if row.difference]
-    named = [f"{row.run!r} {row.metric} ({n})" for row, n in few if 0 < n < FEW]
-    lines = []
-    if named:
-        lines.append(f"fewer than {FEW} users differ, so that interval and p are too optimistic: {', '.join(named)}")
+    lines = few_users([(row.run, row.metric, row.difference.n_changed) for row in comparison.rows if row.difference])
     if comparison.lowest_holm_p > 1 - CONFIDENCE:
         lines.append(
             f"with {comparison.n_resamples} resamples no Holm p can be below {comparison.lowest_holm_p:.2g}; "
             "raise n_resamples"
         )
     return lines
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def as_record(comparison: Comparison) -> dict[str, Any]:
@@ -227,6 +226,7 @@ def as_record(comparison: Comparison) -> dict[str, Any]:
             "split": comparison.split,
             "confidence": CONFIDENCE,
             "n_resamples": comparison.n_resamples,
+            "resample": comparison.resample,
             "seed": comparison.seed,
             "n_users": comparison.n_users,
             "n_lists": comparison.n_lists,

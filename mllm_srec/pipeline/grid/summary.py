@@ -105,7 +105,9 @@ def compare_rows(records: Sequence[CellRecord], significance: Significance) -> C
         RunGroup(row, tuple(Path(record["run"]) for record in records if record["row"] == row))
         for row in sorted(rows, key=lambda row: row != base)  # stable: the base first, then the others in their order
     ]
-    return compare_runs(groups, significance.metrics, "test", significance.n_resamples, significance.seed)
+    return compare_runs(
+        groups, significance.metrics, "test", significance.n_resamples, significance.seed, significance.resample
+    )
 
 
 def _base(rows: Sequence[str], records: Sequence[CellRecord], significance: Significance) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
-from mllm_srec.metrics.comparison import FEW, FINDING
+from mllm_srec.metrics.comparison import FINDING
 from mllm_srec.reports.figures.charts import CostPoint, Panel, Point, bar_chart, cost_chart, curve_chart, row_chart
 from mllm_srec.reports.figures.drawing import Drawing
 from mllm_srec.reports.page.page import Block, FigureBlock, NoteBlock, TableBlock
 from mllm_srec.reports.tables.article import article_note
+from mllm_srec.reports.tables.difference_words import few_users, how_compared, one_family
 from mllm_srec.reports.tables.gains import article_table, gain_row, means_of
 from mllm_srec.reports.tables.grid import cost_table, data_set_table, reference_label, result_table
 from mllm_srec.reports.tables.grid_about import AboutGrid
@@ -97,7 +99,8 @@ def _legend(shown: Sequence[Difference]) -> tuple[str, ...]:
     if not shown:
         return ("No rows were compared, so no difference is marked as a finding.",)
     metrics, base = ", ".join(dict.fromkeys(d.metric for d in shown)), shown[0].base
-    return (f"{DAGGER} differs from {base} (Holm p at most {FINDING}); only {metrics} are compared.",)
+    text = f"{DAGGER} differs from {base} (Holm p at most {FINDING}); only {metrics} are compared"
+    return (f"{text}. What p accounts for, and over what it is corrected, is said with the differences.",)
 
 
 def _row_figure(about: AboutGrid, slug: str, data_set: str, summary: pl.DataFrame) -> list[Block]:
@@ -134,16 +137,26 @@ def _difference_blocks(
     base = ", ".join(dict.fromkeys(difference.base for difference in shown))
     table = difference_table(shown, means)
     caption = f"{about.heading}: differences to {base}{where}; mean over users, seeds averaged within each."
-    few = [f"{d.row} {d.metric} ({d.n_changed})" for d in shown if 0 < d.n_changed < FEW]
-    notes = [
-        "95 % interval and p: paired bootstrap over users. They leave out the variation between seeds; see deviations.",
-    ]
+    notes = [f"95 % {how_compared(about.significance.resample)[0]}.", *_sentences(about, shown)]
     if means is not None:
         notes.append("%: the difference relative to the mean of the base.")
-    if few:
-        notes.append(f"Fewer than {FEW} users differ at all, so interval and p are too optimistic: {', '.join(few)}.")
+    notes += [f"{_upper_first(line)}." for line in few_users([(d.row, d.metric, d.n_changed) for d in shown])]
     title = f"Differences to {base}{where}, with intervals and p-values ({len(shown)} rows)"
     return [TableBlock(name, title, table.captioned(about.marked(caption)), tuple(notes), folded=True)]
+
+
+def _sentences(about: AboutGrid, shown: Sequence[Difference]) -> list[str]:
+    """Return what p does not account for, and the families of Holm's correction."""
+    sizes = Counter(d.data_set for d in shown)
+    if len(sizes) == 1:
+        family = one_family(len({d.row for d in shown}), len({d.metric for d in shown}))
+    else:
+        family = f"a family for each data set: {', '.join(f'{n} differences on {name}' for name, n in sizes.items())}"
+    return [f"{_upper_first(line)}." for line in (*how_compared(about.significance.resample)[1:], f"Holm p: {family}")]
+
+
+def _upper_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _article_blocks(about: AboutGrid, slug: str, data_set: str, means: Mapping[tuple[str, str], float]) -> list[Block]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jsonargparse
 
+from mllm_srec.metrics.comparison import Resample
 from mllm_srec.reports.tables.article import article_key
 
 GridKind = Literal["table", "bars", "curves"]
@@ -47,12 +48,14 @@ class Significance:
         metrics: Columns of `predictions/test_users.parquet`; empty: no comparison.
         n_resamples: Number of resamples of the bootstrap.
         seed: Seed of the bootstrap.
+        resample: What intervals and p-values account for: other users, or other users and other seeds.
     """
 
     base: str = "best"
     metrics: list[str] = field(default_factory=lambda: ["ndcg@10", "hr@10", "user_auc"])
     n_resamples: int = 10_000
     seed: int = 0
+    resample: Resample = "users"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.metrics.comparison import FINDING, Compared
+from mllm_srec.reports.tables.difference_words import one_family
 from mllm_srec.reports.tables.grid import cost_table, result_table
 from mllm_srec.reports.tables.table_text import markdown, markdown_escaped
 from mllm_srec.reports.tables.tables import Row, Table, TableCell
@@ -72,7 +73,11 @@ def _legend(report: DataSetReport) -> str:
         return text
     metrics = dict.fromkeys(row.metric for row in report.compared)
     base = markdown_escaped(report.compared[0].run)
-    return f"{text} {DAGGER}: differs from {base} (Holm p at most {FINDING}; compared are {', '.join(metrics)})."
+    family = one_family(len({row.run for row in report.compared}) - 1, len(metrics))
+    return (
+        f"{text} {DAGGER}: differs from {base} (Holm p at most {FINDING}, {family}; compared are "
+        f"{', '.join(metrics)}); what p does not account for is said below."
+    )
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -91,7 +96,7 @@ class Difference:
         difference: Mean over users of row - base.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        p_value: P-value of the paired bootstrap.
+        p_value: P-value, see `metrics.significance.paired_bootstrap`.
         holm_p: P-value after Holm's correction over all differences of the data set.
         n_changed: Number of users whose values differ at all.
     """

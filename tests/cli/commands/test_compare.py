@@ -45,7 +45,8 @@ def test_seeds_beside_a_base(runs, capsys):
     means = [np.mean([values(gain=g, seed=s + i)["hr@10"].mean() for i in (0, 1)]) for g, s in ((0, 9), (0.3, 0))]
     assert float(found["hr@10", "base"][0]) == pytest.approx(means[0], abs=6e-5)
     assert float(found["hr@10", "full"][2]) == pytest.approx(means[1] - means[0], abs=1.1e-4)
-    assert "Holm p: corrected over the 2 differences shown (1 run x 2 metrics)" in out
+    assert "Holm p: corrected over one family, the 2 differences shown (1 row x 2 metrics)" in out
+    assert "interval and p say what other users would change, and nothing of other seeds" in out
     assert "500 resamples, seed 0" in out
     assert out.splitlines()[-1] == "written: out.json"
     stored = json.loads(Path("out.json").read_text())
@@ -59,6 +60,15 @@ def test_defaults(runs, capsys):
     assert list(table(out)) == [(m, r) for m in ("ndcg@10", "hr@10", "user_auc") for r in ("base-0", "full-0")]
     assert "10000 resamples, seed 0" in out
     assert "one seed only: 'base-0', 'full-0'" in out
+
+
+def test_users_and_seeds(runs, capsys):
+    arguments = ["base=base-0,base-1", "full=full-0,full-1", "--n_resamples", "300", "--resample", "users_and_seeds"]
+    assert main(["compare", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "interval and p account for other users and other seeds" in out
+    assert main(["compare", *arguments[:-2]]) == 0
+    assert table(out) != table(capsys.readouterr().out)
 
 
 def test_the_seed_decides(runs, capsys):

@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from mllm_srec.metrics.seed_bootstrap import seed_bootstrap
 from mllm_srec.metrics.significance import paired_bootstrap
 from mllm_srec.pipeline.analysis.comparison import (
     as_record,
@@ -313,11 +314,34 @@ def test_notes_say_what_the_numbers_mean(finished_run):
     a, b, c = (finished_run(n, values(seed=i)) for i, n in enumerate("abc"))
     lines = notes(compare((a, b), c, metrics=("hr@10", "ndcg@10"), n_resamples=2000, seed=9))
     assert lines == [
-        "gain: run minus 'g0', mean over 80 users; 95% interval and p: paired bootstrap over users, 2000 resamples, "
-        "seed 9",
-        "Holm p: corrected over the 2 differences shown (1 run x 2 metrics); a finding at level .05 if at most .05",
-        "one seed only: 'g1'; variance between seeds affects the gain but is not in p",
+        "gain: run minus 'g0', mean over 80 users; 95% interval: paired bootstrap over users; p: from it, or exact "
+        "(all sign flips) where at most 20 users differ; 2000 resamples, seed 9",
+        "interval and p say what other users would change, and nothing of other seeds: those are averaged first, and "
+        "sd shows how far they differ (resample: users_and_seeds accounts for both)",
+        "Holm p: corrected over one family, the 2 differences shown (1 row x 2 metrics); a finding at level .05 if at "
+        "most .05",
+        "one seed only: 'g1'; what another seed would change is unknown and not in p",
     ]
+
+
+def test_seeds_can_be_resampled_too(finished_run):
+    """Seeds that differ by more than the gain: a finding over users, none over both."""
+    shifts = {"a": (0, 0, 0), "b": (0.6, 0.0, -0.3)}
+    folders = [
+        tuple(finished_run(f"{n}{i}", {"hr@10": values()["hr@10"] + s}) for i, s in enumerate(of))
+        for n, of in shifts.items()
+    ]
+    users, both = compare(*folders), compare(*folders, resample="users_and_seeds")
+    assert users.rows[1].difference.p_value < 0.01 < 0.1 < both.rows[1].difference.p_value
+    expected = seed_bootstrap(*(np.stack([values()["hr@10"] + s for s in of]) for of in shifts.values()), 300)
+    found = both.rows[1].difference
+    assert (found.low, found.high, found.p_value) == pytest.approx((expected.low, expected.high, expected.p_value))
+    text = "\n".join(notes(both))
+    assert "interval and p account for other users and other seeds" in text
+    assert "nothing of other seeds" not in text
+    assert (as_record(users)["comparison"]["resample"], as_record(both)["comparison"]["resample"]) == (
+        "users", "users_and_seeds",
+    )  # fmt: skip
 
 
 def test_runs_that_are_all_equal_are_noted_once(finished_run):
@@ -336,9 +360,11 @@ def test_notes_name_doubtful_numbers(finished_run):
     found = compare((a, same), finished_run("b", b), n_resamples=20)
     text = "\n".join(notes(found))
     assert f"{str(a)!r} and {str(same)!r} have the same value for every list; are they different seeds?" in text
-    assert "fewer than 30 users differ, so that interval and p are too optimistic: 'g1' hr@10 (12)" in text
+    assert "at most 20 users differ at all, so that p is exact, but the interval too narrow: 'g1' hr@10 (12)" in text
     assert "with 20 resamples no Holm p can be below 0.095; raise n_resamples" in text
-    assert found.rows[1].holm_p >= 2 / 21
+    b["hr@10"][:25] += 0.1
+    text = "\n".join(notes(compare(a, finished_run("c", b), n_resamples=20)))
+    assert "fewer than 30 users differ at all, so that interval and p are too optimistic: 'g1' hr@10 (25)" in text
 
 
 def test_the_file_holds_all_of_it(finished_run, tmp_path):
@@ -352,8 +378,8 @@ def test_the_file_holds_all_of_it(finished_run, tmp_path):
     assert stored["runs"] == {"g0": [str(a)], "g1": [str(b)]}
     assert stored["protocol"]["candidates_hash"] == "c0ffee"
     assert stored["comparison"] == {
-        "base": "g0", "split": "test", "confidence": 0.95, "n_resamples": 300, "seed": 0, "n_users": 80, "n_lists": 80,
-        "n_differences": 1, "left_out": {"hr@10": 0},
+        "base": "g0", "split": "test", "confidence": 0.95, "n_resamples": 300, "resample": "users", "seed": 0,
+        "n_users": 80, "n_lists": 80, "n_differences": 1, "left_out": {"hr@10": 0},
     }  # fmt: skip
     base, row = stored["rows"]
     difference = found.rows[1].difference
