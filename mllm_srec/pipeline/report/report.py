@@ -15,7 +15,9 @@ from mllm_srec.pipeline.report.sections import Cases, run_section
 from mllm_srec.pipeline.report.sources import open_results, scripted_name
 from mllm_srec.reports.figures.drawing import write_drawing
 from mllm_srec.reports.page.page import GENERATOR, FigureBlock, Section, TableBlock, render_page
-from mllm_srec.reports.tables.table_text import csv_text, latex, markdown, markdown_escaped
+from mllm_srec.reports.tables.latex import latex
+from mllm_srec.reports.tables.paper_names import named
+from mllm_srec.reports.tables.table_text import csv_text, markdown, markdown_escaped
 from mllm_srec.types import VERSION, ConfigError, DataError
 
 PAGE = "index.html"
@@ -144,7 +146,8 @@ def _listed(folder: Path) -> set[str] | None:
 
 def _write_table(folder: Path, block: TableBlock) -> list[str]:
     """Write a table in all formats and return the names of its files."""
-    caption, notes = block.table.caption, "".join(f"- {markdown_escaped(note)}\n" for note in block.notes)
+    caption = named(block.table.caption)
+    notes = "".join(f"- {markdown_escaped(named(note))}\n" for note in block.notes)
     text = f"{markdown_escaped(caption)}\n\n{markdown(block.table)}\n" + (f"\n{notes}" if notes else "")
     contents = {"md": text, "tex": latex(block.table, block.name), "csv": csv_text(block.table)}
     names = [f"{TABLES}/{block.name}.{ending}" for ending in contents]

@@ -18,6 +18,7 @@ from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.pipeline.runs.training_log import training_log
 from mllm_srec.reports.figures.drawing import Drawing
 from mllm_srec.reports.figures.training_charts import TrainingLog, has_curves, training_chart
+from mllm_srec.reports.page.findings import findings
 from mllm_srec.reports.page.grid_blocks import grid_blocks
 from mllm_srec.reports.page.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
 from mllm_srec.reports.tables.grid import in_order, result_table, summarise
@@ -45,14 +46,17 @@ def grid_section(grid: GridFolder, anchor: str, cases: Cases) -> Section:
     if grid.missing:
         blocks.insert(0, NoteBlock("Not finished", grid.missing))
     there = [record for record in records if _is_there(record)]
-    logs = [training_log(Path(record["run"]), _row_name(record, records), record["seed"]) for record in there]
     n_gone = len(records) - len(there)
+    facts = list(_facts(grid))
+    if n_gone:
+        facts.append(("Run folders", f"{n_gone} of {len(records)} are not here: no curves and no cases of these runs"))
+    logs = [training_log(Path(record["run"]), _row_name(record, records), record["seed"]) for record in there]
     blocks += training_blocks([log for log in logs if log is not None], n_gone, len(records), slug, about.stamp)
     blocks += _grid_cases(grid, there, cases)
     demo = any(of_generated_shop(record["metrics"]) for record in records)
     return Section(
-        anchor, about.title, about.report.caption, about.quick, demo, tuple(_facts(grid)), tuple(blocks),
-        tuple(about.shown_metrics),
+        anchor, about.title, about.report.caption, about.quick, demo, tuple(facts), tuple(blocks),
+        tuple(about.shown_metrics), findings(about, grid.summary, grid.differences),
     )  # fmt: skip
 
 
@@ -107,7 +111,7 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
 
 
 def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug: str, stamp: str) -> list[Block]:
-    """Draw the training curves of all trained runs, and say which runs are missing.
+    """Draw the training curves of all trained runs; none if nothing was trained or all folders are missing.
 
     Args:
         logs: Logs of the trained runs.
@@ -116,11 +120,6 @@ def training_blocks(logs: Sequence[TrainingLog], n_gone: int, n_runs: int, slug:
         slug: First part of the names of the figures' files.
         stamp: Mark on the figures, such as that the runs were quick.
     """
-    if n_gone == n_runs:
-        line = f"The folders of all {n_runs} runs are missing or hold other runs; the results above do not need them."
-        return [NoteBlock("Training curves", (line,))]
-    if not logs:
-        return [NoteBlock("Training curves", ("Nothing was trained, or nothing was logged.",))]
     without = (
         f" {n_gone} of {n_runs} runs are not drawn: their folders are missing or hold other runs." if n_gone else ""
     )
@@ -153,13 +152,8 @@ def _grid_cases(grid: GridFolder, there: Sequence[CellRecord], cases: Cases) -> 
     if not cases[0]:
         return []
     there = [record for record in there if RunFolder(Path(record["run"])).config.is_file()]
-    if not there:
-        return [
-            NoteBlock(
-                "Case studies",
-                ("The run folders with the predictions are missing or hold other runs.",),
-            )
-        ]
+    if not there:  # results without run folders: nothing to show
+        return []
     own = [record for record in there if not read_settings(Path(record["run"])).get("baseline")]
     data_set = (own or there)[0]["data_set"]
     here = [record for record in own or there if record["data_set"] == data_set]

@@ -21,6 +21,7 @@ from mllm_srec.reports.figures.drawing import (
 )
 from mllm_srec.reports.safe_text import shortened
 from mllm_srec.reports.tables.metric_words import metric_label
+from mllm_srec.reports.tables.paper_names import row_name
 
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 
@@ -71,7 +72,7 @@ def row_chart(rows: Mapping[str, Point], references: Mapping[str, float], metric
         axes.errorbar(
             means, heights, xerr=spreads, fmt="o", color=theme.colours[0], capsize=2.5, markersize=5, linewidth=1.4
         )
-        axes.set_yticks(heights, [shortened(label) for label in rows])
+        axes.set_yticks(heights, [shortened(row_name(label)) for label in rows])
         axes.set_ylim(-0.7, len(rows) - 0.3)
         for index, (label, value) in enumerate(references.items()):
             style = line_style(index + 1, theme)
@@ -106,7 +107,8 @@ def bar_chart(bars: Mapping[str, Mapping[str, Point]], chance: Mapping[str, floa
             at = [group + (index - (len(bars) - 1) / 2) * width for group, _ in points]
             means, spreads = [point.mean for _, point in points], [point.sd or 0.0 for _, point in points]
             colour, hatch = theme.colours[index % len(theme.colours)], HATCHES[index % len(HATCHES)]
-            axes.bar(at, means, width * 0.92, label=shortened(row), edgecolor=theme.paper, color=colour, hatch=hatch)
+            label = shortened(row_name(row))
+            axes.bar(at, means, width * 0.92, label=label, edgecolor=theme.paper, color=colour, hatch=hatch)
             axes.errorbar(at, means, yerr=spreads, fmt="none", ecolor=theme.ink, capsize=3, linewidth=1.2)
         for group, name in enumerate(data_sets):
             if name in chance:
@@ -159,7 +161,7 @@ def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[str], theme: Theme) -> 
         xs = np.array(sorted(points))
         means = np.array([points[x].mean for x in xs])
         spreads = np.array([points[x].sd or 0.0 for x in xs])
-        axes.plot(xs, means, label=shortened(row), markersize=4.5, linewidth=1.6, **style)
+        axes.plot(xs, means, label=shortened(row_name(row)), markersize=4.5, linewidth=1.6, **style)
         axes.fill_between(xs, means - spreads, means + spreads, color=style["color"], alpha=0.16, linewidth=0)
     if panel.chance is not None:
         axes.axhline(panel.chance, color=theme.ink, linestyle=(0, (5, 3)), linewidth=1.1, label="chance")
@@ -246,7 +248,7 @@ def cost_chart(rows: Mapping[str, CostPoint], metric: str) -> Draw:
         for index, ((label, point), height) in enumerate(zip(named, labels.heights, strict=True)):
             arrow = {"arrowstyle": "-", "color": line_style(index, theme)["color"], "alpha": 0.45, "linewidth": 0.8}
             axes.annotate(
-                shortened(label), (point.seconds, point.result.mean), (1.03, height),
+                shortened(row_name(label)), (point.seconds, point.result.mean), (1.03, height),
                 textcoords=("axes fraction", "data"), va="center", fontsize=9, annotation_clip=False,
                 color=theme.ink, arrowprops={**arrow, "shrinkA": 0, "shrinkB": 4},
             )  # fmt: skip

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mllm_srec.reports.figures.drawing import MIN_WIDTH, Draw, Theme, line_style, quiet_axes, shared_legend
 from mllm_srec.reports.safe_text import shortened
+from mllm_srec.reports.tables.paper_names import named, row_name
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ def training_chart(logs: Sequence[TrainingLog], quantity: str, label: str) -> Dr
                     curve.steps, curve.values, color=look["color"], linestyle=look["linestyle"], marker=marker,
                     markersize=4, linewidth=1.3, label=f"seed {seed}",
                 )  # fmt: skip
-            axes.set_title(shortened(row, 26), fontsize=9)
+            axes.set_title(shortened(row_name(row), 26), fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             steps = {step for _, curve in curves for step in curve.steps}
             if len(steps) == 1:
                 axes.set_xlim(min(steps) - 1, max(steps) + 1)
             quiet_axes(axes, theme, "both")
         figure.supxlabel("step", fontsize=9)
-        figure.supylabel(label, fontsize=9)
+        figure.supylabel(named(label), fontsize=9)
         if len(seeds) > 1:
             shared_legend(figure)
         return figure

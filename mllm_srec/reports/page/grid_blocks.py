@@ -189,14 +189,12 @@ def _figure_blocks(
         _bars(about, slug, metric, summary) if about.report.kind == "bars" else _curves(about, slug, metric, summary)
     )
     if drawing is not None:
-        blocks.append(FigureBlock(metric_label(metric), drawing))
+        blocks.append(FigureBlock(_heading(metric), drawing))
     else:
         blocks.append(
-            NoteBlock(
-                metric_label(metric), ("No data set of this grid has a position on the axis, so no curve is drawn.",)
-            )
+            NoteBlock(_heading(metric), ("No data set of this grid has a position on the axis, so no curve is drawn.",))
         )
-    return [*blocks, TableBlock(f"{slug}-results", f"{metric_label(metric)} in numbers", table, _legend(of_metric))]
+    return [*blocks, TableBlock(f"{slug}-results", f"{_heading(metric)} in numbers", table, _legend(of_metric))]
 
 
 def _bars(about: AboutGrid, slug: str, metric: str, summary: pl.DataFrame) -> Drawing | None:
@@ -302,6 +300,12 @@ def _cost_figure(
     cheap, dear = (pick(points, key=lambda row: points[row].seconds) for pick in (min, max))
     alt = f"From {cheap} ({points[cheap].seconds:.0f} s) to {dear} ({points[dear].seconds:.0f} s)."
     return Drawing(slug, caption, alt, cost_chart(points, metric), about.stamp)
+
+
+def _heading(metric: str) -> str:
+    """Return the name of a metric as a heading."""
+    label = metric_label(metric)
+    return label[:1].upper() + label[1:]
 
 
 def _file_part(metric: str) -> str:

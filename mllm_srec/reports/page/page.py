@@ -14,6 +14,7 @@ from mllm_srec.reports.figures.drawing import DARK, LIGHT, Drawing, drawn
 from mllm_srec.reports.page.cases import CaseStudies
 from mllm_srec.reports.safe_text import one_line
 from mllm_srec.reports.tables.metric_words import metric_family, metric_label, metric_meaning
+from mllm_srec.reports.tables.paper_names import column_name, named, row_name
 from mllm_srec.reports.tables.tables import Table, TableCell, emphasised
 
 GENERATOR = "mllm_srec report"
@@ -83,6 +84,7 @@ class Section:
         facts: Names and texts on how it was measured.
         blocks: Content, in order.
         metrics: Names of the shown metrics.
+        findings: What was found, a sentence each.
     """
 
     anchor: str
@@ -93,6 +95,7 @@ class Section:
     facts: tuple[tuple[str, str], ...]
     blocks: tuple[Block, ...]
     metrics: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 def render_page(title: str, sections: Sequence[Section], made: str) -> str:
@@ -111,8 +114,9 @@ def render_page(title: str, sections: Sequence[Section], made: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        plain=one_line, cell=_table_cell, svg=_svg, picture=_picture, percent=_percent, number=_number
-    )
+        plain=one_line, cell=_table_cell, svg=_svg, picture=_picture, percent=_percent, number=_number,
+        named=_named, row=_row, column=_column,
+    )  # fmt: skip
     names = dict.fromkeys(metric_family(metric) for section in sections for metric in section.metrics)
     meanings = {metric_label(name): text for name in names if (text := metric_meaning(name)) is not None}
     context: dict[str, Any] = {"title": title, "sections": sections, "made": made, "generator": GENERATOR}
@@ -121,10 +125,22 @@ def render_page(title: str, sections: Sequence[Section], made: str) -> str:
 
 def _table_cell(cell: TableCell) -> Markup:
     """Render a table cell; the deviation is below the number, so that many columns fit a screen."""
-    number, _, spread = one_line(cell.shown).partition(" ± " if cell.sd is not None else "\n")
+    number, _, spread = _column(cell.shown).partition(" ± " if cell.sd is not None else "\n")
     number_text = emphasised(cell, str(escape(number)), "<strong>{}</strong>".format, "<em>{}</em>".format)
     below = f'<span class="sd">± {escape(spread)}</span>' if spread else ""
     return Markup(f"{number_text}{escape(cell.mark)}{below}")
+
+
+def _named(text: str) -> str:
+    return one_line(named(text))
+
+
+def _row(label: str) -> str:
+    return one_line(row_name(label))
+
+
+def _column(column: str) -> str:
+    return one_line(column_name(column))
 
 
 def _svg(drawing: Drawing, dark: bool) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mllm_srec.reports.tables.article import NOT_AVAILABLE
-from mllm_srec.reports.tables.table_text import latex, markdown, markdown_escaped
+from mllm_srec.reports.tables.latex import latex
+from mllm_srec.reports.tables.table_text import markdown, markdown_escaped
 from mllm_srec.reports.tables.tables import Row, Table, TableCell
 
 TITLE = "Table 2: data statistics"

@@ -25,7 +25,7 @@ class Metric:
         higher_is_better: Only then is the best value of a column bold; None if neither direction is better.
         per_user: True if every user has a value, so that runs can be compared user by user.
         headline: True if the terminal shows it after every run.
-        label: Name in headings, `*` as in `name`; empty: the name itself.
+        label: Name as papers write it, `*` and `@K` as in `name`; empty: the name itself.
     """
 
     name: str
@@ -55,39 +55,43 @@ METRICS = (
     Metric(
         "auc",
         "chance that an item liked later gets a higher score than a drawn one, over all pairs; 0.5 is a guess",
-        higher_is_better=True, headline=True,
+        higher_is_better=True, label="AUC", headline=True,
     ),
     Metric(
         "auc_disliked",
         "the same, for an item liked later against one that the user disliked",
-        higher_is_better=True, headline=True,
+        higher_is_better=True, label="AUC (disliked)", headline=True,
     ),
     Metric(
         "user_auc",
         "the same within each user's list, then averaged over users",
-        higher_is_better=True, per_user=True, headline=True,
+        higher_is_better=True, per_user=True, label="User AUC", headline=True,
     ),
     Metric(
         "hr@K",
         "share of lists with at least one liked item among the first K",
-        higher_is_better=True, per_user=True, headline=True,
+        higher_is_better=True, per_user=True, label="HR@K", headline=True,
     ),
     Metric(
         "ndcg@K",
         "how far up the liked items are among the first K; 1 if all of them come first",
-        higher_is_better=True, per_user=True, headline=True,
+        higher_is_better=True, per_user=True, label="NDCG@K", headline=True,
     ),
     Metric(
         "recall@K",
         "share of a list's liked items that are among the first K",
-        higher_is_better=True, per_user=True, headline=True,
+        higher_is_better=True, per_user=True, label="Recall@K", headline=True,
     ),
     Metric(
         "mrr@K",
         "one over the rank of the first liked item, 0 if it is not among the first K",
-        higher_is_better=True, per_user=True, headline=True,
+        higher_is_better=True, per_user=True, label="MRR@K", headline=True,
     ),
-    Metric("ece", "calibration error: how far stated probabilities are from observed shares", higher_is_better=False),
+    Metric(
+        "ece",
+        "calibration error: how far stated probabilities are from observed shares",
+        higher_is_better=False, label="ECE",
+    ),
     Metric("temperature", "temperature that would calibrate the probabilities best; 1 if they need no correction"),
     Metric("mean_probability", "mean of the stated probabilities of a like"),
     Metric("share_liked", "share of liked items among those whose probability is stated"),
@@ -155,16 +159,21 @@ def metric_meaning(name: str) -> str | None:
 
 
 def metric_label(name: str) -> str:
-    """Return the name of a metric in headings.
+    """Return the name of a metric as papers write it; of an unknown one, the name itself.
 
-    >>> metric_label("summaries/image/attribute_accuracy"), metric_label("ndcg@10")
-    ('image summaries: attribute accuracy', 'ndcg@10')
+    >>> metric_label("summaries/image/attribute_accuracy"), metric_label("ndcg@10"), metric_label("hr_worst@5")
+    ('image summaries: attribute accuracy', 'NDCG@10', 'HR@5 (worst ties)')
     """
     metric = find_metric(name)
     if metric is None or not metric.label:
         return name
-    word = re.fullmatch(metric.pattern, name)
-    return metric.label if word is None else metric.label.replace("*", word[1])
+    words = re.fullmatch(metric.pattern, name)
+    if words is None:  # the name of the family itself
+        return metric.label
+    if metric.has_cut_offs:
+        worst, k = words.groups()
+        return metric.label.replace("@K", f"@{k}") + (" (worst ties)" if worst else "")
+    return metric.label.replace("*", words[1]) if words.groups() else metric.label
 
 
 def higher_is_better(name: str) -> bool:

@@ -20,6 +20,7 @@ from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.results import check_output, read_records, tidy, write_results
 from mllm_srec.pipeline.grid.summary import write_summary
 from mllm_srec.reports.tables.grid_about import AboutGrid, GridReport, Significance
+from mllm_srec.reports.tables.paper_names import row_name
 from mllm_srec.types import ConfigError, DataError
 from tests.pipeline.grid.grid_stand_in import METRICS, N_USERS, leave_results, user_values
 
@@ -129,10 +130,11 @@ def test_the_markdown_says_the_same(records, out):
     summary = pd.read_csv(out / "summary.csv").query("not reference").set_index(["row", "metric"])
     (header, _, *lines) = re.findall(r"^\|.*\|$", text.split("### ")[0], re.MULTILINE)
     metrics = [cell.strip() for cell in header.strip("|").split("|")][1:]
-    assert metrics == ["ndcg@10", "hr@10", "user_auc"]
+    assert metrics == ["NDCG@10", "HR@10", "User AUC"]
+    metrics = ["ndcg@10", "hr@10", "user_auc"]
     for line, row in zip(lines, ROWS, strict=False):
         label, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        assert label == row
+        assert label == row_name(row)
         for metric, cell in zip(metrics, cells, strict=True):
             found = summary.loc[(row, metric)]
             number = f"{found['mean']:.4f} ± {found['sd']:.4f}"

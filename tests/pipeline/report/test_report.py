@@ -12,7 +12,8 @@ from mllm_srec.__main__ import main
 from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.report.report import _anchors, check_report_folder, write_report
 from mllm_srec.pipeline.report.sections import grid_section
-from mllm_srec.reports.page.page import GENERATOR, NoteBlock
+from mllm_srec.reports.page.page import GENERATOR
+from mllm_srec.reports.tables.paper_names import column_name, row_name
 from tests.pipeline.grid.grid_stand_in import METRICS
 from tests.pipeline.grid.test_read import GAINS, about, written  # noqa: F401 - a fixture
 from tests.reports.page.page_reader import PageReader
@@ -56,16 +57,16 @@ def test_numbers_of_the_page_by_pandas(reported, written):  # noqa: F811
     of_seeds = users.groupby(["data_set", "row", "seed"])[list(METRICS)].mean()
     for data_set in ("shop", "mall"):
         rows = page.table(f"Results on {data_set}")
-        assert list(rows) == [*GAINS, "ours over best other, %", "(chance)", "(popularity)"]
+        assert list(rows) == [*map(row_name, GAINS), "ours over best other, %", "(chance)", "(popularity)"]
         for row in GAINS:
             for metric in ("hr@10", "ndcg@10"):
                 values = of_seeds.loc[(data_set, row)][metric]
-                number, spread = rows[row][metric]
+                number, spread = rows[row_name(row)][column_name(metric)]
                 assert number.split()[0] == f"{values.mean():.4f}"
                 assert spread == f"± {values.std(ddof=1):.4f}"
         means = of_seeds.groupby(["data_set", "row"]).mean().loc[data_set]["hr@10"]
         gain = 100 * (means["ours"] / max(means["popularity"], means["sasrec"]) - 1)
-        assert rows["ours over best other, %"]["hr@10"][0] == f"{gain:+.2f}"
+        assert rows["ours over best other, %"]["HR@10"][0] == f"{gain:+.2f}"
 
 
 def test_the_formats_say_the_same(reported):
@@ -75,20 +76,21 @@ def test_the_formats_say_the_same(reported):
     latex = (reported / "tables/t--1-results.tex").read_text()
     for row in GAINS:
         for metric in ("hr@10", "ndcg@10"):
-            number, spread = rows[row][metric]
+            number, spread = rows[row_name(row)][column_name(metric)]
             cell = table.loc[(row, metric)]
             assert number.split()[0] == f"{cell['mean']:.4f}"
             shown = f"{number.split()[0]} {spread}"
             marked = {1: f"**{shown}**", 2: f"*{shown}*"}.get(cell["place"], shown)
             marked += f" {cell['mark']}" if isinstance(cell["mark"], str) else ""
-            assert re.search(rf"^\| {row} \|.*{re.escape(f' {marked} |')}", text, re.MULTILINE)
-            assert shown.replace("±", r"$\pm$") in latex
+            assert re.search(rf"^\| {row_name(row)} \|.*{re.escape(f' {marked} |')}", text, re.MULTILINE)
+            assert rf"{cell['mean']:.3f} $\pm$ {cell['sd']:.3f}" in latex
 
 
 def test_marks_are_those_of_the_summary(reported, written):  # noqa: F811
     summary = (written / "summary.md").read_text().split("### shop: differences")[0]
     table = {line.split(" | ")[0].strip("| "): line for line in summary.splitlines() if line.startswith("| ")}
-    found = {row: cells for row, cells in read_page(reported).table("Results on shop").items() if row in GAINS}
+    shown = [row_name(row) for row in GAINS]
+    found = {row: cells for row, cells in read_page(reported).table("Results on shop").items() if row in shown}
     for row, cells in found.items():
         assert sum("†" in number for number, _ in cells.values()) == table[row].count("†")
     assert any("†" in number for cells in found.values() for number, _ in cells.values())
@@ -117,12 +119,12 @@ def test_curves_bars_and_what_is_not_there(here):
     assert "Not drawn, since they have no position on the axis: shop." in text
     assert "new on shop: no result of seed 0, 1" in text
     assert "Figure 6 (hallucination and anomalous inputs) are not available" in text
-    assert "Nothing was trained, or nothing was logged." in text
-    assert "The run folders with the predictions are missing" in text
+    assert "Training" not in text, "runs without curves are left out"
+    assert "Case studies" not in text
     bars = about()
     (results / "grid.json").write_text(json.dumps({**bars, "report": {**bars["report"], "kind": "bars"}}))
     assert main(["report"]) == 0
-    assert sorted(read_page().table("hr@10 in numbers")) == ["(chance)", "(popularity)", *sorted(GAINS)]
+    assert sorted(read_page().table("HR@10 in numbers")) == sorted(["(chance)", "(popularity)", *map(row_name, GAINS)])
 
 
 def test_runs_that_are_gone_are_said_to_be(here):
@@ -130,7 +132,7 @@ def test_runs_that_are_gone_are_said_to_be(here):
         cell = json.loads(path.read_text())
         path.write_text(json.dumps({**cell, "run": "nowhere/at/all"}))
     assert main(["report"]) == 0
-    assert "The folders of all 12 runs are missing" in read_page().text
+    assert "12 of 12 are not here: no curves and no cases of these runs" in read_page().text
 
 
 def test_a_later_report_replaces_an_earlier_one_and_nothing_else(here, capsys):
@@ -193,17 +195,16 @@ def test_runs_that_were_measured_anew_are_not_drawn(here):
         run = shutil.copytree(cell["run"], Path("runs") / path.stem)
         path.write_text(json.dumps({**cell, "run": str(run)}))
 
-    def words():
-        notes = [block for block in grid_section(read_grid(folder), "t", (0, 0)).blocks if isinstance(block, NoteBlock)]
-        return " ".join(line for block in notes for line in block.lines)
+    def gone():
+        return [text for name, text in grid_section(read_grid(folder), "t", (0, 0)).facts if name == "Run folders"]
 
-    assert "Nothing was trained" in words()
+    assert gone() == []
     for path in Path("runs").glob("*/metrics.json"):
-        metrics = json.loads(path.read_text())
+        metrics, before = json.loads(path.read_text()), gone()
         path.write_text(json.dumps({**metrics, "val/auc": 0.5}))  # validated once more: the same run
-        assert "Nothing was trained" in words()
+        assert gone() == before
         path.write_text(json.dumps({**metrics, "test/hr@10": 0.999}))
-    assert "The folders of all 12 runs are missing or hold other runs" in words()
+    assert gone() == ["12 of 12 are not here: no curves and no cases of these runs"]
 
 
 def test_nothing_to_report_is_an_error(tmp_path, monkeypatch, capsys):

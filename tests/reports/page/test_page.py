@@ -95,7 +95,7 @@ def test_quick_and_demo_are_marked_only_where_they_are():
 
 def test_numbers_of_a_table():
     rows = PageReader(render_page("t", [section("x", blocks=(section("x").blocks[0],))], "m")).table("x")
-    assert rows == {"x": {"x": ("x", ""), "auc": ("0.5000 †", "± 0.0100")}}
+    assert rows == {"x": {"x": ("x", ""), "AUC": ("0.5000 †", "± 0.0100")}}
 
 
 def test_a_case_in_words():

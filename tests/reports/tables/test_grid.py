@@ -52,7 +52,7 @@ def test_a_single_seed_has_no_deviation():
     table = summarise(results(a=[0.25], b=[0.5]), ["hr@5"])
     assert table["sd"].to_list() == [None, None]
     text = markdown(result_table(table, ["hr@5"], {("a", "hr@5"): " †"}))
-    assert text.splitlines() == ["|  | hr@5 |", "| --- | ---: |", "| a | *0.2500* † |", "| b | **0.5000** |"]
+    assert text.splitlines() == ["|  | HR@5 |", "| --- | ---: |", "| a | *0.2500* † |", "| b | **0.5000** |"]
 
 
 def test_a_reference_is_not_the_row_of_its_name():
@@ -62,7 +62,7 @@ def test_a_reference_is_not_the_row_of_its_name():
     )
     summary = summarise(pl.concat([named, reference]), ["hr@5"])
     text = markdown(result_table(summary, ["hr@5"], {("popularity", "hr@5"): "!"}))
-    assert text.splitlines()[2:] == ["| popularity | *0.1000*! |", "| b | **0.2000** |", "| (popularity) | 0.9000 |"]
+    assert text.splitlines()[2:] == ["| Popularity | *0.1000*! |", "| b | **0.2000** |", "| (popularity) | 0.9000 |"]
 
 
 def test_other_splits_and_metrics_do_not_count():
@@ -139,7 +139,7 @@ def test_findings_are_marked_in_both_tables(holm_p, mark):
     text = summary_text("table", summary, ["hr@5"], [report], ["code: abc"])
     assert text.startswith("# table\n\n- code: abc\n\n## shop\n\nsampled@20\n\n|")
     assert f"| a | *0.1000*{mark} |" in text
-    assert f"| a | hr@5 | -0.1000 | -0.2000 … -0.0100 | 0.004 | {holm_p:.2g}{mark} |" in text
+    assert f"| a | HR@5 | -0.1000 | -0.2000 … -0.0100 | 0.004 | {holm_p:.2g}{mark} |" in text
     assert "\n- a note\n" in text
     rows = summary_rows(summary, [report]).to_dicts()
     assert [(row["row"], row["base"], row["difference"], row["holm_p"]) for row in rows] == [

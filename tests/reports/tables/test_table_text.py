@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and CSV: what they show is one, and no label becomes markup."""
+"""Tables as Markdown and CSV: what they show is one, and no label becomes markup."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mllm_srec.reports.tables.table_text import csv_text, latex, latex_escaped, markdown, markdown_escaped
+from mllm_srec.reports.tables.table_text import csv_text, markdown, markdown_escaped
 from mllm_srec.reports.tables.tables import Row, Table, TableCell
 
 HOSTILE = [
@@ -34,44 +34,13 @@ TABLE = Table(
 
 def test_markdown_by_hand():
     assert markdown(TABLE).splitlines() == [
-        "|  | auc | note |",
+        "|  | AUC | note |",
         "| --- | ---: | ---: |",
         "| a_b | **0.1235 ± 0.0100** † | x |",
         "| b | *-0.5000* | - |",
         "| best over second, % | +9.88 | - |",
         "| (chance) | 0.5000 | - |",
     ]
-
-
-def test_latex_by_hand():
-    lines = latex(TABLE, "my table_1").splitlines()
-    assert r"  \caption{A caption \& more}" in lines
-    assert r"  \label{tab:my-table-1}" in lines
-    body = lines[lines.index(r"    \toprule") :]
-    assert body == [
-        r"    \toprule",
-        r"     & auc & note \\",
-        r"    \midrule",
-        r"    a\_b & \textbf{0.1235 $\pm$ 0.0100}$^{\dagger}$ & x \\",
-        r"    b & \textit{$-$0.5000} & - \\",
-        r"    \midrule",
-        r"    best over second, \% & +9.88 & - \\",
-        r"    \midrule",
-        r"    (chance) & 0.5000 & - \\",
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table*}",
-    ]
-
-
-def test_a_wide_latex_table_is_made_to_fit():
-    wide = Table(tuple("abcdefgh"), (Row("x", tuple(TableCell(0.5, 0.1) for _ in range(8))),))
-    lines = latex(wide, "w").splitlines()
-    assert "graphicx" in lines[0]
-    assert r"  \resizebox{\textwidth}{!}{%" in lines
-    assert r"  \end{tabular}}" in lines
-    assert "graphicx" not in latex(TABLE, "t")
-    assert latex(Table(("a",), ()), "empty")
 
 
 def test_csv_has_the_numbers_unrounded():
@@ -93,14 +62,6 @@ def test_markdown_shows_a_label_literally(text):
     plain = re.sub(r"\\(.)", r"\1", markdown_escaped(text))
     plain = plain.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     assert plain == " ".join(text.replace("\x1b", "").replace("\u202e", "").split())
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_latex_typesets_a_label_literally(text):
-    commands = set(re.findall(r"\\([A-Za-z]+)", latex_escaped(text)))
-    assert commands <= {"textbackslash", "textasciitilde", "textasciicircum", "textbar", "textless", "textgreater"}
-    bare = re.sub(r"\\[{}$&#_%]|\\[a-z]+\{\}|\{[][*]\}", "", latex_escaped(text))
-    assert not re.search(r"[\\{}$&#_%~^<>|\[\]*]", bare)
 
 
 def test_no_cell_of_a_csv_is_a_formula():
