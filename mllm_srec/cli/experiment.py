@@ -8,6 +8,7 @@ its data, make the Trainer, open the stores, write down what is about to run. Re
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +44,13 @@ from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
 from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
 from mllm_srec.pipeline.evaluation.wandb_examples import ExampleTable
 from mllm_srec.pipeline.model_kinds import Experiment, ItemExperiment, PromptExperiment
-from mllm_srec.pipeline.runs.checkpoints import RunCheckpoint, StayStopped, check_resume, read_checkpoint
+from mllm_srec.pipeline.runs.checkpoint_files import (
+    read_checkpoint,
+    readable_to_continue,
+    remove_partial,
+    whole_checkpoints,
+)
+from mllm_srec.pipeline.runs.checkpoints import RunCheckpoint, StayStopped, check_resume
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import (
     is_first_process,
@@ -79,6 +86,8 @@ class ExperimentCLI(LightningCLI):
     """The recommender with its prompts, or the baseline that the settings name with its sequences."""
     typed: tuple[str, ...] = ()
     """Arguments as they were typed after the command."""
+    held: ExitStack
+    """What is released when the command ends, such as the lock of a run folder that is trained in."""
 
     # --- the command line -----------------------------------------------------------------------------------------
 
@@ -103,8 +112,15 @@ class ExperimentCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and read the checkpoint here: Lightning would let its settings replace those that were typed."""
         super().parse_arguments(parser, args)
-        path = self.config[self.config.subcommand].ckpt_path
-        self.checkpoint = read_checkpoint(path) if path else None
+        settings = self.config[self.config.subcommand]
+        self.checkpoint: dict[str, Any] | None = None
+        if settings.ckpt_path and self.config.subcommand == "fit":
+            path, self.checkpoint, other = readable_to_continue(Path(settings.ckpt_path))
+            settings.ckpt_path = str(path)
+            if other and is_first_process():
+                print(other, flush=True)
+        elif settings.ckpt_path:
+            self.checkpoint = read_checkpoint(settings.ckpt_path)
 
     # --- the start-up ---------------------------------------------------------------------------------------------
 
@@ -214,6 +230,7 @@ class ExperimentCLI(LightningCLI):
             chosen["plugins"] = cluster_plugins(config.trainer.default_root_dir)
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": self._callbacks(config)}
         trainer: Trainer = self.instantiate_trainer(**chosen)
+        trainer.strategy.checkpoint_io = whole_checkpoints(trainer.strategy.checkpoint_io)
         return trainer
 
     def _callbacks(self, config: Any) -> list[Callback]:
@@ -243,7 +260,8 @@ class ExperimentCLI(LightningCLI):
         self.run.create()
         fitting = self.subcommand == "fit"
         if fitting:
-            self._training_lock = self.run.occupy()  # held until this process ends
+            self.held.callback(self.run.occupy().release)
+            remove_partial(self.run.checkpoints)
             data = self.datamodule
             facts = {"fit/data": data.name, "fit/candidates_hash": data.data.candidates_hash}
             self.run.merge_metrics("fit", facts, {})

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 
 from mllm_srec.cli.checks import is_trained
@@ -22,6 +21,7 @@ from mllm_srec.pipeline.evaluation.references import (
     split_metrics,
 )
 from mllm_srec.pipeline.model_kinds import Experiment
+from mllm_srec.pipeline.runs.checkpoint_files import read_checkpoint
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import WEIGHTS
 from mllm_srec.reports.terminal.results import print_results
@@ -72,7 +72,7 @@ class ResultWriter:
         facts = {"fit/steps": trainer.global_step, **self.experiment.tokens("train")}
         best = self.run.best
         if best.exists():
-            checkpoint = torch.load(best, weights_only=True, map_location="cpu")
+            checkpoint = read_checkpoint(best)
             self.experiment.load_best(checkpoint)
             results, facts["fit/best_step"] = checkpoint["results"], checkpoint["global_step"]
         self.experiment.export(self.run)

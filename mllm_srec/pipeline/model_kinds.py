@@ -20,6 +20,7 @@ from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule, ServedInputs
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
 from mllm_srec.data.tables.interactions import in_time_order, is_liked
+from mllm_srec.files.folders import atomic_folder
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.checkpoint import check_identity, identity
@@ -162,7 +163,8 @@ class PromptExperiment(Experiment):
 
     def export(self, run: RunFolder) -> None:
         """Write the adapter in the format of PEFT."""
-        self.model.save_adapter(run.adapter)
+        with atomic_folder(run.adapter) as partial:
+            self.model.save_adapter(partial)
 
 
 class ItemExperiment(Experiment):

@@ -101,6 +101,32 @@ def test_a_run_that_stopped_continues_as_if_it_had_not(desk):
         torch.testing.assert_close(other[name], value, rtol=0, atol=0)
 
 
+def test_a_damaged_last_checkpoint_gives_way_to_the_best(desk, capsys, monkeypatch):
+    """Early stopping included: what follows is as if training had been killed right after the best validation."""
+
+    def unused(*_):
+        raise AssertionError("Lightning writes checkpoints through another folder, and not whole")
+
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", unused)
+    fit = ["fit", "--config", "gru.yaml", "--name", "b", "--trainer.max_epochs", "60"]
+    fit += ["--baseline.init_args.patience", "3"]
+    assert main(fit) == 0
+    run, before = Path("runs/items/b"), metrics("runs/items/b")
+    trained = weights(run)
+    assert before["fit/best_step"] < before["fit/steps"] < 240, "else it was not stopped early"
+    (run / "metrics.json").write_text(json.dumps({key: before[key] for key in ("fit/data", "fit/candidates_hash")}))
+    last = run / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:3000])
+    last.with_name(".last.ckpt.partial").write_bytes(b"left by a kill")
+    capsys.readouterr()
+    assert main([*fit, "--ckpt_path", str(last)]) == 0
+    out = capsys.readouterr().out
+    assert f"{last}: the checkpoint cannot be read (it is cut off or is no checkpoint); going on from" in out
+    assert metrics(run) == before
+    assert all(torch.equal(value, weights(run)[name]) for name, value in trained.items())
+    assert not last.with_name(".last.ckpt.partial").exists()
+
+
 def test_a_run_that_was_killed_when_it_had_stopped_early_trains_no_more(desk):
     fit = ["fit", "--config", "gru.yaml", "--name", "b", "--trainer.max_epochs", "60"]
     fit += ["--baseline.init_args.patience", "1"]

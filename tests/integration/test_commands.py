@@ -289,7 +289,7 @@ def test_checkpoints_that_do_not_fit(desk, tmp_path, tiny_backbone, capsys):
     assert "fingerprint: checkpoint" in message
     (tmp_path / "broken.ckpt").write_bytes(Path(BEST).read_bytes()[:5000])
     message = refused(["test", *SHOP, "--ckpt_path", "broken.ckpt"], capsys)
-    assert "ckpt_path='broken.ckpt': cannot be read as a checkpoint" in message
+    assert "broken.ckpt: the checkpoint cannot be read (it is cut off or is no checkpoint); delete it" in message
     message = refused(["test", *SHOP, "--model.backbone", "no/such-backbone"], capsys)
     assert "backbone='no/such-backbone'" in message
     assert tree(desk / A) == before

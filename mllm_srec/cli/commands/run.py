@@ -76,7 +76,8 @@ def _fit_and_test(run: RunFolder, arguments: Sequence[str], trained: bool) -> No
     """Fit, or continue where the run was killed, and test the best checkpoint; each if it is missing."""
     named = [*arguments, "--name", run.path.name]
     if trained and "fit/steps" not in run.read_metrics():
-        _stage("fit", [*named, *(["--ckpt_path", str(run.last)] if run.last.exists() else [])], run)
+        begun = run.last if run.last.exists() else run.best
+        _stage("fit", [*named, *(["--ckpt_path", str(begun)] if begun.exists() else [])], run)
     results = run.read_metrics()
     if "test/n_users" not in results or results.get("test/step") != results.get("fit/best_step"):
         _stage("test", [*named, *(["--ckpt_path", str(run.best)] if trained else [])], run)

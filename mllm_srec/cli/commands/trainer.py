@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -34,19 +35,20 @@ def main(command: str, arguments: list[str]) -> None:
     silence_libraries()
     skipped = LightningCLI.subcommands()[command]
     attributes = {"subcommands": staticmethod(lambda: {command: skipped}), "typed": tuple(arguments)}
-    one_command = type("OneCommandCLI", (ExperimentCLI,), attributes)
     try:
-        one_command(
-            model_class=MLLMRecommender,
-            datamodule_class=PromptDataModule,
-            save_config_callback=None,
-            seed_everything_default=0,
-            parser_class=TrainerParser,
-            parser_kwargs={"prog": PROGRAM},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=[command, *arguments],
-        )
+        with ExitStack() as held:
+            one_command = type("OneCommandCLI", (ExperimentCLI,), {**attributes, "held": held})
+            one_command(
+                model_class=MLLMRecommender,
+                datamodule_class=PromptDataModule,
+                save_config_callback=None,
+                seed_everything_default=0,
+                parser_class=TrainerParser,
+                parser_kwargs={"prog": PROGRAM},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=[command, *arguments],
+            )
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
     except ValueError as error:  # jsonargparse wraps what a baseline says of its settings

@@ -27,7 +27,7 @@ from mllm_srec.pipeline.ranking.new_items import NewItem
 from mllm_srec.pipeline.ranking.people import History, Person, check_user, people_now
 from mllm_srec.pipeline.ranking.prompts import RankPrompts
 from mllm_srec.pipeline.ranking.scorer import Scorer
-from mllm_srec.pipeline.runs.checkpoints import read_checkpoint
+from mllm_srec.pipeline.runs.checkpoint_files import read_checkpoint
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.types import ConfigError, DataError

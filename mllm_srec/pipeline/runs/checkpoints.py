@@ -1,4 +1,4 @@
-"""Checkpoints of a run: reading, the check that settings agree with one, and the callbacks that keep and resume it."""
+"""Checkpoints of a run: the check that settings agree with one, and the callbacks that keep and resume it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
@@ -26,26 +25,6 @@ MAY_CHANGE = (
     "model.backbone",  # compared by its weights when the checkpoint is loaded; its folder may move
 )
 """Settings of `model` and `data` that a resumed run may change, since they do not affect training."""
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint; its tensors are memory-mapped.
-
-    Raises:
-        ConfigError: The file does not exist, cannot be read, or was not written by this package.
-    """
-    if not Path(path).is_file():
-        raise ConfigError(f"ckpt_path={str(path)!r}: no such file; give a file of a run's checkpoints/")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except Exception as error:  # torch raises almost any type here, depending on the bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"ckpt_path={str(path)!r}: cannot be read as a checkpoint ({reason}); choose another one"
-        ) from error
-    if not isinstance(checkpoint, dict) or "mllm_srec" not in checkpoint or "hyper_parameters" in checkpoint:
-        raise ConfigError(f"ckpt_path={str(path)!r}: was not written by mllm_srec; give a file of a run's checkpoints/")
-    return checkpoint
 
 
 def check_resume(checkpoint: Settings, settings: Settings, origin: RunFolder | None) -> None:
