@@ -1,4 +1,4 @@
-"""Reading of a prepared data set from disk."""
+"""Reading of a prepared data set from disk: each table is compared with the hash that its manifest states."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.manifest import read_manifest
-from mllm_srec.types import ConfigError
+from mllm_srec.data.manifest import MANIFEST, read_manifest, repair
+from mllm_srec.data.tables.negatives import candidates_hash
+from mllm_srec.files.hashing import file_hash, table_hash
+from mllm_srec.files.reading import read_table, read_whole
+from mllm_srec.types import ConfigError, DataError
+
+TABLES = ("items", "users", "groups", "samples", "candidates")
+"""Tables that decide what is made of a data set; each interaction is a pair group, and its item a sample."""
+
+_compared: dict[Path, tuple[int, int, str]] = {}
+"""File -> time, size and hash of a table that this process has compared with its manifest."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +54,32 @@ class PreparedDataset:
             )
         return cls(path, manifest)
 
-    @property
+    @cached_property
     def candidates_hash(self) -> str:
-        """SHA-256 of the rank groups and their candidate lists; results with different hashes are not comparable."""
-        return str(self.manifest["candidates_hash"])
+        """SHA-256 of the rank groups and their candidate lists; results with different hashes are not comparable.
+
+        It is computed from the tables that are ranked.
+
+        Raises:
+            DataError: They are not those that `prepare` wrote.
+        """
+        stated, found = str(self.manifest["candidates_hash"]), candidates_hash(self.groups, self.candidates)
+        if found != stated:
+            raise DataError(
+                f"{self.folder / MANIFEST}: says candidates_hash {stated[:12]}, but groups and candidates have "
+                f"{found[:12]}; {repair(self.folder)}"
+            )
+        return found
 
     @cached_property
     def content_hash(self) -> str:
         """Short hash of the table files and of the corruption of pictures; used in names of stores made from them."""
         digest = hashlib.sha256((self.corruption or "").encode())
-        for name in ("items", "users", "groups", "samples", "candidates"):
+        for name in TABLES:
             path = self.folder / f"{name}.parquet"
             if path.exists():
-                with path.open("rb") as file:
-                    digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+                found = read_whole(path, file_hash, f"the table of {name}", repair(self.folder))
+                digest.update(f"{name} {found}\n".encode())
         return digest.hexdigest()[:16]
 
     @property
@@ -75,7 +96,8 @@ class PreparedDataset:
     @cached_property
     def users(self) -> pl.DataFrame | None:
         """Profiles, or None if the source has none."""
-        return self._read("users") if (self.folder / "users.parquet").exists() else None
+        prepared = "users" in self.manifest.get("tables", {})
+        return self._read("users") if prepared or (self.folder / "users.parquet").exists() else None
 
     @cached_property
     def profiles(self) -> dict[str, str]:
@@ -103,10 +125,42 @@ class PreparedDataset:
         return self._read("candidates")
 
     def _read(self, name: str) -> pl.DataFrame:
+        """Read a table.
+
+        Raises:
+            ConfigError: It is missing.
+            DataError: It is damaged, or was changed after it was prepared.
+        """
         path = self.folder / f"{name}.parquet"
         if not path.is_file():
             raise ConfigError(
                 f"{path}: is missing although the data set has a manifest; delete {self.folder} and prepare it again "
                 "with `python -m mllm_srec prepare --config ...`"
             )
-        return pl.read_parquet(path, glob=False)
+        table = read_table(path, f"the table of {name}", repair(self.folder))
+        self._compare(path, name, table)
+        return table
+
+    def _compare(self, path: Path, name: str, table: pl.DataFrame) -> None:
+        """Compare a table with its hash in the manifest; the same file is hashed once in a process."""
+        status = path.stat()
+        state = _compared.get(path.resolve())
+        if state is not None and state[:2] == (status.st_mtime_ns, status.st_size):
+            found = state[2]
+        else:
+            try:
+                found = table_hash(table)
+            except TypeError:  # a column of a type that no table of ours has
+                found = "none, since its columns are of other types"
+            _compared[path.resolve()] = (status.st_mtime_ns, status.st_size, found)
+        tables = self.manifest.get("tables")
+        if tables is None:  # prepared by an early version
+            return
+        stated = tables.get(name, {}).get("sha256")
+        if stated is None:
+            raise DataError(f"{path}: {MANIFEST} knows no such table, so it was not prepared; remove it")
+        if stated != found:
+            raise DataError(
+                f"{path}: was changed after it was prepared: {MANIFEST} says sha256 {stated[:12]}, the table has "
+                f"{found[:12] if len(found) == 64 else found}; {repair(self.folder)}"
+            )

@@ -12,7 +12,9 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
-from mllm_srec.files.hashing import table_hash
+from mllm_srec.files.atomic import write_json
+from mllm_srec.files.hashing import file_hash, table_hash
+from mllm_srec.files.reading import read_object
 from mllm_srec.types import VERSION, ConfigError
 
 MANIFEST = "manifest.json"
@@ -49,25 +51,27 @@ def write_manifest(
         "tables": {name: {"rows": table.height, "sha256": table_hash(table)} for name, table in tables.items()},
         "candidates_hash": candidates_hash,
     }
-    (folder / MANIFEST).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(content, folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Record | None:
     """Read the manifest of a prepared data set; None if the folder has none.
 
     Raises:
-        ConfigError: The file cannot be read as a manifest.
+        DataError: The file cannot be read as a manifest.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not {"prepare", "candidates", "raw", "candidates_hash"} <= set(content):
-            raise ValueError("entries are missing")
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: is not a manifest ({error}); delete {folder} and prepare again") from error
-    return dict(content)
+    return read_object(path, "the manifest", repair(folder), ("prepare", "candidates", "raw", "candidates_hash"))
+
+
+def repair(folder: Path) -> str:
+    """Say what to do about a damaged file of a prepared data set."""
+    return (
+        f"put a copy of it back, or delete {folder} and prepare it again with `python -m mllm_srec prepare --config "
+        "...` (summaries are found again if you move summaries/ aside and back)"
+    )
 
 
 def check_manifest(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> bool:
@@ -85,6 +89,7 @@ def check_manifest(folder: Path, settings: PrepareSettings, candidates: Candidat
 
     Raises:
         ConfigError: The folder was prepared differently; the message names each differing key with both values.
+        DataError: The manifest is damaged.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -139,12 +144,7 @@ def _raw_paths(settings: PrepareSettings) -> dict[str, Path]:
 def _fingerprint(path: Path) -> Record:
     """Compute name, size in bytes and SHA-256 of a file, or of a folder's listing."""
     if not path.is_dir():
-        with path.open("rb") as file:
-            return {
-                "name": path.name,
-                "size": path.stat().st_size,
-                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-            }
+        return {"name": path.name, "size": path.stat().st_size, "sha256": file_hash(path)}
     sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
     listing = json.dumps(sorted(sizes.items())).encode()
     return {"name": path.name, "size": sum(sizes.values()), "sha256": hashlib.sha256(listing).hexdigest()}

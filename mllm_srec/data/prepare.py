@@ -5,7 +5,6 @@ The folder is written under a hidden name beside its final path and renamed when
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mllm_srec.data.tables.negatives import candidates_hash
 from mllm_srec.data.tables.splits import assign_splits
 from mllm_srec.data.tables.targets import Tables, build_tables
 from mllm_srec.files.folders import atomic_folder, locked
+from mllm_srec.files.reading import read_object
 from mllm_srec.types import SPLITS, ConfigError, DataError, check_literals
 
 REPORT = "prepare_report.json"
@@ -121,7 +121,11 @@ def picture_folder(settings: PrepareSettings, staging: Path) -> Path | None:
 def _saved_report(folder: Path) -> PrepareReport:
     """Return the report of the run that prepared the folder."""
     path = folder / REPORT
-    report = PrepareReport(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else PrepareReport()
+    report = PrepareReport()
+    if path.is_file():
+        remedy = "delete it: the data set does not need it, and what it says stays unknown"
+        saved = read_object(path, "the report of the preparation", remedy, ("facts", "counts", "examples"))
+        report = PrepareReport(saved["counts"], saved["examples"], saved["facts"])
     report.fact("already prepared", True)
     return report
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mllm_srec.files.atomic import write_json
+
 MAX_EXAMPLES = 5
 """Most examples kept of each reason."""
 
@@ -41,7 +43,7 @@ class PrepareReport:
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
         content: Mapping[str, Any] = {"facts": self.facts, "counts": self.counts, "examples": self.examples}
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(content, path)
 
     def lines(self) -> list[tuple[str, str, str]]:
         """Return rows (stage, fact or reason, number) for the table that `prepare` prints."""

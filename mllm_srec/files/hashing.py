@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +16,7 @@ def table_hash(table: pl.DataFrame) -> str:
     """SHA-256 over names, types and values, column by column, in the given order of rows and columns.
 
     Args:
-        table: Columns of integers, floats, texts, or lists of texts.
+        table: Columns of integers, floats, booleans, times, texts, or lists of these.
 
     Returns:
         64 hexadecimal digits.
@@ -28,10 +31,17 @@ def table_hash(table: pl.DataFrame) -> str:
     return digest.hexdigest()
 
 
+def column_hashes(table: pl.DataFrame) -> dict[str, str]:
+    """Return the `table_hash` of every column alone, cut to 16 digits, so that a part of a table can be compared."""
+    return {column.name: table_hash(column.to_frame())[:16] for column in table.iter_columns()}
+
+
 def _add_column(digest: hashlib._Hash, column: pl.Series) -> None:
     """Feed the nulls, then the values with their lengths, so that no two different columns give the same bytes."""
     digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
-    if column.dtype == pl.List(pl.String):
+    if column.dtype.is_temporal():
+        column = column.to_physical()
+    if isinstance(column.dtype, pl.List):
         digest.update(b"list" + column.list.len().fill_null(0).to_numpy().astype("<i8").tobytes())
         _add_column(digest, column.filter(column.list.len() > 0).explode())
     elif column.dtype == pl.String:
@@ -42,6 +52,10 @@ def _add_column(digest: hashlib._Hash, column: pl.Series) -> None:
         digest.update(b"int" + column.fill_null(0).to_numpy().astype("<i8").tobytes())
     elif column.dtype.is_float():
         digest.update(b"float" + column.fill_null(0.0).to_numpy().astype("<f8").tobytes())
+    elif column.dtype == pl.Boolean:
+        digest.update(b"bool" + np.packbits(column.fill_null(False).to_numpy()).tobytes())
+    elif column.dtype == pl.Null:
+        digest.update(b"null")
     else:
         raise TypeError(f"column {column.name!r}: cannot hash type {column.dtype}; integers, floats, texts, lists can.")
 
@@ -49,6 +63,12 @@ def _add_column(digest: hashlib._Hash, column: pl.Series) -> None:
 def text_hash(text: str) -> str:
     """SHA-256 of a text: 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the values of a JSON object, whatever their order and layout: 64 hexadecimal digits."""
+    plain = json.loads(json.dumps(content, default=str))  # keys and tuples as a reader of the file gets them
+    return text_hash(json.dumps(plain, sort_keys=True, separators=(",", ":")))
 
 
 def file_hash(path: Path) -> str:

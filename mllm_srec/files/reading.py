@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mllm_srec.files.atomic import CHECKSUM, COLUMN_CHECKSUMS
 from mllm_srec.types import DataError, MllmSrecError
 
 if TYPE_CHECKING:  # commands that only print a help import this file
@@ -56,31 +57,87 @@ def read_whole(path: Path, read: Callable[[Path], T], what: str, remedy: str) ->
 
 
 def read_json(path: Path, what: str, remedy: str) -> Any:
-    """Read a JSON file; see `read_whole`."""
-    return read_whole(path, lambda file: json.loads(file.read_text(encoding="utf-8")), what, remedy)
+    """Read a JSON file, and compare the checksum of one that `atomic.write_json` wrote; see `read_whole`.
+
+    Returns:
+        The content, without the checksum.
+    """
+
+    def read(file: Path) -> Any:
+        from mllm_srec.files.hashing import json_hash
+
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and CHECKSUM in content:
+            stated = content.pop(CHECKSUM)
+            if json_hash(content)[:16] != stated:
+                raise ValueError("its content differs from its checksum, so it was changed or damaged")
+        return content
+
+    return read_whole(path, read, what, remedy)
 
 
-def read_table(path: Path, what: str, remedy: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read a Parquet file; see `read_whole`.
+def read_object(path: Path, what: str, remedy: str, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a JSON file that must hold an object; see `read_json`.
+
+    Args:
+        path: The file.
+        what: What it is.
+        remedy: What to do about a damaged one.
+        keys: Keys that must be there.
+    """
+    content = read_json(path, what, remedy)
+
+    def check(file: Path) -> dict[str, Any]:
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        if missing := [key for key in keys if key not in content]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return content
+
+    return read_whole(path, check, what, remedy)
+
+
+def read_table(
+    path: Path,
+    what: str,
+    remedy: str,
+    columns: Sequence[str] | None = None,
+    schema: Mapping[str, Any] | None = None,
+) -> pl.DataFrame:
+    """Read a Parquet file, and compare the checksums of one that `atomic.write_table` wrote; see `read_whole`.
 
     Args:
         path: The file.
         what: What it is.
         remedy: What to do about a damaged one.
         columns: Columns to read, each of which must be there; None reads all.
+        schema: Columns that must be there, with their polars types; None checks none.
     """
+    return read_whole(path, lambda file: _table(file, columns, schema or {}), what, remedy)
 
-    def read(file: Path) -> pl.DataFrame:
-        import polars
 
-        if columns is not None:
-            there = polars.scan_parquet(file, glob=False).collect_schema()  # a folder may be called [a]
-            missing = [name for name in columns if name not in there]
-            if missing:
-                raise ValueError(f"it lacks the column {', '.join(missing)}")
-        return polars.read_parquet(file, columns=None if columns is None else list(columns), glob=False)
+def _table(path: Path, columns: Sequence[str] | None, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Read and check a Parquet file; `ValueError` says what is wrong."""
+    import polars
 
-    return read_whole(path, read, what, remedy)
+    from mllm_srec.files.hashing import column_hashes
+
+    if path.stat().st_size == 0:
+        raise ValueError("it is empty")  # polars would take it for a folder without files
+    with path.open("rb") as file:
+        stored = json.loads(polars.read_parquet_metadata(file).get(COLUMN_CHECKSUMS, "{}"))
+    there = polars.scan_parquet(path, glob=False).collect_schema()  # a folder may be called [a]
+    if missing := [name for name in (*(columns or ()), *schema) if name not in there]:
+        raise ValueError(f"it lacks the column {', '.join(missing)}")
+    for name, dtype in schema.items():
+        if there[name] != dtype:
+            raise ValueError(f"its column {name} is {there[name]}, not {dtype}")
+    table = polars.read_parquet(path, columns=None if columns is None else list(columns), glob=False)
+    if stored and (odd := [name for name, found in column_hashes(table).items() if stored.get(name) != found]):
+        raise ValueError(
+            f"its content differs from its checksum in the column {', '.join(odd)}, so it was changed or damaged"
+        )
+    return table
 
 
 def _damaged(path: Path, what: str, remedy: str, error: BaseException) -> DataError:

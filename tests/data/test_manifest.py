@@ -8,7 +8,7 @@ import pytest
 from mllm_srec import __version__
 from mllm_srec.data.manifest import check_manifest, raw_files, read_manifest, write_manifest
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PrepareSettings
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, DataError
 
 
 @pytest.fixture
@@ -108,8 +108,16 @@ def test_the_demo_reads_no_raw_files(tmp_path):
     assert raw_files(PrepareSettings(source="demo", images=str(tmp_path))) == {}
 
 
+def test_a_changed_manifest_is_noticed(prepared):
+    folder, settings = prepared
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"k_core": 3', '"k_core": 2'))
+    with pytest.raises(DataError, match=r"manifest\.json: .* differs from its checksum"):
+        check_manifest(folder, settings, CandidateSettings())
+
+
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"prepare": {}})])
 def test_a_broken_manifest_is_an_error(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"is not a manifest .*; delete .* and prepare again"):
+    with pytest.raises(DataError, match=r"the manifest cannot be read \(it .*\); put a copy of it back, or delete .*"):
         check_manifest(tmp_path, PrepareSettings(), CandidateSettings())

@@ -8,7 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mllm_srec.files.reading import read_json, read_table, read_whole
+from mllm_srec.files.atomic import COLUMN_CHECKSUMS, write_json, write_table
+from mllm_srec.files.hashing import column_hashes
+from mllm_srec.files.reading import read_json, read_object, read_table, read_whole
 from mllm_srec.types import ConfigError, DataError
 
 REMEDY = "delete it and run `test` again"
@@ -104,3 +106,73 @@ def test_a_panic_of_the_parser_is_an_error_and_an_interruption_is_not(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         read_whole(path, interrupt, "the numbers", REMEDY)
+
+
+def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 1 << bit
+    return bytes(changed)
+
+
+def test_no_flipped_bit_of_a_table_gives_other_numbers(tmp_path):
+    path = tmp_path / "a.parquet"
+    whole = pl.DataFrame(
+        {
+            "id": range(200),
+            "score": [n * 0.37 for n in range(200)],
+            "text": [f"t{n % 7}" if n % 5 else None for n in range(200)],
+            "seen": [n % 3 == 0 for n in range(200)],
+            "history": [[n, n + 1] for n in range(200)],
+        }
+    )
+    write_table(whole, path)
+    assert read_table(path, "the numbers", REMEDY).equals(whole)
+    content = path.read_bytes()
+    found = 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(flipped(content, place, place % 8))
+        try:
+            assert read_table(path, "the numbers", REMEDY).equals(whole)
+        except DataError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017  either outcome is right
+            found += 1
+    assert found > 100
+
+
+def test_a_part_of_a_table_is_compared_too(tmp_path):
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"a": [1], "b": [2]}).write_parquet(
+        path,
+        metadata={COLUMN_CHECKSUMS: json.dumps({"a": "0" * 16, "b": column_hashes(pl.DataFrame({"b": [2]}))["b"]})},
+    )
+    assert read_table(path, "the numbers", REMEDY, columns=["b"])["b"].to_list() == [2]
+    with pytest.raises(DataError, match="differs from its checksum in the column a"):
+        read_table(path, "the numbers", REMEDY)
+
+
+def test_the_type_of_a_column_is_checked(tmp_path):
+    path = table(tmp_path / "a.parquet")
+    assert read_table(path, "the numbers", REMEDY, schema={"a": pl.Int64}).height == 1000
+    with pytest.raises(DataError, match=message(path, "its column a is Int64, not String")):
+        read_table(path, "the numbers", REMEDY, schema={"a": pl.String})
+
+
+def test_a_changed_number_in_a_json_file_is_noticed(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json({"test/auc": 0.59, "n": 7, "folder": tmp_path, "ä": [1, (2, None)], "x": "\udc80"}, path)
+    assert read_json(path, "the numbers", REMEDY) == {
+        "test/auc": 0.59, "n": 7, "folder": str(tmp_path), "ä": [1, [2, None]], "x": "\udc80",
+    }  # fmt: skip
+    path.write_text(path.read_text().replace("0.59", "0.95"))
+    with pytest.raises(DataError, match=message(path, "its content differs from its checksum")):
+        read_json(path, "the numbers", REMEDY)
+
+
+def test_an_object_must_be_one_and_have_its_keys(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[1]")
+    with pytest.raises(DataError, match=message(path, "it holds no JSON object")):
+        read_object(path, "the numbers", REMEDY)
+    path.write_text('{"a": 1}')
+    with pytest.raises(DataError, match=message(path, "it lacks b")):
+        read_object(path, "the numbers", REMEDY, keys=["a", "b"])

@@ -25,6 +25,7 @@ from mllm_srec.data.demo.shop import DAY_MS, item_truth, user_truth
 from mllm_srec.data.demo.truth import MODALITIES, Floats, Ints, TasteModel
 from mllm_srec.data.demo.words import ATTRIBUTES, VALUES
 from mllm_srec.data.settings import DemoSettings, PrepareSettings
+from mllm_srec.files.atomic import write_table
 from mllm_srec.types import VISIBLE, ConfigError, DataError
 
 SCORES = tuple(f"{who}_{modality}" for who in ("oracle", "reader") for modality in MODALITIES)
@@ -65,7 +66,7 @@ def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
     scored = score_targets(targets, tables["groups"], tables["interactions"], settings.demo)
     # the scores assume clean pictures: a model that sees corrupted ones cannot reach them
     valid = [name for name in SCORES if settings.corruption.kind == "none" or name.endswith("_text")]
-    scored.select("table", "group_id", "item_id", *valid).write_parquet(folder / "ceilings.parquet")
+    write_table(scored.select("table", "group_id", "item_id", *valid), folder / "ceilings.parquet")
 
 
 def score_targets(
