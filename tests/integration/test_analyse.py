@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
 from mllm_srec.__main__ import main
+from tests.prepared_again import replace_table
 
 GRU = {"class_path": "mllm_srec.baselines.gru4rec.GRU4Rec", "init_args": {"hidden": 8, "patience": 50}}
 POPULARITY = {"class_path": "mllm_srec.baselines.popularity.Popularity"}
@@ -171,14 +173,13 @@ def test_what_must_not_be_mixed_is_refused(desk, capsys):
 
 
 def test_another_data_set_is_refused(desk, capsys):
-    manifest = Path("data/shop/manifest.json")
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**content, "candidates_hash": "f00"}))
+    folder = Path("data/shop")
+    shutil.copytree("data", "moved")
+    replace_table(folder, "candidates", pl.read_parquet(folder / "candidates.parquet").with_columns(label=0))
     assert "was prepared again since" in refusal(capsys, RUNS[1])
-    manifest.unlink()
+    (folder / "manifest.json").unlink()
     assert "holds no prepared data set" in refusal(capsys, RUNS[1])
-    shutil.move("data", "moved")
-    Path("moved/shop/manifest.json").write_text(json.dumps(content))
+    shutil.rmtree("data")
     assert main(["analyse", RUNS[1], *FAST, "--data_root", "moved"]) == 0
 
 

@@ -20,6 +20,7 @@ from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
 from mllm_srec.pipeline.model_kinds import train_data
 from mllm_srec.prompts.templates import PromptSettings
+from tests.prepared_again import replace_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OVERLAYS = sorted(
@@ -39,7 +40,7 @@ def exchange(folder, seed):
         rating=pl.when(held_out).then(6.0 - pl.col("rating")).otherwise(pl.col("rating")),
     )
     assert not exchanged.equals(rows)
-    exchanged.write_parquet(folder / "interactions.parquet")
+    replace_table(folder, "interactions", exchanged)
     return exchanged.filter(~held_out).equals(rows.filter(~held_out))
 
 
@@ -108,8 +109,8 @@ def test_tallrec_is_trained_on_prompts_that_do_not_know_it_either(roots, tiny_ba
     def batches(prepared):
         root = tmp_path / prepared.name
         shutil.copytree(prepared, root)
-        path = root / "demo/groups.parquet"  # contexts of other splits would be refused: they list what was exchanged
-        pl.read_parquet(path).filter(pl.col("split") == "train").write_parquet(path)
+        groups = pl.read_parquet(root / "demo/groups.parquet")  # contexts of other splits list what was exchanged
+        replace_table(root / "demo", "groups", groups.filter(pl.col("split") == "train"))
         module = PromptDataModule(
             str(root), "demo", str(tiny_backbone), batch_size=8, n_negatives=6,
             prompt=PromptSettings(wording="tallrec", user_id=False, profile=False, max_history=10),

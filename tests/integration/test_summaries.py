@@ -24,6 +24,7 @@ from mllm_srec.__main__ import main
 from mllm_srec.cli.commands import run as run_command
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model
 from mllm_srec.summaries import run as summarize
+from tests.prepared_again import replace_table
 
 STAGES = ("image", "item", "preference")
 HERE = Path(__file__).parent
@@ -238,7 +239,7 @@ def gift_cards(shared_data, real_vocabulary, tmp_path, monkeypatch, capsys):
         folder = tmp_path / "data" / name
         rows = pl.read_parquet(folder / "interactions.parquet")
         chosen = rows["user_id"].unique().sort()[:N_USERS]
-        rows.filter(pl.col("user_id").is_in(chosen.to_list())).write_parquet(folder / "interactions.parquet")
+        replace_table(folder, "interactions", rows.filter(pl.col("user_id").is_in(chosen.to_list())))
         asked, make = {stage: [] for stage in STAGES}, summarize.SummaryDataset
 
         def spy(prompts, chat, *rest):

@@ -41,6 +41,7 @@ from mllm_srec.summaries.inputs import read_summary_texts
 from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 from mllm_srec.summaries.store import SummaryStore
+from tests.prepared_again import replace_table
 
 SMALL = PictureSettings(max_pixels=4 * 28 * 28)
 SEEN_IN = {"train": ["train"], "train_val": ["train", "val"]}
@@ -218,7 +219,7 @@ def test_a_changed_item_costs_its_own_summaries_and_its_chains_from_there_on(fol
         Image.new("RGB", size, "yellow").save(path)
     else:
         title = pl.when(pl.col("item_id") == item).then(pl.lit("A new name")).otherwise(pl.col("title"))
-        plan.data.items.with_columns(title=title).write_parquet(folder / "items.parquet")
+        replace_table(folder, "items", plan.data.items.with_columns(title=title))
     plan = write(make_plan(folder, tiny_backbone))
     assert counts(stored(folder) - known) == {
         "image": int(what == "picture"), "item": 1, "preference": len({prefixes[step] for step in steps}),
@@ -330,7 +331,7 @@ def plain_shop(shop, tmp_path_factory):
     """The small shop with titles that hold no control tokens, so that a plain tokenizer can read whole chats."""
     folder = shutil.copytree(shop.folder, tmp_path_factory.mktemp("plain") / "shop")
     title = pl.when(pl.col("item_id") == "i03").then(pl.lit("red coat")).otherwise(pl.col("title"))
-    PreparedDataset.open(folder).items.with_columns(title=title).write_parquet(folder / "items.parquet")
+    replace_table(folder, "items", PreparedDataset.open(folder).items.with_columns(title=title))
     return folder
 
 
