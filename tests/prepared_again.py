@@ -2,8 +2,7 @@
 
 import polars as pl
 
-from mllm_srec.data.manifest import MANIFEST, read_manifest
-from mllm_srec.data.tables.negatives import candidates_hash
+from mllm_srec.data.manifest import MANIFEST, candidates_hash, read_manifest
 from mllm_srec.files.atomic import write_json
 from mllm_srec.files.hashing import table_hash
 

@@ -39,7 +39,7 @@ from mllm_srec.files.hashing import file_hash, text_hash
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
+from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone
 from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
 from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
 from mllm_srec.pipeline.evaluation.wandb_examples import ExampleTable
@@ -170,10 +170,9 @@ class ExperimentCLI(LightningCLI):
         config = self.settings
         folder, prepare, candidates = dataset_settings(config)
         command = shlex.join([*PROGRAM.split(), "prepare", *self.typed])
-        with folder_lock(folder):
-            data = ensure_prepared(folder, prepare, candidates, command)
-            if needs_backbone(config):
-                config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
+        data = ensure_prepared(folder, prepare, candidates, command)
+        if needs_backbone(config):
+            config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
         if needs_backbone(config):
             describe_backbone(config.model.backbone, config.model.revision)  # an error of ours where it cannot be read
 
@@ -198,8 +197,7 @@ class ExperimentCLI(LightningCLI):
         anything is written.
         """
         data = self.datamodule
-        with folder_lock(data.folder):
-            self.experiment.use_inputs()
+        self.experiment.use_inputs()
         if data.evaluator == "rerank" and self.subcommand != "fit":
             split = measured_split(self.subcommand)
             lists = retrieved_lists(data.retriever, data.data, split, data.n_retrieved)
@@ -250,8 +248,7 @@ class ExperimentCLI(LightningCLI):
 
     def _open_stores(self) -> None:
         """Open the stores of prompts, pictures and features, which are built where they are missing."""
-        with folder_lock(self.datamodule.folder):
-            report = self.experiment.open_stores()
+        report = self.experiment.open_stores()
         if self.trainer.is_global_zero and report:
             print_prompts(report)
 

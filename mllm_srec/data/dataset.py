@@ -10,8 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.data.manifest import MANIFEST, read_manifest, repair
-from mllm_srec.data.tables.negatives import candidates_hash
+from mllm_srec.data.manifest import MANIFEST, candidates_hash, read_manifest, repair
 from mllm_srec.files.hashing import file_hash, table_hash
 from mllm_srec.files.reading import read_table, read_whole
 from mllm_srec.types import ConfigError, DataError

@@ -1,4 +1,4 @@
-"""`manifest.json`: record of the settings and raw files of a prepared data set, compared with the current ones."""
+"""`manifest.json`: record of the settings, raw files and tables of a data set, compared with the current ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_manifest(
         candidates: Settings of the candidate lists.
         raw: Result of `raw_files(settings)` from before the files were read.
         tables: Name -> table written; the manifest holds their hashes.
-        candidates_hash: Hash that labels results; see `tables.negatives.candidates_hash`.
+        candidates_hash: Hash that labels results; see `candidates_hash`.
     """
     content = {
         "version": VERSION,
@@ -52,6 +52,21 @@ def write_manifest(
         "candidates_hash": candidates_hash,
     }
     write_json(content, folder / MANIFEST)
+
+
+def candidates_hash(groups: pl.DataFrame, candidates: pl.DataFrame) -> str:
+    """Compute the SHA-256 of everything that models rank: the rank groups with their contexts and candidate lists.
+
+    The hash does not depend on pair groups, nor on the order of rows and columns.
+
+    Args:
+        groups: Columns of `tables.targets.GROUP_SCHEMA`.
+        candidates: Columns of `tables.targets.CANDIDATE_SCHEMA`.
+    """
+    rank = groups.filter(pl.col("purpose") == "rank").sort("group_id")
+    lists = candidates.sort("group_id", "position", "item_id")
+    parts = [table_hash(table.select(sorted(table.columns))) for table in (rank, lists)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Record | None:

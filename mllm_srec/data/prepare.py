@@ -10,12 +10,11 @@ from pathlib import Path
 
 import polars as pl
 
-from mllm_srec.data.manifest import check_manifest, raw_files, write_manifest
+from mllm_srec.data.manifest import candidates_hash, check_manifest, raw_files, write_manifest
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, RawData
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.data.tables.interactions import deduplicate, is_liked, k_core, kept_items, kept_users
-from mllm_srec.data.tables.negatives import candidates_hash
 from mllm_srec.data.tables.splits import assign_splits
 from mllm_srec.data.tables.targets import Tables, build_tables
 from mllm_srec.files.folders import atomic_folder, locked

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from mllm_srec.files.faults import note_folder
 from mllm_srec.types import ConfigError, DataError
 
 if TYPE_CHECKING:  # commands that only print a help import this file
@@ -35,6 +36,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: The file cannot be written; an earlier one stays as it was.
     """
+    note_folder(path.parent)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         yield file

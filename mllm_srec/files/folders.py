@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mllm_srec.files.faults import READ_ONLY, explained, full_disk, note_folder
 from mllm_srec.types import ConfigError
 
 PATIENCE = 2.0
@@ -42,6 +44,42 @@ def locked(lock_file: Path, on_wait: Callable[[], None] | None = None, setting: 
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def build_lock(target: Path) -> Iterator[None]:
+    """Hold the lock of something that is about to be built: of processes started side by side, one builds it.
+
+    Look first whether it is there, and again under the lock: what is there needs no lock, and a shared data set may be
+    read-only. Where not even the lock can be written, nobody can build, so that nothing is locked and the block fails.
+
+    Args:
+        target: File or folder that will be built; its folder is made if it does not exist.
+
+    Raises:
+        DataError: The disk is full; what is complete is kept.
+        ConfigError: Nothing can be written there.
+    """
+    lock = FileLock(target.with_name(f".{target.name.lstrip('.')}.build.lock"))
+    with explained(target, "what is complete is kept, and the same command continues from there"):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            wait_for(lock, lambda: _say(f"waiting for another process that builds {target}"))
+        except OSError as error:
+            if full_disk(error) is not None:
+                raise
+            if error.errno not in READ_ONLY:
+                raise ConfigError(
+                    f"{target.parent}: cannot be written ({error.strerror}); set data.root to a folder of yours"
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def wait_for(lock: FileLock, on_wait: Callable[[], None] | None = None) -> None:
@@ -89,6 +127,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         An empty folder beside `target`. What a killed process left there is removed first; if the block raises, the
         folder is removed and an earlier `target` stays as it was.
     """
+    note_folder(target.parent)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -124,6 +163,7 @@ def make_writable(folder: Path) -> None:
     Raises:
         OSError: The folder cannot be made or written.
     """
+    note_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".writable-{os.getpid()}"
     probe.touch()

@@ -1,9 +1,8 @@
-"""Builds the missing inputs of a command, before any Trainer exists, one process at a time."""
+"""Builds the missing inputs of a command, before any Trainer exists; each is built by one process at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
-from mllm_srec.files.folders import atomic_folder, locked
+from mllm_srec.files.folders import atomic_folder, build_lock
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.prompts.builder import ItemText, item_text
 from mllm_srec.prompts.templates import PromptSettings, prompt_texts
@@ -24,18 +23,6 @@ RANDOM_BACKBONE = "random"
 DEMO_BACKBONE = "demo"
 """Value of `model.backbone` for the small pretrained model of the demo shop that comes with the package."""
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_backbone"
-
-
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a data set's folder: of processes started side by side, one builds and the others wait.
-
-    Raises:
-        ConfigError: The folder around the data set cannot be written.
-    """
-    lock_file = folder.parent / f".{folder.name}.build.lock"
-    with locked(lock_file, lambda: _say(f"waiting for another process that builds {folder}"), "data.root"):
-        yield
 
 
 def _say(message: str) -> None:
@@ -64,8 +51,10 @@ def ensure_prepared(
             )
         from mllm_srec.data.prepare import prepare_dataset
 
-        _say(f"preparing the demo shop in {folder}")
-        prepare_dataset(folder, prepare, candidates)
+        with build_lock(folder):
+            if not check_manifest(folder, prepare, candidates):  # another process may have been faster
+                _say(f"preparing the demo shop in {folder}")
+                prepare_dataset(folder, prepare, candidates)
     return PreparedDataset.open(folder)
 
 
@@ -86,9 +75,11 @@ def resolve_backbone(name: str, data: PreparedDataset) -> str:
     settings = RandomBackboneSettings()
     folder = data.folder / "backbones" / f"random-{text_hash(f'{settings} {data.content_hash}')[:12]}"
     if not (folder / "config.json").exists():
-        _say(f"making a small backbone of random weights in {folder}")
-        with atomic_folder(folder) as partial:
-            build_random_backbone(partial, _texts(data), settings)
+        with build_lock(folder):
+            if not (folder / "config.json").exists():  # another process may have been faster
+                _say(f"making a small backbone of random weights in {folder}")
+                with atomic_folder(folder) as partial:
+                    build_random_backbone(partial, _texts(data), settings)
     return str(folder)
 
 

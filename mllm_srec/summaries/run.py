@@ -14,6 +14,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from mllm_srec.data.loading.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
+from mllm_srec.files.folders import build_lock
 from mllm_srec.models.summarizer import SummaryGenerator
 from mllm_srec.prompts.summaries import Summary, SummaryPrompt
 from mllm_srec.summaries.inputs import SummaryInputs, read_summary_texts
@@ -45,7 +46,9 @@ def ensure_summaries(plan: SummaryPlan, command: str, on_checked: OnChecked | No
                 "first run\n"
                 f"  {command}\nor set summaries.variant to none"
             )
-        Summarizer(plan, summary_trainer(accelerator="auto", devices=1), on_checked).run(missing)
+        with build_lock(plan.data.folder / "summaries"):
+            if missing := missing_stages(plan):  # another process may have been faster
+                Summarizer(plan, summary_trainer(accelerator="auto", devices=1), on_checked).run(missing)
     return read_summary_texts(plan)
 
 

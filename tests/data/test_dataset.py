@@ -4,9 +4,8 @@ import polars as pl
 import pytest
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.manifest import read_manifest, write_manifest
+from mllm_srec.data.manifest import candidates_hash, read_manifest, write_manifest
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
-from mllm_srec.data.tables.negatives import candidates_hash
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import ConfigError, DataError
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.data.manifest import candidates_hash
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.schema import ITEM_SCHEMA
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PrepareSettings
-from mllm_srec.data.tables.negatives import candidates_hash
 from mllm_srec.types import ConfigError, DataError
 
 CANDIDATES = CandidateSettings(n_negatives=3)

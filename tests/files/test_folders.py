@@ -1,13 +1,17 @@
 """Locks between processes, folders that appear complete or not at all, and permissions."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
 from mllm_srec.files import folders
-from mllm_srec.files.folders import atomic_folder, lock_if_free, locked, make_writable, why_not_writable
+from mllm_srec.files.folders import atomic_folder, build_lock, lock_if_free, locked, make_writable, why_not_writable
+from mllm_srec.types import ConfigError, DataError
 
 HOLDER = """
 import sys
@@ -113,3 +117,80 @@ def test_a_probe_leaves_nothing(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         make_writable(tmp_path / "file")
+
+
+# --- building -----------------------------------------------------------------------------------------------------
+
+
+def test_waiting_for_a_builder_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folders, "PATIENCE", 0.05)
+    code = textwrap.dedent(
+        """
+        import sys, time
+        from pathlib import Path
+        from mllm_srec.files.folders import build_lock
+        with build_lock(Path(sys.argv[1])):
+            print("held", flush=True)
+            time.sleep(1)
+        """
+    )
+    store = tmp_path / "data/shop"
+    with subprocess.Popen([sys.executable, "-c", code, str(store)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "held\n"
+        with build_lock(store):
+            pass
+    assert f"waiting for another process that builds {store}" in capsys.readouterr().err
+
+
+def test_two_stores_are_built_side_by_side(tmp_path):
+    with build_lock(tmp_path / "a"), build_lock(tmp_path / "b"):
+        assert lock_if_free(tmp_path / ".a.build.lock") is None
+
+
+def test_a_builder_under_a_file_is_refused(tmp_path):
+    (tmp_path / "data").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"data: cannot be written .*; set data.root"),
+        build_lock(tmp_path / "data/x"),
+    ):
+        pass
+
+
+def test_another_error_inside_keeps_its_kind_and_frees_the_lock(tmp_path):
+    with pytest.raises(FileNotFoundError), build_lock(tmp_path / "shop"):
+        (tmp_path / "absent").read_text()
+    with build_lock(tmp_path / "shop"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_nothing_is_locked_where_nothing_can_be_written(tmp_path, monkeypatch, number):
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(folders.FileLock, "acquire", refuse)
+    with build_lock(tmp_path / "store"):
+        pass
+    expected = (
+        rf"store: is missing and cannot be made, .*\({os.strerror(number)}\); .* copy the data set and set data.root"
+    )
+    with pytest.raises(ConfigError, match=expected), build_lock(tmp_path / "store"):
+        refuse()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("No space left on device (os error 28)"),  # as polars raises it
+        RuntimeError("I/O error: Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_while_building_is_one_sentence(tmp_path, error):
+    with pytest.raises(DataError) as caught, build_lock(tmp_path / "store"):
+        raise error
+    assert re.fullmatch(
+        rf"{tmp_path}/store: cannot be written \((No space left on device|Disk quota exceeded)\); free space there, or "
+        "put data.root on another disk, and start again: what is complete is kept, .*",
+        str(caught.value),
+    )

@@ -19,7 +19,7 @@ import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401 - imported o
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import PictureSettings
-from mllm_srec.pipeline.build import folder_lock
+from mllm_srec.files.folders import build_lock
 from mllm_srec.pipeline.runs.names import is_first_process
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings
@@ -40,7 +40,7 @@ def summarize(folder, backbone, n_ranks):
     plan = SummaryPlan(PreparedDataset.open(folder), SETTINGS, PromptSettings(), pictures, backbone, None)
     strategy = {"strategy": "ddp"} if n_ranks > 1 else {}
     trainer = summary_trainer(accelerator="cpu", devices=n_ranks, enable_progress_bar=False, **strategy)
-    with folder_lock(Path(folder) / "summaries") if is_first_process() else nullcontext():  # as the command does
+    with build_lock(Path(folder) / "summaries") if is_first_process() else nullcontext():  # as the command does
         Summarizer(plan, trainer).run(STAGES)
 
 

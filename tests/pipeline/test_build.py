@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
-from mllm_srec.files import folders
 from mllm_srec.pipeline import build
-from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
+from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone, resolve_stages
 from mllm_srec.summaries.settings import StageSettings, SummarySettings
 from mllm_srec.types import ConfigError
 
@@ -24,11 +22,10 @@ CANDIDATES = CandidateSettings(n_negatives=5)
 CHILD = """
 import runpy, sys
 from pathlib import Path
-from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone
+from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone
 settings = runpy.run_path(sys.argv[1])
 folder = Path("data/shop")
-with folder_lock(folder):
-    print(resolve_backbone("random", ensure_prepared(folder, settings["DEMO"], settings["CANDIDATES"], "")))
+print(resolve_backbone("random", ensure_prepared(folder, settings["DEMO"], settings["CANDIDATES"], "")))
 """
 
 
@@ -62,7 +59,8 @@ def test_a_killed_build_is_done_again(tmp_path, moment):
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
     assert (tmp_path / out.strip() / "config.json").exists()
-    assert [path.name for path in (tmp_path / "data/shop/backbones").iterdir()] == [Path(out.strip()).name]
+    made = [path for path in (tmp_path / "data/shop/backbones").iterdir() if path.is_dir()]
+    assert [path.name for path in made] == [Path(out.strip()).name]
 
 
 def test_a_real_data_set_is_not_prepared_by_itself(tmp_path):
@@ -92,39 +90,6 @@ def test_the_random_backbone_is_made_once_and_belongs_to_the_data(shop, tmp_path
     assert capsys.readouterr().err.count("making a small backbone of random weights") == 1
     tokenizer = (first / "tokenizer.json").read_text()
     assert '"mug"' in tokenizer or "mug" in tokenizer
-
-
-def test_waiting_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(folders, "PATIENCE", 0.05)
-    code = textwrap.dedent(
-        """
-        import sys, time
-        from pathlib import Path
-        from mllm_srec.pipeline.build import folder_lock
-        with folder_lock(Path(sys.argv[1])):
-            print("held", flush=True)
-            time.sleep(1)
-        """
-    )
-    folder = tmp_path / "shop"
-    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout.readline() == "held\n"
-        with folder_lock(folder):
-            pass
-    assert f"waiting for another process that builds {folder}" in capsys.readouterr().err.replace("\n", "")
-
-
-def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "data").write_text("")
-    with pytest.raises(ConfigError, match=r"data.root: .*data cannot be written"), folder_lock(tmp_path / "data/shop"):
-        pass
-
-
-def test_an_error_inside_is_not_called_a_lock_error(tmp_path):
-    with pytest.raises(FileNotFoundError), folder_lock(tmp_path / "shop"):
-        (tmp_path / "absent").read_text()
-    with folder_lock(tmp_path / "shop"):  # and the lock is free again
-        pass
 
 
 def test_the_demo_backbone_comes_with_the_package(shop):

@@ -107,15 +107,14 @@ def _open(config: Any, flags: dict[str, Any]) -> Ranker:
         ConfigError: The data set is not prepared, or was prepared with other settings.
     """
     from mllm_srec.cli.checks import check_settings
-    from mllm_srec.pipeline.build import ensure_prepared, folder_lock
+    from mllm_srec.pipeline.build import ensure_prepared
     from mllm_srec.pipeline.ranking.loaded_run import load_run
     from mllm_srec.pipeline.ranking.ranker import Ranker
 
     check_settings("predict", config)
     folder, prepare, candidates = dataset_settings(config)
     command = f"{PROGRAM} prepare --config ..."
-    with folder_lock(folder):
-        ensure_prepared(folder, prepare, candidates, command)
+    ensure_prepared(folder, prepare, candidates, command)
     return Ranker(load_run(plain(config)), config.ckpt_path, max_items=flags["max_items"], retriever=flags["retriever"])
 
 

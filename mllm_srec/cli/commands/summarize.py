@@ -46,7 +46,7 @@ def main(command: str, arguments: list[str]) -> None:
     full = full_parser(command, DESCRIPTION)
     _add_stage(full)
     config = full.parse_args(arguments)
-    from mllm_srec.pipeline.build import folder_lock
+    from mllm_srec.files.folders import build_lock
     from mllm_srec.pipeline.runs.names import is_first_process
     from mllm_srec.reports.terminal.preparation import print_quality
     from mllm_srec.summaries.run import Summarizer
@@ -55,7 +55,7 @@ def main(command: str, arguments: list[str]) -> None:
     summarizer = Summarizer(plan, _trainer(config.trainer), print_quality)
     summarizer.meet()
     # One command at a time: two of several processes each could hold the shards that the other waits for.
-    with folder_lock(plan.data.folder / "summaries") if is_first_process() else nullcontext():
+    with build_lock(plan.data.folder / "summaries") if is_first_process() else nullcontext():
         summarizer.run(STAGES if config.stage == "all" else [config.stage])
 
 
@@ -66,21 +66,20 @@ def summary_plan(config: Any, prepare_command: str) -> SummaryPlan:
         config: Parsed settings of any command.
         prepare_command: The command that would prepare the data set, for the error.
     """
-    from mllm_srec.pipeline.build import ensure_prepared, folder_lock, resolve_backbone, resolve_stages
+    from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone, resolve_stages
     from mllm_srec.summaries.plan import SummaryPlan
 
     folder, prepare, candidates = dataset_settings(config)
-    with folder_lock(folder):
-        data = ensure_prepared(folder, prepare, candidates, prepare_command)
-        plan = SummaryPlan(
-            data,
-            resolve_stages(as_settings(SummarySettings, config.summaries), data),
-            as_settings(PromptSettings, config.data.prompt),
-            as_settings(PictureSettings, config.data.pictures),
-            resolve_backbone(config.model.backbone, data),
-            config.model.revision,
-        )
-        _ = plan.images
+    data = ensure_prepared(folder, prepare, candidates, prepare_command)
+    plan = SummaryPlan(
+        data,
+        resolve_stages(as_settings(SummarySettings, config.summaries), data),
+        as_settings(PromptSettings, config.data.prompt),
+        as_settings(PictureSettings, config.data.pictures),
+        resolve_backbone(config.model.backbone, data),
+        config.model.revision,
+    )
+    _ = plan.images
     return plan
 
 

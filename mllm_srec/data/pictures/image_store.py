@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,9 +24,22 @@ from mllm_srec.data.pictures.files import as_shown
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.families.base import Grid, ImageProcessor
 from mllm_srec.families.lookup import read_family
-from mllm_srec.files.folders import atomic_folder
+from mllm_srec.files.atomic import write_table
+from mllm_srec.files.folders import atomic_folder, build_lock
 from mllm_srec.files.progress import track
+from mllm_srec.files.reading import read_table, read_whole
 from mllm_srec.types import ConfigError, DataError
+
+INDEX_SCHEMA: dict[str, type[pl.DataType]] = {
+    "picture": pl.String,
+    "offset": pl.Int64,
+    "height": pl.Int64,
+    "width": pl.Int64,
+}
+"""Columns of `index.parquet`; `crc32` follows them, but in stores of earlier versions."""
+
+ITEM_SCHEMA: dict[str, type[pl.DataType]] = {"item_id": pl.String, "picture": pl.String}
+"""Columns of `items.parquet`."""
 
 
 def load_image_processor(backbone: str, revision: str | None, settings: PictureSettings) -> ImageProcessor:
@@ -67,25 +81,38 @@ def processor_key(processor: ImageProcessor) -> str:
 
 
 class ImageStore:
-    """Reader of resized pictures, by item.
+    """Reader of resized pictures, by item; each is compared with its checksum when it is first read.
 
     Args:
         folder: Folder that `build_image_store` wrote.
         processor: Image processor that it was built with.
+
+    Raises:
+        DataError: A file of the store is missing or damaged.
     """
 
     def __init__(self, folder: Path, processor: ImageProcessor) -> None:
         self.folder = folder
         self.processor = processor
-        index = pl.read_parquet(folder / "index.parquet", glob=False)
+        self._remedy = f"delete {folder}, which is made again when it is needed"
+        index = read_table(folder / "index.parquet", "the index of pictures", self._remedy, schema=INDEX_SCHEMA)
         self._rows: dict[str, tuple[int, int, int]] = {
             key: (offset, height, width)
             for key, offset, height, width in index.select("picture", "offset", "height", "width").iter_rows()
         }
-        self._keys: dict[str, str] = dict(pl.read_parquet(folder / "items.parquet", glob=False).iter_rows())
-        pixels = folder / "pixels.bin"
-        self._pixels = np.memmap(pixels, dtype=np.uint8, mode="r") if pixels.stat().st_size else np.empty(0, np.uint8)
+        #: Checksums that are still to be compared; stores of earlier versions have none.
+        self._unread = dict(index.select("picture", "crc32").iter_rows()) if "crc32" in index.columns else {}
+        items = read_table(folder / "items.parquet", "the table of pictured items", self._remedy, schema=ITEM_SCHEMA)
+        self._keys: dict[str, str] = dict(items.select(*ITEM_SCHEMA).iter_rows())
+        self._pixels = read_whole(folder / "pixels.bin", self._map, "the file of pixels", self._remedy)
         self._added: dict[str, np.ndarray] = {}  # pictures held in memory only
+
+    def _map(self, path: Path) -> np.ndarray:
+        """Map the pixels into memory."""
+        expected = sum(height * width * 3 for _, height, width in self._rows.values())
+        if (size := path.stat().st_size) != expected:
+            raise ValueError(f"it has {size} bytes, and its index describes {expected}")
+        return np.memmap(path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
 
     @property
     def pictures(self) -> list[str]:
@@ -125,11 +152,23 @@ class ImageStore:
         return self.processor.n_tokens(self.grid(picture))
 
     def pixels(self, picture: str) -> np.ndarray:
-        """Return the resized picture, uint8 `(height, width, 3)`."""
+        """Return the resized picture, uint8 `(height, width, 3)`.
+
+        Raises:
+            DataError: The stored pixels are not those that were written.
+        """
         if picture in self._added:
             return self._added[picture]
         offset, height, width = self._rows[picture]
-        return np.asarray(self._pixels[offset : offset + height * width * 3]).reshape(height, width, 3)
+        found = np.asarray(self._pixels[offset : offset + height * width * 3])
+        if (stated := self._unread.get(picture)) is not None:
+            if zlib.crc32(found.data) != stated:
+                raise DataError(
+                    f"{self.folder / 'pixels.bin'}: the pixels of the picture {picture} differ from their checksum, so "
+                    f"they were changed or damaged; {self._remedy}"
+                )
+            self._unread.pop(picture, None)  # another thread may have been faster
+        return found.reshape(height, width, 3)
 
     def pixel_values(self, pictures: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the patches `(P, F)` float32 of the pictures, one after another, and their grids `(n, 3)`."""
@@ -150,8 +189,10 @@ def build_image_store(data_folder: Path, processor: ImageProcessor, items: pl.Da
     pictured = items.filter(pl.col("image").is_not_null())
     folder = data_folder / "image_store" / _store_key(data_folder, processor, pictured)
     if not (folder / "items.parquet").exists():
-        with atomic_folder(folder) as partial:
-            _write_store(partial, data_folder, processor, pictured)
+        with build_lock(folder):
+            if not (folder / "items.parquet").exists():
+                with atomic_folder(folder) as partial:
+                    _write_store(partial, data_folder, processor, pictured)
     return ImageStore(folder, processor)
 
 
@@ -176,7 +217,7 @@ def _store_key(data_folder: Path, processor: ImageProcessor, pictured: pl.DataFr
 def _write_store(folder: Path, data_folder: Path, processor: ImageProcessor, items: pl.DataFrame) -> None:
     """Write pixels and tables; a picture that several items share is written once."""
     keys: dict[str, str] = {}
-    rows: dict[str, tuple[int, int, int]] = {}
+    rows: dict[str, tuple[int, int, int, int]] = {}
     offset = 0
 
     def load(row: tuple[str, str]) -> tuple[str, str, np.ndarray]:
@@ -188,16 +229,15 @@ def _write_store(folder: Path, data_folder: Path, processor: ImageProcessor, ite
         for item_id, key, pixels in track(loaded, total=items.height, description="resizing pictures", unit="pictures"):
             keys[item_id] = key
             if key not in rows:
-                rows[key] = (offset, pixels.shape[0], pixels.shape[1])
+                rows[key] = (offset, pixels.shape[0], pixels.shape[1], zlib.crc32(pixels.tobytes()))
                 out.write(pixels.tobytes())
                 offset += pixels.size
-    pl.DataFrame(
-        [(key, *row) for key, row in rows.items()],
-        schema={"picture": pl.String, "offset": pl.Int64, "height": pl.Int64, "width": pl.Int64},
-        orient="row",
-    ).write_parquet(folder / "index.parquet")
-    table = {"item_id": list(keys), "picture": list(keys.values())}
-    pl.DataFrame(table, schema={"item_id": pl.String, "picture": pl.String}).write_parquet(folder / "items.parquet")
+    index = pl.DataFrame(
+        [(key, *row) for key, row in rows.items()], schema={**INDEX_SCHEMA, "crc32": pl.Int64}, orient="row"
+    )
+    write_table(index, folder / "index.parquet")
+    table = pl.DataFrame({"item_id": list(keys), "picture": list(keys.values())}, schema=ITEM_SCHEMA)
+    write_table(table, folder / "items.parquet")
 
 
 def _read_resized(path: Path, processor: ImageProcessor) -> tuple[str, np.ndarray]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,17 @@ from mllm_srec.data.stored_prompts.contexts import ContextTexts, PromptReport
 from mllm_srec.data.stored_prompts.parts import PromptParts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.families.base import Grid
-from mllm_srec.files.folders import atomic_folder
+from mllm_srec.files.atomic import write_json
+from mllm_srec.files.checksums import check_checksums, note_checksums
+from mllm_srec.files.folders import atomic_folder, build_lock
 from mllm_srec.files.progress import track
+from mllm_srec.files.reading import read_object, read_whole
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.packing import PromptTarget
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import ConfigError
 
+CONTEXTS, TARGETS = "contexts.arrow", "targets.arrow"
 IDS = datasets.Sequence(datasets.Value("int32"))
 CONTEXT_FEATURES = datasets.Features({"prefix_ids": IDS, "middle_ids": IDS, "n_dropped": datasets.Value("int32")})
 TARGET_FEATURES = datasets.Features(
@@ -78,11 +82,13 @@ def build_prompt_store(
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     folder = data.folder / "prompts" / name
     if not (folder / "report.json").exists():
-        with atomic_folder(folder) as partial:
-            writer = PromptWriter(data, encoder, images, settings, max_length, texts)
-            writer.write(partial)
-            (partial / "key.json").write_text(json.dumps(key, indent=2) + "\n")
-            (partial / "report.json").write_text(json.dumps(asdict(writer.report), indent=2) + "\n")
+        with build_lock(folder):
+            if not (folder / "report.json").exists():  # another process may have been faster
+                with atomic_folder(folder) as partial:
+                    writer = PromptWriter(data, encoder, images, settings, max_length, texts)
+                    writer.write(partial)
+                    write_json(key, partial / "key.json")
+                    write_json(asdict(writer.report), partial / "report.json")
     return PromptStore(folder)
 
 
@@ -114,10 +120,20 @@ class PromptStore:
     report: PromptReport = field(init=False)
 
     def __post_init__(self) -> None:
-        """Map the tables into memory; nothing is copied."""
-        self.report = PromptReport(**json.loads((self.folder / "report.json").read_text()))
-        self._contexts = datasets.Dataset.from_file(str(self.folder / "contexts.arrow"))
-        self._targets = datasets.Dataset.from_file(str(self.folder / "targets.arrow"))
+        """Map the tables into memory, after comparing them with their checksums; nothing is copied.
+
+        Raises:
+            DataError: A file of the store is missing or damaged.
+        """
+        remedy = f"delete {self.folder}, which is made again when it is needed"
+        report = read_object(self.folder / "report.json", "the report of stored prompts", remedy, ("n_contexts",))
+        names = {count.name for count in fields(PromptReport)} & set(report)  # others are of another version
+        self.report = PromptReport(**{name: report[name] for name in names})
+        check_checksums(self.folder, CONTEXTS, TARGETS, what="stored prompts", remedy=remedy)
+        self._contexts, self._targets = (
+            read_whole(self.folder / name, lambda path: datasets.Dataset.from_file(str(path)), "stored prompts", remedy)
+            for name in (CONTEXTS, TARGETS)
+        )
 
     def prefix(self, context: int) -> list[int]:
         """Return the token ids of a context, by its row in the groups table."""
@@ -226,13 +242,14 @@ class PromptWriter:
         """Write both tables into a folder."""
         shown = zip(self.data.items["item_id"], self.items, strict=True)
         targets = [self.parts.target(item_id, item) for item_id, item in shown]
-        _write_arrow(folder / "targets.arrow", TARGET_FEATURES, iter(targets))
+        _write_arrow(folder / TARGETS, TARGET_FEATURES, iter(targets))
         lengths = [len(row["before_ids"]) + len(row["input_ids"]) for row in targets]
         longest = max(lengths, default=0)  # a candidate list may hold any item
         if self.parts.listwise:
             longest = self.parts.longest_list([len(row["choice_ids"]) for row in targets])
         contexts = self._context_rows(lengths, longest)
-        _write_arrow(folder / "contexts.arrow", CONTEXT_FEATURES, contexts)
+        _write_arrow(folder / CONTEXTS, CONTEXT_FEATURES, contexts)
+        note_checksums(folder, TARGETS, CONTEXTS)
 
     def _context_rows(self, target_lengths: list[int], longest: int) -> Iterator[dict[str, Any]]:
         """Yield the rows of `contexts`; `longest` are the tokens of the longest target or list of a rank group."""

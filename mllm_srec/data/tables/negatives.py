@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from mllm_srec.data.tables.split_repair import Bools, Ints
-from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import SPLITS, Purpose, Split
 
 CHUNK_CELLS = 5_000_000
@@ -119,21 +117,6 @@ def draw_users(groups: pl.DataFrame, max_users: int | None, generator: np.random
         return groups
     drawn = users.gather(generator.choice(len(users), size=max_users, replace=False))
     return groups.filter(pl.col("user_id").is_in(drawn.to_list()))
-
-
-def candidates_hash(groups: pl.DataFrame, candidates: pl.DataFrame) -> str:
-    """Compute the SHA-256 of everything that models rank: the rank groups with their contexts and candidate lists.
-
-    The hash does not depend on pair groups, nor on the order of rows and columns.
-
-    Args:
-        groups: Columns of `GROUP_SCHEMA`.
-        candidates: Columns of `CANDIDATE_SCHEMA`.
-    """
-    rank = groups.filter(pl.col("purpose") == "rank").sort("group_id")
-    lists = candidates.sort("group_id", "position", "item_id")
-    parts = [table_hash(table.select(sorted(table.columns))) for table in (rank, lists)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _draw_one_by_one(

@@ -25,6 +25,9 @@ from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
 from mllm_srec.files.atomic import atomic_file
+from mllm_srec.files.checksums import check_checksums, note_checksum
+from mllm_srec.files.folders import build_lock
+from mllm_srec.files.reading import read_whole
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, hidden_size
 from mllm_srec.models.text_encoder import BackboneText, SentenceEncoder, TextEncoder
@@ -46,7 +49,7 @@ def item_features(
 ) -> ItemFeatures:
     """Compute the features of all items by number; raw features are stored below the data set's folder.
 
-    Callers hold `pipeline.build.folder_lock` on that folder. After a kill, the same call resumes.
+    After a kill, the same call resumes.
 
     Args:
         data: Data set, whose item row i is number i + 1.
@@ -134,11 +137,22 @@ def picture_means(images: ImageStore, folder: Path) -> np.ndarray:
     """
     path = folder / "means.npy"
     if not path.exists():
-        store = FeatureStore(folder)
-        means = np.stack([store.features([key]).float().mean(dim=0).numpy() for key in images.pictures])
-        with atomic_file(path) as file:
-            np.save(file, means)
-    return np.asarray(np.load(path))
+        with build_lock(path):
+            if not path.exists():
+                _write_means(images, path)
+    remedy = "delete it: it is made again when it is needed"
+    check_checksums(folder, path.name, what="the mean features of pictures", remedy=remedy)
+    return read_whole(path, lambda file: np.asarray(np.load(file)), "the mean features of pictures", remedy)
+
+
+def _write_means(images: ImageStore, path: Path) -> None:
+    """Write the means of a feature store beside it; their checksum first, so that none is ever without."""
+    store = FeatureStore(path.parent)
+    means = np.stack([store.features([key]).float().mean(dim=0).numpy() for key in images.pictures])
+    with atomic_file(path) as file:
+        np.save(file, means)
+        file.flush()
+        note_checksum(path, Path(file.name))
 
 
 def _text_encoder(settings: ItemFeatureSettings, backbone: BackboneSettings) -> TextEncoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mllm_srec.data.pictures.image_store import ImageStore
-from mllm_srec.files.atomic import write_text
+from mllm_srec.files.atomic import write_json, write_table, write_text
+from mllm_srec.files.folders import build_lock
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
 from mllm_srec.models.backbone_files import describe_backbone
@@ -22,7 +24,7 @@ PictureBatch = tuple[list[str], torch.Tensor, torch.Tensor]
 """Keys of n pictures, pixel values `(P, F)` and grids `(n, 3)`."""
 
 Entry = dict[str, int | str]
-"""A line of the index: picture, number of tokens and dimensions, dtype."""
+"""A line of the index: picture, number of tokens and dimensions, dtype, CRC-32 of its features."""
 
 
 class FeatureExtractor(pl.LightningModule):
@@ -55,8 +57,10 @@ class FeatureExtractor(pl.LightningModule):
         features = self.backbone.image_features(pixel_values, grids)  # list of (tokens, D)
         with (self.folder / "features.bin").open("ab") as out, (self.folder / "index.jsonl").open("a") as index:
             for key, rows in zip(keys, features, strict=True):
-                out.write(_bytes(rows))
+                content = _bytes(rows)
+                out.write(content)
                 entry = {"picture": key, "n_tokens": len(rows), "n_dims": rows.shape[1], "dtype": str(rows.dtype)[6:]}
+                entry["crc32"] = zlib.crc32(content)
                 out.flush()
                 index.write(json.dumps(entry) + "\n")
 
@@ -110,13 +114,16 @@ def extract_features(images: ImageStore, settings: BackboneSettings, batch_size:
     folder = feature_folder(images, settings)
     if (folder / "meta.json").exists():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _recover(folder)
-    missing = [picture for picture in images.pictures if picture not in done]
-    if missing:
-        print(f"encoding {len(missing)} of {len(images.pictures)} pictures into {folder}", flush=True)
-        _predict(missing, images, settings, folder, batch_size)
-    _finish(folder)
+    with build_lock(folder):
+        if (folder / "meta.json").exists():  # another process extracted them meanwhile
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        done = _recover(folder)
+        missing = [picture for picture in images.pictures if picture not in done]
+        if missing:
+            print(f"encoding {len(missing)} of {len(images.pictures)} pictures into {folder}", flush=True)
+            _predict(missing, images, settings, folder, batch_size)
+        _finish(folder)
     return folder
 
 
@@ -171,18 +178,17 @@ def _recover(folder: Path) -> set[str]:
     path.touch()
     with path.open("r+b") as file:
         file.truncate(sum(map(_size, entries)))
-    (folder / "index.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    write_text("".join(json.dumps(entry) + "\n" for entry in entries), folder / "index.jsonl")
     return {str(entry["picture"]) for entry in entries}
 
 
 def _finish(folder: Path) -> None:
     """Write the index as a table, and last `meta.json`, which marks the store as finished."""
     entries = _entries(folder)
-    table = polars.DataFrame(
-        {"picture": [entry["picture"] for entry in entries], "n_tokens": [entry["n_tokens"] for entry in entries]},
-        schema={"picture": polars.String, "n_tokens": polars.Int64},
-    )
+    rows = [(entry["picture"], entry["n_tokens"], entry.get("crc32")) for entry in entries]
+    schema = {"picture": polars.String, "n_tokens": polars.Int64, "crc32": polars.Int64}
     offset = polars.col("n_tokens").cum_sum() - polars.col("n_tokens")
-    table.with_columns(offset.alias("offset")).write_parquet(folder / "index.parquet")
+    table = polars.DataFrame(rows, schema, orient="row").with_columns(offset.alias("offset"))
+    write_table(table, folder / "index.parquet")
     first = entries[0] if entries else {"n_dims": 0, "dtype": "float32"}
-    write_text(json.dumps({"n_dims": first["n_dims"], "dtype": first["dtype"]}) + "\n", folder / "meta.json")
+    write_json({"n_dims": first["n_dims"], "dtype": first["dtype"]}, folder / "meta.json")

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mllm_srec.files.checksums import check_checksums, note_checksums
+from mllm_srec.files.folders import build_lock
 from mllm_srec.files.hashing import text_hash
+from mllm_srec.files.reading import read_whole
 from mllm_srec.models.text_encoder import TextEncoder, mean_over_tokens
 from mllm_srec.pipeline.features.pictures import extraction_trainer
 from mllm_srec.types import ConfigError
@@ -77,8 +80,6 @@ class _Texts(Dataset[Tokens]):
 def text_features(encoder: TextEncoder, texts: Sequence[Tokens], root: Path, batch_size: int) -> np.ndarray:
     """Return the mean of the last hidden states of every text `(n, D)` float32; encode texts missing in the store.
 
-    Callers must hold a lock, see `pipeline.build.folder_lock`: two processes must not write one store.
-
     Args:
         encoder: Text encoder, loaded only if a text is missing.
         texts: Token ids of the texts, at least one each; equal texts are encoded once.
@@ -87,14 +88,35 @@ def text_features(encoder: TextEncoder, texts: Sequence[Tokens], root: Path, bat
     """
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))  # so that texts of a batch are of similar length
     path = text_store(encoder, distinct, root)
+    size = 4 * encoder.width * len(distinct)
+    if not _has_size(path, size):
+        with build_lock(path.parent):
+            if not _has_size(path, size):  # another process may have been faster
+                _encode_missing(encoder, path, distinct, batch_size)
+    remedy = f"delete {path.parent}, which is made again when it is needed"
+    check_checksums(path.parent, path.name, what="the features of texts", remedy=remedy)
+    rows = read_whole(
+        path,
+        lambda file: np.fromfile(file, dtype=np.float32).reshape(len(distinct), encoder.width),
+        "the features of texts",
+        remedy,
+    )
+    row_of = {text: row for row, text in enumerate(distinct)}
+    return rows[[row_of[text] for text in texts]]
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
+
+
+def _encode_missing(encoder: TextEncoder, path: Path, distinct: Sequence[Tokens], batch_size: int) -> None:
+    """Encode the texts that the file lacks, and note its checksum."""
     n_done = _recover(path, encoder.width)
     if n_done < len(distinct):
         print(f"encoding {len(distinct) - n_done} of {len(distinct)} texts into {path}", flush=True)
         loader = DataLoader(_Texts(distinct[n_done:]), batch_size=batch_size, collate_fn=collate_texts)
         extraction_trainer(path.parent).predict(TextExtractor(encoder, path), loader, return_predictions=False)
-    rows = np.fromfile(path, dtype=np.float32).reshape(len(distinct), encoder.width)
-    row_of = {text: row for row, text in enumerate(distinct)}
-    return rows[[row_of[text] for text in texts]]
+    note_checksums(path.parent, path.name)
 
 
 def text_store(encoder: TextEncoder, distinct: Sequence[Tokens], root: Path) -> Path:

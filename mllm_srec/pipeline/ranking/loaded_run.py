@@ -13,7 +13,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import ServedInputs
 from mllm_srec.models.recommender import MLLMRecommender
-from mllm_srec.pipeline.build import folder_lock, resolve_backbone, resolve_stages
+from mllm_srec.pipeline.build import resolve_backbone, resolve_stages
 from mllm_srec.summaries.inputs import SummaryInputs, read_summary_texts
 from mllm_srec.summaries.on_arrival import SummaryArrivals
 from mllm_srec.summaries.plan import SummaryPlan
@@ -62,12 +62,11 @@ def load_run(settings: Settings) -> LoadedRun:
     accelerator, precision = str(trainer.get("accelerator") or "auto"), str(trainer.get("precision") or "32-true")
     parser, config = _parse(settings)
     data = PreparedDataset.open(Path(config.data.root) / config.data.name)
-    with folder_lock(data.folder):
-        config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
-        instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # renamed in jsonargparse 4.49
-        built = instantiate(config)
-        arrivals = _use_summaries(built.summaries, built.model, built.data, accelerator)
-        _ = built.data.stores  # opened, and built if missing, under the lock
+    config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
+    instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # renamed in jsonargparse 4.49
+    built = instantiate(config)
+    arrivals = _use_summaries(built.summaries, built.model, built.data, accelerator)
+    _ = built.data.stores  # opened, and built if missing
     return LoadedRun(built.model, built.data, arrivals, accelerator, precision)
 
 

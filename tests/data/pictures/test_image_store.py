@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
+from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.types import DataError
 from tests.conftest import write_picture
@@ -146,3 +146,44 @@ def test_a_picture_can_be_added_in_memory(shop, tiny_backbone, tmp_path):
     assert grids.tolist() == [list(store.grid(key)), list(store.grid(store.picture_of("i00")))]
     assert both[: len(other.pixel_values([key])[0])].equal(other.pixel_values([key])[0])
     assert {path: path.read_bytes() for path in store.folder.iterdir()} == files
+
+
+@pytest.fixture
+def stored(folder, tiny_backbone):
+    """Two pictures, their items, and the processor."""
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings(max_pixels=8 * 784))
+    return build_image_store(folder, processor, items_of({"a": "rgb.png", "b": "grey.jpg"})), processor
+
+
+def test_flipped_bits_are_found_when_their_picture_is_read(stored):
+    store, processor = stored
+    path = store.folder / "pixels.bin"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    again = ImageStore(store.folder, processor)
+    assert np.array_equal(again.pixels(again.pictures[0]), store.pixels(store.pictures[0]))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"pixels\.bin: the pixels of the picture \w+ differ .*; delete "):
+            again.pixel_values(again.pictures)
+
+
+@pytest.mark.parametrize("name", ["pixels.bin", "index.parquet", "items.parquet"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "gone"])
+def test_a_damaged_file_is_named(stored, name, damage):
+    store, processor = stored
+    path = store.folder / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
+    with pytest.raises(DataError, match=rf"{name}: .*; delete "):
+        ImageStore(store.folder, processor)
+
+
+def test_a_store_without_checksums_is_read_as_before(stored):
+    store, processor = stored
+    index = pl.read_parquet(store.folder / "index.parquet")
+    index.drop("crc32").write_parquet(store.folder / "index.parquet")
+    again = ImageStore(store.folder, processor)
+    assert torch.equal(again.pixel_values(again.pictures)[0], store.pixel_values(store.pictures)[0])

@@ -2,14 +2,15 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
-from mllm_srec.data.stored_prompts.store import build_prompt_store
+from mllm_srec.data.stored_prompts.store import PromptStore, build_prompt_store
 from mllm_srec.prompts.templates import PromptSettings
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, DataError
 
 SMALL = PictureSettings(max_pixels=4 * 28 * 28)
 PREFIX = (
@@ -143,3 +144,25 @@ def test_shortening_never_claims_that_there_is_no_history(shop, encoder, images)
     empty = [not history for history in shop.groups["history"].to_list()]
     assert ['"no history" \n' in text for text in texts] == empty
     assert prompts.report.n_cut_histories > 0
+
+
+@pytest.mark.parametrize("name", ["contexts.arrow", "targets.arrow", "report.json", "checksums.json"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "flipped"])
+def test_a_damaged_store_is_named(shop, encoder, images, tmp_path, name, damage):
+    built = build_prompt_store(shop, encoder, images, PromptSettings(), 1024)
+    folder = shutil.copytree(built.folder, tmp_path / "store")
+    content = bytearray((folder / name).read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 4
+    else:
+        content = content[: len(content) // 2 if damage == "cut" else 0]
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{folder}/.*; delete {folder}"):
+        PromptStore(folder)
+
+
+def test_a_store_without_checksums_is_read_as_before(shop, encoder, images, tmp_path):
+    built = build_prompt_store(shop, encoder, images, PromptSettings(), 1024)
+    folder = shutil.copytree(built.folder, tmp_path / "store")
+    (folder / "checksums.json").unlink()
+    assert PromptStore(folder).prefix(0) == built.prefix(0)

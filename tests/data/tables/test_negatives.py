@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.tables.negatives import candidates_hash, draw_users, random_stream, sample_negatives
+from mllm_srec.data.manifest import candidates_hash
+from mllm_srec.data.tables.negatives import draw_users, random_stream, sample_negatives
 
 ITEMS = pl.Series([f"i{n:02}" for n in range(40)])
 

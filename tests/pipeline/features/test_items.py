@@ -244,12 +244,10 @@ import hashlib, sys
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
 from mllm_srec.models.backbone import BackboneSettings
-from mllm_srec.pipeline.build import folder_lock
 from mllm_srec.pipeline.features.items import item_features
 data = PreparedDataset.open(sys.argv[1])
 pictures = PictureSettings(serve="features", max_pixels=4 * 28 * 28)
-with folder_lock(data.folder):
-    found = item_features(data, ItemFeatureSettings(), BackboneSettings(sys.argv[2], quantization="none"), pictures)
+found = item_features(data, ItemFeatureSettings(), BackboneSettings(sys.argv[2], quantization="none"), pictures)
 print("hash", hashlib.sha256(found.image.tobytes() + found.text.tobytes()).hexdigest())
 """
 
