@@ -67,6 +67,8 @@ def print_quality(
 ) -> None:
     """Print the checks of a summary stage, then texts that failed them; fits into a terminal of 80 characters.
 
+    Counts of zero, which are what one hopes for, share one line.
+
     Args:
         stage: `image`, `item` or `preference`.
         quality: Numbers by name, None where there was nothing to measure. Names with a slash are details, which only
@@ -77,11 +79,15 @@ def print_quality(
     table = plain_table(f"summaries of the stage {stage}")
     table.add_column("check")
     table.add_column("number", justify="right")
-    for name, value in quality.items():
-        if "/" not in name:
+    shown = {name: value for name, value in quality.items() if "/" not in name}
+    none = [name for name, value in shown.items() if value == 0 and isinstance(value, int)]
+    for name, value in shown.items():
+        if name not in none:
             table.add_row(name, shown_number(value), style="yellow" if examples.get(name) else None)
     console = Console(soft_wrap=True)
     console.print(table)
+    if none:
+        console.print(Text(f"none found: {', '.join(none)}"), soft_wrap=False)
     for name, texts in examples.items():
         for text in texts:
             console.print(Text(f"{name}: {shown_text(text, MAX_SHOWN)}"))

@@ -40,6 +40,16 @@ def test_examples_stand_below_the_table_a_line_each(capsys):
     assert out.splitlines()[-3:] == ["n_refused: I cannot see", "n_refused: Sorry, I", "n_empty: (nothing to see)"]
 
 
+def test_counts_of_zero_share_one_line(capsys):
+    zeros = {f"n_check_{n}": 0 for n in range(12)}
+    lines = printed(capsys, {"n": 3, "n_refused": 1, "rate": 0.0, **zeros}).splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("none found: n_check_0, n_check_1,"))
+    assert " ".join(lines[start:]).removeprefix("none found: ").split(", ") == list(zeros)
+    assert [line.split() for line in lines[:start] if "rate" in line] == [["rate", "0.0000"]], "a mean is no count"
+    assert max(map(len, lines)) <= 80
+    assert "none found" not in printed(capsys, {"n": 3})
+
+
 @pytest.mark.parametrize(
     "text", ["[bold red]A mug[/bold red]", "[/]", "[link=https://x.y]here[/link]", ":red_heart: \\[a]", "x" * MAX_SHOWN]
 )
