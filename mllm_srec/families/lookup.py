@@ -11,6 +11,7 @@ from typing import Any
 import mllm_srec.families as room
 from mllm_srec.families import text_only
 from mllm_srec.families.base import Family
+from mllm_srec.families.config_file import read_config
 from mllm_srec.types import ConfigError, did_you_mean
 
 NOT_YET = {"qwen3_vl": "Qwen3-VL feeds pictures into several layers, which packed rows do not do yet"}
@@ -77,23 +78,6 @@ def read_family(name: str, revision: str | None = None) -> Family:
         ConfigError: It cannot be read, or is of no family.
     """
     return family_of(read_config(name, revision), name)
-
-
-def read_config(name: str, revision: str | None = None) -> Any:
-    """Read a model's config.json; no weight is loaded.
-
-    Raises:
-        ConfigError: The folder or hub model cannot be read.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"backbone={name!r} (revision {revision}): cannot be read: {error}\n"
-            "Give a folder with config.json and weights, or the name of a hub model that is reachable or cached"
-        ) from error
 
 
 def _refusal(name: str, model_type: str, may_be_text_only: bool) -> str:

@@ -1,23 +1,22 @@
 """The pretrained multimodal LLM: loading in NF4, LoRA on its language layers, and a census that checks both.
 
-Only this file imports bitsandbytes and peft.
+Only this file imports bitsandbytes and peft, and only where they are used: baselines run without them.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import bitsandbytes as bnb
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mllm_srec.families.base import LANGUAGE_LAYERS
+from mllm_srec.families.base import LANGUAGE_LAYERS, Family
+from mllm_srec.families.config_file import first_line, pinned_revision
 from mllm_srec.families.lookup import family_of, read_family
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone
 from mllm_srec.prompts.packing import attention_mask
@@ -49,9 +48,16 @@ class LoraSettings:
         """Refuse numbers out of range."""
         for name, value in (("r", self.r), ("alpha", self.alpha)):
             if value < 1:
-                raise ValueError(f"lora.{name}={value}: must be at least 1; give a positive number")
+                raise ConfigError(f"lora.{name}={value}: must be at least 1; give a positive number")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora.dropout={self.dropout}: must be in [0, 1); give a share")
+            raise ConfigError(f"lora.dropout={self.dropout}: must be in [0, 1); give a share below 1, such as 0.1")
+        try:
+            re.compile(self.target_modules)
+        except re.error as error:
+            raise ConfigError(
+                f"lora.target_modules={self.target_modules!r}: is no regular expression ({error}); write .* for any "
+                r"characters, such as '.*\.(q|v)_proj', or leave it at its default"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -167,13 +173,6 @@ class Backbone(nn.Module):
             distinct = tuple(self.image_features(batch["pixel_values"], batch["image_grid_thw"]))
         return tuple(distinct[index] for index in batch["image_index"].tolist())
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write the trained weights: adapters in the format of PEFT, a fully trained model in that of transformers."""
-        if hasattr(self.net, "peft_config"):
-            self.net.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
-        else:
-            self.base.save_pretrained(str(folder))
-
 
 def load_backbone(settings: BackboneSettings, device: torch.device) -> Backbone:
     """Load weights onto `device`, freeze them, attach adapters, and check the outcome against the settings.
@@ -182,7 +181,8 @@ def load_backbone(settings: BackboneSettings, device: torch.device) -> Backbone:
         ConfigError: An unsupported family, the wrong layers quantised, or no layer for the adapters.
     """
     info = describe_backbone(settings.name, settings.revision)
-    return prepare_backbone(load_weights(settings, device), info, settings)
+    pinned = replace(settings, revision=info.commit or settings.revision)
+    return prepare_backbone(load_weights(pinned, device), info, settings)
 
 
 def load_weights(settings: BackboneSettings, device: torch.device) -> Any:
@@ -197,25 +197,58 @@ def load_weights(settings: BackboneSettings, device: torch.device) -> Any:
     """
     family = read_family(settings.name, settings.revision)
     dtype = _resolve_dtype(settings, device)
-    quantization = None
-    if settings.quantization == "nf4":
-        quantization = transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=list(family.not_quantised) or None,
+    options = {
+        "revision": pinned_revision(settings.name, settings.revision),
+        "dtype": dtype,
+        "quantization_config": _four_bits(family, dtype) if settings.quantization == "nf4" else None,
+        "device_map": {"": device},
+        "attn_implementation": "sdpa",
+        "output_loading_info": True,
+    }
+    try:
+        net, found = getattr(transformers, family.model_class).from_pretrained(settings.name, **options)
+    except Exception as error:  # transformers, safetensors and torch raise almost any type here
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error):
+            raise
+        raise ConfigError(
+            f"backbone={settings.name!r}: its weights cannot be loaded ({first_line(error)}); download or copy the "
+            "folder again, or give a model of the family that its config.json names"
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise ConfigError(
+            f"backbone={settings.name!r}: its files lack {len(missing)} weights, such as {missing[0]}, which would be "
+            "random; download or copy the folder again"
         )
-    net = getattr(transformers, family.model_class).from_pretrained(
-        settings.name,
-        revision=settings.revision,
-        dtype=dtype,
-        quantization_config=quantization,
-        device_map={"": device},
-        attn_implementation="sdpa",
-    )
     _keep_weight_layout(net)
     return net
+
+
+def _four_bits(family: Family, dtype: torch.dtype) -> Any:
+    """Return the settings of NF4 with double quantisation.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed, or does not work on this machine.
+    """
+    try:
+        import bitsandbytes  # noqa: F401 - transformers would ask for it deep inside, without saying what to set
+    except Exception as error:
+        raise ConfigError(
+            f"model.quantization='nf4': bitsandbytes cannot be imported ({first_line(error)}); install it "
+            "(`pip install bitsandbytes`), or set model.quantization to none"
+        ) from error
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(family.not_quantised) or None,
+    )
+
+
+def _is_four_bit(module: nn.Module) -> bool:
+    """Return True for a layer of 4-bit weights; there is none where bitsandbytes was never imported."""
+    bnb = sys.modules.get("bitsandbytes")
+    return bnb is not None and isinstance(module, bnb.nn.Linear4bit)
 
 
 def _keep_weight_layout(net: nn.Module) -> None:
@@ -225,8 +258,8 @@ def _keep_weight_layout(net: nn.Module) -> None:
     settings, and has no gradient: a fit would fail, or lose gradients, after its first validation (bitsandbytes 0.50).
     """
     for module in net.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+        if _is_four_bit(module):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # of bitsandbytes
 
 
 def prepare_backbone(net: Any, info: BackboneInfo, settings: BackboneSettings) -> Backbone:
@@ -244,12 +277,15 @@ def prepare_backbone(net: Any, info: BackboneInfo, settings: BackboneSettings) -
 
 
 def _attach_lora(net: Any, settings: BackboneSettings) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
     family, pattern = family_of(net.config), settings.lora.target_modules
     if pattern == LANGUAGE_LAYERS:
         pattern = family.lora_targets
     if not any(re.fullmatch(pattern, name) for name, _ in net.named_modules()):
         raise ConfigError(
-            f"lora.target_modules={pattern!r}: names no module of {settings.name}; leave it at its default"
+            f"lora.target_modules={pattern!r}: names no module of {settings.name}; it must match whole names, such as "
+            f"{family.language_model}.layers.0.self_attn.q_proj; leave it at its default, or begin it with .*"
         )
     config = LoraConfig(
         r=settings.lora.r,
@@ -280,7 +316,7 @@ def census(net: nn.Module) -> dict[str, int]:
     for name, module in net.named_modules():
         if isinstance(module, nn.Linear):
             part = "visual" if family.in_vision_tower(name) else "lm_head" if module is head else "language"
-            kind = "Linear4bit" if isinstance(module, bnb.nn.Linear4bit) else "Linear"
+            kind = "Linear4bit" if _is_four_bit(module) else "Linear"
             counts[f"{part}/{kind}"] += 1
     return dict(counts)
 

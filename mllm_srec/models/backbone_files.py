@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.families.lookup import family_of, read_config
+from mllm_srec.families.config_file import pinned_revision, read_config
+from mllm_srec.families.lookup import family_of
+from mllm_srec.models.weight_files import check_files, check_whole, hash_ends, hash_middles
 from mllm_srec.types import ConfigError
 
 RANDOM_MARK = "random_weights"
 """Key in the config.json of a model with untrained weights, so that every result can say so."""
 
-_SAMPLE_BYTES = 1 << 20
 _NO_IDENTITY = ("_name_or_path", "dtype", "transformers_version")
+_NAMED_BEFORE = {"25c344f36796976c": "9da20687a855e2cd"}
+"""Fingerprint of the shipped demo backbone, hashed whole -> its name in published results and old checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,17 @@ class BackboneInfo:
         class_name: Class in transformers.
         fingerprint: Hash that differs between backbones with other shapes or weights.
         random_weights: True if the weights were never trained.
+        commit: Commit of a hub model; None for a folder.
+        earlier_fingerprint: What versions called `fingerprint` that knew neither the commit nor the middle of large
+            files; equal for models that differ only there. None where nothing changed.
     """
 
     name: str
     class_name: str
     fingerprint: str
     random_weights: bool
+    commit: str | None = field(default=None, kw_only=True)
+    earlier_fingerprint: str | None = field(default=None, kw_only=True)
 
     @property
     def label(self) -> str:
@@ -65,7 +73,7 @@ def describe_backbone(name: str, revision: str | None = None) -> BackboneInfo:
         raise ConfigError(
             f"backbone={name!r}: uses sliding-window attention, but packed rows need full attention; give another model"
         )
-    return _info(name, config, family.model_class)
+    return _info(name, revision, config, family.model_class, pictures=True)
 
 
 def describe_writer(name: str, revision: str | None = None) -> WriterInfo:
@@ -76,7 +84,10 @@ def describe_writer(name: str, revision: str | None = None) -> WriterInfo:
     """
     config = read_config(name, revision)
     family = family_of(config, name)
-    info = _info(name, config, family.model_class) if family.text_only else describe_backbone(name, revision)
+    if family.text_only:
+        info = _info(name, revision, config, family.model_class, pictures=False)
+    else:
+        info = describe_backbone(name, revision)
     max_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return WriterInfo(**vars(info), multimodal=not family.text_only, max_positions=max_positions)
 
@@ -93,7 +104,12 @@ def describe_text_encoder(name: str, revision: str | None = None) -> BackboneInf
             f"text_encoder={name!r}: is of type {config.model_type!r}, which is no plain text encoder; give one such "
             "as sentence-transformers/all-MiniLM-L6-v2, or `backbone` for the recommender's own language model"
         )
-    return _info(name, config, "AutoModel")
+    return _info(name, revision, config, "AutoModel", pictures=False)
+
+
+def folder_of(info: BackboneInfo) -> Path:
+    """Return the folder of a backbone's files: its own, or the snapshot of a hub model in the local cache."""
+    return Path(info.name) if info.commit is None else _snapshot(info.name, info.commit)
 
 
 def hidden_size(name: str, revision: str | None = None) -> int:
@@ -101,21 +117,53 @@ def hidden_size(name: str, revision: str | None = None) -> int:
     return int(read_config(name, revision).get_text_config().hidden_size)
 
 
-def _info(name: str, config: Any, class_name: str) -> BackboneInfo:
-    fingerprint = _fingerprint(name, getattr(config, "_commit_hash", None), config.to_json_string(use_diff=False))
-    return BackboneInfo(name, class_name, fingerprint, bool(getattr(config, RANDOM_MARK, False)))
-
-
-def _fingerprint(name: str, commit: str | None, config: str) -> str:
-    """Hash the commit of a hub model, or the shapes of a folder's model and a sample of each file of weights."""
-    content = {key: value for key, value in json.loads(config).items() if key not in _NO_IDENTITY}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    digest.update(str(commit).encode())
+def _info(name: str, revision: str | None, config: Any, class_name: str, pictures: bool) -> BackboneInfo:
+    """Check the model's files and hash what makes it another model."""
+    random_weights = bool(getattr(config, RANDOM_MARK, False))
+    stated = json.loads(config.to_json_string(use_diff=False))
+    shapes = {key: value for key, value in stated.items() if key not in _NO_IDENTITY}
+    before = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode())
     if Path(name).is_dir():
-        for path in sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]):
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
-            with path.open("rb") as weights:
-                digest.update(weights.read(_SAMPLE_BYTES))
-                weights.seek(max(0, path.stat().st_size - _SAMPLE_BYTES))
-                digest.update(weights.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
+        check_files(Path(name), name, pictures)
+        before.update(b"None")
+        hash_ends(before, Path(name))
+        digest, commit = before.copy(), None
+        hash_middles(digest, Path(name), name)
+    else:
+        digest, commit = before.copy(), _commit(name, revision)
+        digest.update(commit.encode())
+        before.update(b"None")
+    found, earlier = digest.hexdigest()[:16], before.hexdigest()[:16]
+    found = _NAMED_BEFORE.get(found, found)
+    return BackboneInfo(
+        name,
+        class_name,
+        found,
+        random_weights,
+        commit=commit,
+        earlier_fingerprint=None if earlier == found else earlier,
+    )
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """Return the commit of a hub model whose config.json was read, after checking what else of it is cached."""
+    commit = pinned_revision(name, revision) or "main"
+    check_whole(_snapshot(name, commit), name)
+    return commit
+
+
+def _snapshot(name: str, commit: str) -> Path:
+    """Return the folder of a hub model in the local cache.
+
+    Raises:
+        ConfigError: The cache does not hold it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json", revision=commit)
+    if not isinstance(cached, str) or Path(cached).parent.name != commit:
+        raise ConfigError(
+            f"backbone={name!r} at {commit}: is not in the hub's cache; download it with `hf download`, or give a "
+            "folder"
+        )
+    return Path(cached).parent

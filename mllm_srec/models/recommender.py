@@ -20,6 +20,7 @@ from mllm_srec.models.backbone import (
     load_backbone,
 )
 from mllm_srec.models.checkpoint import check_identity, check_keys, identity
+from mllm_srec.models.export import export_weights
 from mllm_srec.models.losses import LossOn, label_everything, response_loss
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.ranking_module import RankingModule, Scored
@@ -205,11 +206,12 @@ class MLLMRecommender(RankingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another backbone, and keys that do not fit one to one."""
-        check_identity(checkpoint.get("mllm_srec"), identity(self.settings, self.loaded.info))
+        info = self.loaded.info
+        check_identity(checkpoint.get("mllm_srec"), identity(self.settings, info), info.earlier_fingerprint)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         check_keys(set(checkpoint["state_dict"]), trained)
         super().on_load_checkpoint(checkpoint)
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the trained weights in the format of PEFT, or of transformers where `finetune` is `full`."""
-        self.loaded.save_adapter(folder)
+        """Write the trained weights as an adapter of PEFT, or as a whole backbone where `finetune` is `full`."""
+        export_weights(self.loaded, folder)

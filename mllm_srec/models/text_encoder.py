@@ -134,8 +134,20 @@ class SentenceEncoder:
         return self._tokenizer(text, truncation=True, max_length=max_tokens, **options)["input_ids"], True
 
     def load(self, device: torch.device) -> None:
-        """Load the encoder, in evaluation mode."""
-        net = transformers.AutoModel.from_pretrained(self.name, revision=self.revision, dtype=torch.float32)
+        """Load the encoder, in evaluation mode.
+
+        Raises:
+            ConfigError: Its files lack weights.
+        """
+        revision = self.info.commit or self.revision
+        options = {"revision": revision, "dtype": torch.float32, "output_loading_info": True}
+        net, found = transformers.AutoModel.from_pretrained(self.name, **options)
+        missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))  # which is not used
+        if missing:
+            raise ConfigError(
+                f"text_encoder={self.name!r}: its files lack {len(missing)} weights, such as {missing[0]}, which would "
+                "be random; download or copy the folder again"
+            )
         self._net = net.to(device).eval()
 
     def hidden(self, input_ids: Tensor, mask: Tensor) -> Tensor:

@@ -134,7 +134,8 @@ class PromptExperiment(Experiment):
     def check(self, checkpoint: Mapping[str, Any]) -> None:
         """Compare the backbone; the names of the weights are compared when they are loaded."""
         settings = self.model.settings
-        check_identity(checkpoint["mllm_srec"], identity(settings, describe_backbone(settings.name, settings.revision)))
+        info = describe_backbone(settings.name, settings.revision)
+        check_identity(checkpoint["mllm_srec"], identity(settings, info), info.earlier_fingerprint)
 
     def identity(self) -> tuple[Any, ...]:
         """Return the backbone and its settings."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mllm_srec.families.base import Family
+from mllm_srec.families.config_file import first_line, pinned_revision
 from mllm_srec.families.lookup import read_family, titles
 from mllm_srec.prompts.builder import TURN_END, Control, Picture, Piece, answer
 from mllm_srec.prompts.templates import ANSWERS, LABELS
@@ -15,10 +16,20 @@ from mllm_srec.types import ConfigError
 
 
 def load_tokenizer(backbone: str, revision: str | None = None) -> Any:
-    """Load a backbone's tokenizer from a hub name or a folder; code from a hub is never run."""
+    """Load a backbone's tokenizer from a hub name or a folder; code from a hub is never run.
+
+    Raises:
+        ConfigError: Its files are missing or damaged.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(backbone, revision=revision)
+    try:
+        return AutoTokenizer.from_pretrained(backbone, revision=pinned_revision(backbone, revision))
+    except Exception as error:  # the tokenizers library raises bare ones
+        raise ConfigError(
+            f"backbone={backbone!r}: its tokenizer cannot be loaded ({first_line(error)}); tokenizer.json or "
+            "tokenizer_config.json is missing or damaged: copy them from where the model was published"
+        ) from error
 
 
 def load_encoder(backbone: str, revision: str | None = None) -> PromptEncoder:

@@ -124,6 +124,15 @@ class SummaryPlan:
         """Return the name of a part's table: a hash of all that decides it."""
         return self._views[part]
 
+    def view_before(self, part: Part) -> str | None:
+        """Return the name that a part's table had in versions that did not tell revisions apart; None if the same."""
+        before = {
+            one: {**plan.model, "weights": plan.info.earlier_fingerprint or plan.info.fingerprint}
+            for one, plan in self._plans.items()
+        }
+        name = self._names(before)[part]
+        return name if name != self.view(part) else None
+
     @cached_property
     def images(self) -> ImageStore | None:
         """Pictures as the image stage sees them; None where it does not run."""
@@ -170,13 +179,17 @@ class SummaryPlan:
 
     @cached_property
     def _views(self) -> Mapping[Part, str]:
+        return self._names({part: plan.model for part, plan in self._plans.items()})
+
+    def _names(self, models: Mapping[Part, dict[str, Any]]) -> dict[Part, str]:
+        """Name the tables of all parts, each of which depends on those before it."""
         names: dict[Part, str] = {}
         for part in self.parts:
             plan = self.plan(part)
             decided_by = {
                 "version": plan.version,
                 "part": part,
-                "model": plan.model,
+                "model": models[part],
                 "prompt": plan.prompt,
                 "decoding": plan.settings.generation.identity(),
                 "inputs": self._inputs(part),

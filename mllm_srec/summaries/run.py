@@ -39,12 +39,13 @@ def ensure_summaries(plan: SummaryPlan, command: str, on_checked: OnChecked | No
         ConfigError: Summaries of a real data set are missing; writing them may take hours.
     """
     if missing := missing_stages(plan):
+        before = written_before(plan)
         if plan.data.manifest["prepare"]["source"] != "demo":
             raise ConfigError(
                 f"summaries.variant={plan.settings.variant!r}: the stages {', '.join(missing)} are missing for "
                 "these settings, data and models; writing them can take hours and is never started automatically; "
                 "first run\n"
-                f"  {command}\nor set summaries.variant to none"
+                f"  {command}\nor set summaries.variant to none" + (before and f"\n({before})")
             )
         with build_lock(plan.data.folder / "summaries"):
             if missing := missing_stages(plan):  # another process may have been faster
@@ -56,6 +57,18 @@ def missing_stages(plan: SummaryPlan) -> list[Stage]:
     """Return the stages that have not been written for exactly these settings, data, pictures and models."""
     missing = {PARTS[part].stage for part in plan.parts if read_view(plan.folder(part), plan.view(part)) is None}
     return [stage for stage in STAGES if stage in missing]
+
+
+def written_before(plan: SummaryPlan) -> str:
+    """Say why texts of an earlier version, which named models by their shape, are not used; empty if there are none."""
+    for part in plan.parts:
+        name = plan.view_before(part)
+        if name is not None and read_view(plan.folder(part), name) is not None:
+            return (
+                f"the texts in {plan.folder(part)} may be of another revision of {plan.plan(part).info.label}, which "
+                "earlier versions did not tell apart; they stay and are not used"
+            )
+    return ""
 
 
 class Summarizer:
@@ -89,6 +102,8 @@ class Summarizer:
             ConfigError: A stage that they read has not been run.
         """
         self.meet()
+        if self.trainer.is_global_zero and (before := written_before(self.plan)):
+            print(f"summaries: {before}", file=sys.stderr)
         for part in self.plan.parts:
             if PARTS[part].stage in stages:
                 self._run_part(part)

@@ -133,7 +133,7 @@ def test_fingerprint_follows_weights_and_not_the_place(tiny_backbone, tmp_path):
 
 @pytest.mark.parametrize("values", [{"r": 0}, {"alpha": 0}, {"dropout": 1.0}])
 def test_lora_refuses_nonsense(values):
-    with pytest.raises(ValueError, match=r"lora\."):
+    with pytest.raises(ConfigError, match=r"lora\."):
         LoraSettings(**values)
 
 

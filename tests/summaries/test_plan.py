@@ -8,15 +8,17 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 from PIL import Image
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, PictureSettings, PrepareSettings
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState
+from mllm_srec.models.backbone_files import describe_writer
 from mllm_srec.prompts.builder import Picture
 from mllm_srec.prompts.summaries import Message, Summary
 from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries import plan as plans
 from mllm_srec.summaries import run as summarize
 from mllm_srec.summaries.inputs import SummaryInputs, read_summary_texts
 from mllm_srec.summaries.plan import SummaryPlan
@@ -179,10 +181,12 @@ def test_parts_of_each_variant(make_plan):
         assert "image" in parts(variant=variant, modality="image")
 
 
-def test_what_cannot_be_planned(make_plan, tmp_path):
+def test_what_cannot_be_planned(make_plan, tiny_backbone, tmp_path):
     with pytest.raises(ConfigError, match=r"variant='none': there is nothing to summarise; choose full, svi"):
         make_plan({"variant": "none"})
-    LlamaConfig().save_pretrained(tmp_path)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path)
+    shutil.copy(tiny_backbone / "tokenizer.json", tmp_path)
     blind = {"image.backbone": str(tmp_path)}
     with pytest.raises(ConfigError, match=r"summaries.image.backbone=.* text-only .* set summaries.modality to text"):
         make_plan(blind).view("preference")
@@ -334,6 +338,23 @@ def test_stages_that_are_missing(ask):
     assert missing_stages(other) == ["item", "preference"]
     with pytest.raises(ConfigError, match=r"'full': the stages item, preference are missing .*\n  do this\n"):
         ensure_summaries(other, "do this")
+
+
+def test_texts_of_an_earlier_version_are_not_taken_for_those_of_this_revision(ask, monkeypatch):
+    _, plan = ask(["image", "item", "preference"])
+    assert summarize.written_before(plan) == ""
+
+    def describe(name, revision):
+        info = describe_writer(name, revision)
+        return replace(info, fingerprint="of a commit", earlier_fingerprint=info.fingerprint)
+
+    monkeypatch.setattr(plans, "describe_writer", describe)
+    _, now = ask([])
+    assert [now.view_before(part) for part in now.parts] == [plan.view(part) for part in plan.parts]
+    with pytest.raises(
+        ConfigError, match=r"(?s)stages image, item, preference are missing.*\(the texts in .* another rev"
+    ):
+        ensure_summaries(now, "do this")
 
 
 def test_a_trainer_that_would_lose_what_is_written_is_refused(make_plan):

@@ -97,10 +97,24 @@ def feature_folder(images: ImageStore, settings: BackboneSettings) -> Path:
         images: Pictures of the data set.
         settings: Settings of the backbone, see `frozen`.
     """
-    info = describe_backbone(settings.name, settings.revision)
+    return _folder(images, settings, describe_backbone(settings.name, settings.revision).fingerprint)
+
+
+def _folder(images: ImageStore, settings: BackboneSettings, fingerprint: str) -> Path:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    content = f"{info.fingerprint} {images.folder.name} {settings.dtype} {device}"
+    content = f"{fingerprint} {images.folder.name} {settings.dtype} {device}"
     return images.folder.parents[1] / "features" / text_hash(content)[:12]
+
+
+def _note_earlier(images: ImageStore, settings: BackboneSettings) -> None:
+    """Say why features that an earlier version wrote for a model of this shape are not used."""
+    earlier = describe_backbone(settings.name, settings.revision).earlier_fingerprint
+    if earlier is not None and (folder := _folder(images, settings, earlier)).exists():
+        print(
+            f"{folder} may be of another revision of the backbone, which earlier versions did not tell apart; its "
+            "features are computed again, and the folder can be deleted",
+            flush=True,
+        )
 
 
 def extract_features(images: ImageStore, settings: BackboneSettings, batch_size: int = 16) -> Path:
@@ -121,6 +135,7 @@ def extract_features(images: ImageStore, settings: BackboneSettings, batch_size:
         done = _recover(folder)
         missing = [picture for picture in images.pictures if picture not in done]
         if missing:
+            _note_earlier(images, settings)
             print(f"encoding {len(missing)} of {len(images.pictures)} pictures into {folder}", flush=True)
             _predict(missing, images, settings, folder, batch_size)
         _finish(folder)

@@ -87,6 +87,16 @@ def test_a_finished_store_is_used_as_it_is(finished, images, settings, monkeypat
     assert extract_features(images, settings) == finished
 
 
+def test_features_of_an_earlier_version_are_not_taken_for_those_of_this_revision(
+    finished, images, settings, monkeypatch, capsys
+):
+    info = features.describe_backbone(settings.name)
+    now = replace(info, fingerprint="of a commit", earlier_fingerprint=info.fingerprint)
+    monkeypatch.setattr(features, "describe_backbone", lambda *_: now)
+    assert extract_features(images, settings) != finished
+    assert f"{finished} may be of another revision of the backbone" in capsys.readouterr().out
+
+
 def test_other_settings_have_their_own_store(finished, images, settings, tiny_backbone, make_datamodule):
     half = BackboneSettings(str(tiny_backbone), finetune="none", quantization="none", dtype="bfloat16")
     large = make_datamodule(pictures=PictureSettings(max_pixels=112 * 112)).stores.images

@@ -1,0 +1,125 @@
+"""config.json of a model in a folder or on the hub, the commit that it is of, and what to give if there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mllm_srec.types import ConfigError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+"""Beginning of the file that a clone without git-lfs has in place of a large one."""
+
+_GIVE = "give a folder with config.json and weights, or the name of a hub model that is reachable or cached"
+
+
+def read_config(name: str, revision: str | None = None) -> Any:
+    """Read a model's config.json; no weight is loaded.
+
+    Raises:
+        ConfigError: The folder or hub model cannot be read, or is an adapter; the message says what to give.
+    """
+    from transformers import AutoConfig
+
+    _check_place(name)
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        of = f" (revision {revision})" if revision else ""
+        raise ConfigError(f"backbone={name!r}{of}: cannot be read: {first_line(error)}; {_hint(name)}") from error
+
+
+def pinned_revision(name: str, revision: str | None = None) -> str | None:
+    """Return the commit that a revision of a hub model stands for in the local cache.
+
+    All files of a model are read at this commit, and it is part of the model's identity: a branch moves, a commit does
+    not. Cached files of a commit are also read without asking the hub.
+
+    Returns:
+        The commit; `revision` as it is for a folder, and for a model that is not cached yet.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(name).exists():
+        return revision
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        return revision
+    return Path(cached).parent.name if isinstance(cached, str) else revision
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error of a library, without a full stop; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def _check_place(name: str) -> None:
+    """Refuse a path that is no model's folder, before a library takes it for something else.
+
+    Raises:
+        ConfigError: The path is a file, an adapter, a run, a folder without config.json or with a broken one.
+    """
+    folder = Path(name)
+    if folder.is_file():
+        raise ConfigError(f"backbone={name!r}: is a file; {_GIVE}")
+    if not folder.is_dir():
+        if folder.is_absolute() or name.startswith((".", "~")):
+            raise ConfigError(f"backbone={name!r}: cannot be read: there is no such folder; {_GIVE}")
+        return
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(f"backbone={name!r}: is a LoRA adapter, not a model; {_base_of(folder)}")
+    if not (folder / "config.json").exists():
+        if (folder / "adapter").is_dir():
+            raise ConfigError(
+                f"backbone={name!r}: is a run folder; give {folder / 'adapter'} if the run trained every weight "
+                "(model.finetune=full), else the run's own backbone and --ckpt_path with a file of its checkpoints/"
+            )
+        raise ConfigError(f"backbone={name!r}: cannot be read: config.json is missing; {_GIVE}")
+    if is_pointer(folder / "config.json"):
+        raise pointer_error(name, "config.json")
+
+
+def is_pointer(path: Path) -> bool:
+    """Return True if a file is what git-lfs leaves in place of a large one."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def pointer_error(name: str, file: str) -> ConfigError:
+    """Make the error about a pointer of git-lfs.
+
+    Args:
+        name: Hub name or folder of the model.
+        file: Name of the file in the model's folder.
+    """
+    return ConfigError(
+        f"backbone={name!r}: {file} is a pointer of git-lfs, not the file itself; run `git lfs pull` in the clone, or "
+        "download the model with `hf download`"
+    )
+
+
+def _base_of(adapter: Path) -> str:
+    """Say what to give in place of an adapter."""
+    try:
+        about = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        base, revision = about.get("base_model_name_or_path"), about.get("revision")
+    except (OSError, ValueError, AttributeError):
+        base, revision = None, None
+    named = f"the model that it names, {base}" if base else "the model that it was trained on"
+    at = f" (model.revision {revision})" if base and revision else ""
+    return f"give {named}{at}, and test its trained weights with --ckpt_path RUN/checkpoints/best.ckpt"
+
+
+def _hint(name: str) -> str:
+    """Say what to do about a model that cannot be read."""
+    from huggingface_hub import constants
+
+    if Path(name).is_dir():
+        return "copy config.json from where the model was published"
+    if constants.HF_HUB_OFFLINE:
+        return f"the hub is switched off (HF_HUB_OFFLINE): {_GIVE}"
+    return _GIVE
