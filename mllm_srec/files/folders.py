@@ -12,15 +12,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mllm_srec.files.faults import READ_ONLY, explained, full_disk, note_folder
+from mllm_srec.files.progress import duration_words
 from mllm_srec.types import ConfigError
 
 PATIENCE = 2.0
 """Seconds to wait for a lock before `on_wait` is called."""
 
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds to wait for a lock at most: nothing that is built under one takes so long."""
+
 
 @contextmanager
 def locked(lock_file: Path, on_wait: Callable[[], None] | None = None, setting: str | None = None) -> Iterator[None]:
-    """Hold a lock file; processes started side by side take turns.
+    """Hold a lock file; processes started side by side take turns, and so do threads of one process.
+
+    A thread that holds it already gets it again.
 
     Args:
         lock_file: The file to lock; its folder is made if it does not exist. The lock ends with its process.
@@ -28,9 +34,9 @@ def locked(lock_file: Path, on_wait: Callable[[], None] | None = None, setting: 
         setting: Name of the setting that chose the folder, for an error to the user.
 
     Raises:
-        ConfigError: The lock file cannot be written; OSError if `setting` is None.
+        ConfigError: The lock file cannot be written (OSError if `setting` is None), or is held for `LONGEST_WAIT`.
     """
-    lock = FileLock(lock_file)
+    lock = FileLock(lock_file, is_singleton=True)  # one instance counts the holds of each thread apart
     try:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         wait_for(lock, on_wait)
@@ -60,7 +66,7 @@ def build_lock(target: Path) -> Iterator[None]:
         DataError: The disk is full; what is complete is kept.
         ConfigError: Nothing can be written there.
     """
-    lock = FileLock(target.with_name(f".{target.name.lstrip('.')}.build.lock"))
+    lock = FileLock(target.with_name(f".{target.name.lstrip('.')}.build.lock"), is_singleton=True)
     with explained(target, "what is complete is kept, and the same command continues from there"):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,19 +88,30 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def wait_for(lock: FileLock, on_wait: Callable[[], None] | None = None) -> None:
+def wait_for(lock: FileLock, on_wait: Callable[[], None] | None = None, longest: float = LONGEST_WAIT) -> None:
     """Acquire a lock, and report a wait of more than `PATIENCE` seconds.
 
     Args:
         lock: The lock to acquire; the caller releases it.
         on_wait: Called once if another process still holds the lock by then.
+        longest: Seconds after which it is given up.
+
+    Raises:
+        ConfigError: Another process or thread still holds it after `longest` seconds.
     """
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=min(PATIENCE, longest))
     except Timeout:
         if on_wait is not None:
             on_wait()
-        lock.acquire()
+        try:
+            lock.acquire(timeout=max(0.0, longest - PATIENCE))
+        except Timeout as error:
+            raise ConfigError(
+                f"lock={lock.lock_file!r}: is held by another process or thread for {duration_words(longest)}; wait "
+                "for it or end it, and start again. Where none is at work, the file system keeps a lock of a process "
+                "that is gone: delete the file"
+            ) from error
 
 
 def lock_if_free(lock_file: Path) -> FileLock | None:
@@ -167,4 +184,4 @@ def make_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".writable-{os.getpid()}"
     probe.touch()
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another thread may do the same

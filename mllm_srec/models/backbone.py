@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from threading import RLock
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,10 @@ from mllm_srec.types import ConfigError, PackedBatch
 Finetune = Literal["lora", "full", "none"]
 Quantization = Literal["nf4", "none"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+
+MODEL_TURN = RLock()
+"""Held by a thread that loads or runs a model where several threads may do so: while transformers loads one, it changes
+torch's default dtype for all of them, and passes side by side would need the memory of all and share the same cores."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,8 @@ def load_weights(settings: BackboneSettings, device: torch.device) -> Any:
         "output_loading_info": True,
     }
     try:
-        net, found = getattr(transformers, family.model_class).from_pretrained(settings.name, **options)
+        with MODEL_TURN:  # two threads that load at once would leave weights without data
+            net, found = getattr(transformers, family.model_class).from_pretrained(settings.name, **options)
     except Exception as error:  # transformers, safetensors and torch raise almost any type here
         if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error):
             raise

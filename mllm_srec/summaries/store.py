@@ -20,7 +20,7 @@ from typing import Self
 
 from filelock import FileLock
 
-from mllm_srec.files.folders import wait_for
+from mllm_srec.files.folders import LONGEST_WAIT, wait_for
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.types import ConfigError, DataError
 
@@ -94,11 +94,12 @@ class SummaryStore:
 
     Reading needs no lock. Writing does: a `with` block waits for another process of the same rank, and then reads what
     it wrote. Two commands of several ranks each must be kept apart before their ranks start: each could hold a lock
-    that the other waits for.
+    that the other waits for. Threads that share an instance must take turns at writing.
 
     Args:
         folder: Folder of the shards, `records-<rank>.jsonl`; made by the first write.
         rank: Rank of this process, at least 0. Shards of all ranks of earlier runs are read.
+        longest_wait: Seconds to wait at most for another process that writes.
 
     Attributes:
         notices: Sentences about records that were lost or cut off, in the order of discovery.
@@ -107,10 +108,10 @@ class SummaryStore:
         ConfigError: `rank` is negative.
     """
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
+    def __init__(self, folder: Path, rank: int = 0, longest_wait: float = LONGEST_WAIT) -> None:
         if rank < 0:
             raise ConfigError(f"rank={rank}: is no rank of a process; give a number of at least 0")
-        self.folder, self.rank = folder, rank
+        self.folder, self.rank, self.longest_wait = folder, rank, longest_wait
         self.notices: list[str] = []
         self._shards: dict[int, _Shard] = {}
         self._records: dict[str, tuple[int, Summary]] = {}  # key -> rank of the shard it is from, record
@@ -211,7 +212,7 @@ class SummaryStore:
 
     def _wait(self) -> None:
         waiting = f"waiting for another process of rank {self.rank} that writes summaries into {self.folder}"
-        wait_for(self._lock, lambda: print(waiting, file=sys.stderr, flush=True))
+        wait_for(self._lock, lambda: print(waiting, file=sys.stderr, flush=True), self.longest_wait)
 
     def _unwritable(self, error: OSError) -> ConfigError:
         return ConfigError(

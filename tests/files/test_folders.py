@@ -6,11 +6,22 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 
 from mllm_srec.files import folders
-from mllm_srec.files.folders import atomic_folder, build_lock, lock_if_free, locked, make_writable, why_not_writable
+from mllm_srec.files.folders import (
+    atomic_folder,
+    build_lock,
+    lock_if_free,
+    locked,
+    make_writable,
+    wait_for,
+    why_not_writable,
+)
 from mllm_srec.types import ConfigError, DataError
 
 HOLDER = """
@@ -64,6 +75,37 @@ def test_a_lock_is_released_when_the_block_raises(tmp_path):
     lock = lock_if_free(tmp_path / "new" / "lock")
     assert lock is not None
     lock.release()
+
+
+def test_threads_take_turns_and_a_thread_gets_its_own_lock_again(tmp_path):
+    inside, most = [], []
+
+    def work(_):
+        with locked(tmp_path / "lock"), locked(tmp_path / "lock"):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.002)
+            inside.pop()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+    assert most == [1] * 40
+    lock = lock_if_free(tmp_path / "lock")
+    assert lock is not None
+    lock.release()
+
+
+def test_waiting_ends_with_an_error_that_names_the_lock(tmp_path, holder):
+    waits = []
+    with pytest.raises(ConfigError, match=r"lock=.*/lock': is held by another process or thread for 0 s; wait for it"):
+        wait_for(FileLock(tmp_path / "lock"), lambda: waits.append(1), longest=0.2)
+    assert waits == [1]
+
+
+def test_threads_prove_at_once_that_a_folder_can_be_written(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make_writable, [tmp_path / "new"] * 200))
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_folder_appears_complete(tmp_path):

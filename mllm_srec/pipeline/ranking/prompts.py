@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
@@ -49,7 +50,7 @@ class _Added:
 
 
 class RankPrompts:
-    """Makes the same tokens as the prompt store.
+    """Makes the same tokens as the prompt store; threads take turns at adding items.
 
     Args:
         datamodule: Data module of the run, with its summaries and open stores.
@@ -63,31 +64,45 @@ class RankPrompts:
         self.index = {item_id: index for index, item_id in enumerate(self.data.items["item_id"])}
         self._longest = int(self.stores.prompts.target_lengths().max() or 0)  # type: ignore[arg-type]
         self._added: dict[str, _Added] = {}
-        self._ids: dict[NewItem, str] = {}
+        self._ids: dict[NewItem, str] = {}  # also of items that could not be added, which may come again
         self._used: set[str] = set(self.index)
+        self._turn = RLock()
 
     def add(self, items: Sequence[NewItem]) -> list[str]:
         """Return the ids of new items, after making summaries and tokens of those not added before.
 
         Raises:
             DataError: A picture cannot be used, or an id names another item.
+            ConfigError: The summaries of new items cannot be written.
         """
+        if all(self._is_added(item) for item in items):
+            return [self._ids[item] for item in items]
+        with self._turn:
+            rows = self._new_rows(items)
+            for row in rows:
+                self._add_picture(row)
+            if rows and self.arrivals is not None:
+                self.arrivals.add_items(rows)
+            for row in rows:
+                shown = self.parts.shown(row)
+                self._added[row["item_id"]] = _Added(row, shown, self.parts.target(row["item_id"], shown))
+            return [self._ids[item] for item in items]
+
+    def _is_added(self, item: NewItem) -> bool:
+        return self._ids.get(item) in self._added
+
+    def _new_rows(self, items: Sequence[NewItem]) -> list[Row]:
+        """Return the rows of the items that were not added before; either all of them get an id, or none does."""
         fresh: dict[NewItem, Row] = {}
         taken = set(self._used)
         for item in items:
-            if item not in self._ids and item not in fresh:
-                fresh[item] = item.row(_free_id(item, taken), self._max_image_pixels)
-                taken.add(fresh[item]["item_id"])
-        self._used = taken  # all items are valid; if a later step fails, none is added, and their ids stay taken
-        for row in fresh.values():
-            self._add_picture(row)
-        if fresh and self.arrivals is not None:
-            self.arrivals.add_items(list(fresh.values()))
-        for row in fresh.values():
-            shown = self.parts.shown(row)
-            self._added[row["item_id"]] = _Added(row, shown, self.parts.target(row["item_id"], shown))
+            if not self._is_added(item) and item not in fresh:
+                item_id = self._ids.get(item) or _free_id(item, taken)
+                fresh[item] = item.row(item_id, self._max_image_pixels)
+                taken.add(item_id)
+        self._used = taken
         self._ids |= {item: row["item_id"] for item, row in fresh.items()}
-        return [self._ids[item] for item in items]
+        return list(fresh.values())
 
     def row(self, item_id: str) -> Row:
         """Return the row of an item, from the items table or among the new items.

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -80,7 +81,8 @@ class Ranker:
     All interactions of a user in the splits train and val are visible; the preference is that after their last full
     window, and items of these interactions are not recommended. Prompts equal those of the prompt store token for
     token. New items get summaries and picture features when they are added, from the run's own models and settings; a
-    `History` gets a preference. The model is loaded when first needed.
+    `History` gets a preference. The model is loaded when first needed. Several threads may use one ranker: they take
+    turns at the model and at adding new items, and get the scores that each would get alone.
 
     Args:
         run: Loaded settings and data of the run.
@@ -117,6 +119,8 @@ class Ranker:
         self._weights = None if checkpoint is None else read_checkpoint(checkpoint)
         self.chooser = CandidateChooser(self.data, max_items, retriever)
         self.prompts = RankPrompts(run.datamodule, run.arrivals)
+        self._scorer: Scorer | None = None
+        self._loading = Lock()
 
     @classmethod
     def open(
@@ -151,10 +155,13 @@ class Ranker:
         """All users of the data set, sorted by id."""
         return sorted(self.data.interactions["user_id"].unique().to_list())
 
-    @cached_property
+    @property
     def scorer(self) -> Scorer:
         """The model with its weights, loaded on first use."""
-        return Scorer(self.run, self._weights, self._device)
+        with self._loading:
+            if self._scorer is None:
+                self._scorer = Scorer(self.run, self._weights, self._device)
+            return self._scorer
 
     def add(self, items: Sequence[NewItem]) -> list[str]:
         """Add new items, make their summaries and tokens, and return their ids.

@@ -14,7 +14,7 @@ from lightning.fabric.utilities import move_data_to_device
 from mllm_srec.data.loading.prompt_batches import PromptCollator
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import ImageStore
-from mllm_srec.models.backbone import Backbone, load_backbone
+from mllm_srec.models.backbone import MODEL_TURN, Backbone, load_backbone
 from mllm_srec.models.scoring import score
 from mllm_srec.pipeline.features.pictures import feature_folder, frozen
 from mllm_srec.pipeline.ranking.loaded_run import LoadedRun
@@ -27,12 +27,9 @@ MAX_TOKENS = 16_384
 MAX_BYTES = 1 << 30
 """Memory for picture features that are in no store."""
 
-PICTURES_PER_PASS = 16
-"""Number of pictures that run through the tower together."""
-
 
 class Scorer:
-    """A loaded recommender with the weights of a checkpoint.
+    """A loaded recommender with the weights of a checkpoint; threads take turns at it.
 
     Args:
         run: Loaded run, whose model has no weights yet.
@@ -45,13 +42,8 @@ class Scorer:
 
     def __init__(self, run: LoadedRun, checkpoint: Mapping[str, Any] | None, device: str | None = None) -> None:
         self.model, self.device = run.model, torch.device(device or _device(run.accelerator))
-        self.model.attach(load_backbone(self.model.settings, self.device))
-        if checkpoint is not None:
-            self.model.on_load_checkpoint(dict(checkpoint))
-            self.model.load_state_dict(checkpoint["state_dict"], strict=False)  # the keys were checked above
-            run.datamodule.load_state_dict(checkpoint["PromptDataModule"])
-        self.model.eval()
-        self.model.scoring = "cached"  # equal to `packed` up to rounding, and computes no token twice
+        with MODEL_TURN:
+            self._load(run, checkpoint)
         self._half = _half(run.precision)
         stores = run.datamodule.stores
         if stores.images is not None:
@@ -61,6 +53,15 @@ class Scorer:
                 stored = FeatureStore(folder) if (folder / "meta.json").exists() else None
             stores = replace(stores, features=TowerFeatures(self.model.loaded, stores.images, stored))
         self._collate = PromptCollator(stores)
+
+    def _load(self, run: LoadedRun, checkpoint: Mapping[str, Any] | None) -> None:
+        self.model.attach(load_backbone(self.model.settings, self.device))
+        if checkpoint is not None:
+            self.model.on_load_checkpoint(dict(checkpoint))
+            self.model.load_state_dict(checkpoint["state_dict"], strict=False)  # the keys were checked above
+            run.datamodule.load_state_dict(checkpoint["PromptDataModule"])
+        self.model.eval()
+        self.model.scoring = "cached"  # equal to `packed` up to rounding, and computes no token twice
 
     def score(self, prefix_ids: Sequence[int], targets: Sequence[PromptTarget]) -> tuple[np.ndarray, np.ndarray]:
         """Compute scores and probabilities of targets in one context.
@@ -78,9 +79,10 @@ class Scorer:
         """
         scores, differences = [torch.zeros(0)], [torch.zeros(0)]
         for part in _parts(targets):
-            batch = self._collate([PromptGroup(0, prefix_ids, part)])
-            for kept, values in zip((scores, differences), self._run(batch), strict=True):
-                kept.append(values[0].cpu())  # (n,)
+            with MODEL_TURN:
+                found = self._run(self._collate([PromptGroup(0, prefix_ids, part)]))
+            for kept, values in zip((scores, differences), found, strict=True):
+                kept.append(values[0])  # (n,)
         joined = torch.cat(scores)  # (N,)
         if not joined.isfinite().all():
             raise MllmSrecError(
@@ -90,13 +92,13 @@ class Scorer:
 
     @torch.inference_mode()
     def _run(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scores and differences of logits, `(1, n)` each."""
+        """Return scores and differences of logits on the CPU, `(1, n)` each."""
         batch = move_data_to_device(batch, self.device)
         with torch.autocast(self.device.type, dtype=self._half or torch.bfloat16, enabled=self._half is not None):
             difference = score(self.model.yes_no(batch))  # (1, n)
             # The literal score needs the full vocabulary, and thus another pass.
             scores = difference if self.model.score_kind == "logit" else self.model.score_candidates(batch)
-        return scores.float(), difference.float()
+        return scores.float().cpu(), difference.float().cpu()
 
 
 def _parts(targets: Sequence[PromptTarget]) -> Iterator[list[PromptTarget]]:
@@ -127,6 +129,8 @@ def _half(precision: str) -> torch.dtype | None:
 class TowerFeatures:
     """Features of pictures, each computed once while memory allows.
 
+    Each picture runs through the tower alone: among others, the order of sums would depend on who asked for what first.
+
     Args:
         backbone: Backbone with the tower; it must not be trained meanwhile.
         images: Pictures of the data set, and added ones.
@@ -155,12 +159,10 @@ class TowerFeatures:
     def _compute(self, pictures: Sequence[str]) -> dict[str, torch.Tensor]:
         device = self.backbone.lm_head.device
         computed: dict[str, torch.Tensor] = {}
-        for begin in range(0, len(pictures), PICTURES_PER_PASS):
-            keys = pictures[begin : begin + PICTURES_PER_PASS]
-            pixel_values, grids = self.images.pixel_values(keys)
-            rows = self.backbone.image_features(pixel_values.to(device), grids.to(device))  # list of (tokens, D)
-            computed |= {key: row.cpu() for key, row in zip(keys, rows, strict=True)}
-        return computed
+        for key in pictures:
+            pixel_values, grids = self.images.pixel_values([key])
+            computed[key] = self.backbone.image_features(pixel_values.to(device), grids.to(device))[0].cpu()
+        return computed  # (tokens, D) each
 
     def _keep(self, picture: str, rows: torch.Tensor) -> None:
         """Keep a picture as the most recently used, and drop the least recently used beyond `max_bytes`."""

@@ -54,3 +54,17 @@ def test_stored_remembered_and_computed(shop, tiny_backbone, load_tiny, tmp_path
     assert backbone.n == 1
     fresh = backbone.image_features(*images.pixel_values([new]))[0]
     torch.testing.assert_close(whole, torch.cat([expected[first], fresh, expected[second]]), atol=1e-5, rtol=0)
+
+
+def test_a_pictures_features_do_not_depend_on_the_others(shop, tiny_backbone, load_tiny):
+    """Sums of several pictures in one pass have another order, which two cores show in the last digits."""
+    processor = load_image_processor(str(tiny_backbone), None, PictureSettings(max_pixels=16 * 784))
+    images = build_image_store(shop.folder, processor, shop.items)
+    backbone = load_tiny(finetune="none", quantization="none")
+    passes = []
+    tower = TowerFeatures(backbone, images)
+    backbone.vision_tower.register_forward_hook(lambda module, args, output: passes.append(args))
+    together = tower.features(images.pictures)
+    assert len(passes) == len(images.pictures) > 3
+    alone = [TowerFeatures(backbone, images).features([key]) for key in images.pictures]
+    assert torch.equal(together, torch.cat(alone))
