@@ -7,18 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:  # rich takes a tenth of a second, and most jobs need no bar
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
@@ -89,9 +81,7 @@ class LateProgress:
 
     def _draw(self) -> None:
         if self._bar is None and self._clock() - self._started > PATIENCE:
-            counts: ProgressColumn = DownloadColumn() if self._unit == BYTES else MofNCompleteColumn()
-            columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = _new_bar(self._unit)
             self._bar.add_task(self._description, total=self._total)
             self._bar.start()
         if self._bar is not None:
@@ -104,6 +94,15 @@ class LateProgress:
         line = progress_line(self._description, self._done, self._total, *recent, unit=self._unit)
         print(line, file=sys.stderr, flush=True)
         self._said, self._done_then = now, self._done
+
+
+def _new_bar(unit: str) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    counts = DownloadColumn() if unit == BYTES else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def track(items: Iterable[T], total: int, description: str, unit: str = "") -> Iterator[T]:

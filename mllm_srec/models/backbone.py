@@ -9,7 +9,6 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
-from threading import RLock
 from typing import Any, Literal
 
 import torch
@@ -20,16 +19,13 @@ from mllm_srec.families.base import LANGUAGE_LAYERS, Family
 from mllm_srec.families.config_file import first_line, pinned_revision
 from mllm_srec.families.lookup import family_of, read_family
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone
+from mllm_srec.models.turns import MODEL_TURN
 from mllm_srec.prompts.packing import attention_mask
 from mllm_srec.types import ConfigError, PackedBatch
 
 Finetune = Literal["lora", "full", "none"]
 Quantization = Literal["nf4", "none"]
 Dtype = Literal["auto", "float32", "bfloat16"]
-
-MODEL_TURN = RLock()
-"""Held by a thread that loads or runs a model where several threads may do so: while transformers loads one, it changes
-torch's default dtype for all of them, and passes side by side would need the memory of all and share the same cores."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from threading import RLock
 import polars as pl
 
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState
-from mllm_srec.models.backbone import MODEL_TURN
+from mllm_srec.models.turns import MODEL_TURN
 from mllm_srec.prompts.summaries import SummaryPrompt
 from mllm_srec.summaries.inputs import Row, SummaryInputs
 from mllm_srec.summaries.plan import SummaryPlan

@@ -14,8 +14,9 @@ from lightning.fabric.utilities import move_data_to_device
 from mllm_srec.data.loading.prompt_batches import PromptCollator
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import ImageStore
-from mllm_srec.models.backbone import MODEL_TURN, Backbone, load_backbone
+from mllm_srec.models.backbone import Backbone, load_backbone
 from mllm_srec.models.scoring import score
+from mllm_srec.models.turns import MODEL_TURN
 from mllm_srec.pipeline.features.pictures import feature_folder, frozen
 from mllm_srec.pipeline.ranking.loaded_run import LoadedRun
 from mllm_srec.prompts.packing import PromptGroup, PromptTarget
