@@ -109,7 +109,9 @@ def check_manifest(folder: Path, settings: PrepareSettings, candidates: Candidat
     manifest = read_manifest(folder)
     if manifest is None:
         return False
-    there = _flat("prepare", manifest["prepare"]) | _flat("candidates", manifest["candidates"])
+    # a setting younger than the data set has done there what its default does
+    defaults = _flat("prepare", relevant_settings(PrepareSettings(source=settings.source)))
+    there = defaults | _flat("prepare", manifest["prepare"]) | _flat("candidates", manifest["candidates"])
     here = _flat("prepare", relevant_settings(settings)) | _flat("candidates", asdict(candidates))
     lines = [
         f"{key}: prepared with {_shown(there, key)}, now {_shown(here, key)}"

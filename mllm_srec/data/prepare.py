@@ -78,6 +78,11 @@ def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> 
             raise ConfigError(f"prepare.corruption.{name}={value}: out of range; set it to a number from 0 to 1")
     check_literals(settings, "prepare")
     check_literals(candidates, "candidates")
+    if settings.source == "tables" and settings.columns.timestamp is None and settings.split == "global_time":
+        raise ConfigError(
+            "prepare.split='global_time': needs times, and prepare.columns.timestamp is null; choose leave_one_out or "
+            "random, which need only the order of the file"
+        )
 
 
 def read_raw(settings: PrepareSettings, report: PrepareReport, staging: Path) -> RawData:

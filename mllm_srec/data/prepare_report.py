@@ -13,6 +13,9 @@ from mllm_srec.files.atomic import write_json
 MAX_EXAMPLES = 5
 """Most examples kept of each reason."""
 
+READERS = ("reviews", "metadata", "users", "pictures")
+"""Stages about the raw files, of which the table shows an example: a person can mend what it names."""
+
 
 @dataclass
 class PrepareReport:
@@ -46,10 +49,17 @@ class PrepareReport:
         write_json(content, path)
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """Return rows (stage, fact or reason, number) for the table that `prepare` prints."""
+        """Return rows (stage, fact or reason, number) for the table that `prepare` prints.
+
+        A reason why something of a raw file is not used is followed by a row with an example and nothing else.
+        """
         rows = [("data set", name, _number(value)) for name, value in self.facts.items()]
         for stage, reasons in self.counts.items():
-            rows += [(stage, reason, _number(n)) for reason, n in reasons.items()]
+            for reason, n in reasons.items():
+                rows.append((stage, reason, _number(n)))
+                examples = self.examples.get(stage, {}).get(reason) if stage in READERS else None
+                if examples:
+                    rows.append(("", f"e.g. {examples[0]}", ""))
         return rows
 
 

@@ -20,18 +20,27 @@ CorruptionKind = Literal["none", "background", "noise", "blur", "blank", "mismat
 """Ways to corrupt pictures; see `data.pictures.corruption`."""
 
 
+Column = str | int | None
+"""A column by its name or, in a table without a line of names, by its number from 1; null: there is none."""
+
+
 @dataclass(frozen=True)
 class ColumnMapping:
-    """Names of the columns in your own tables; used with `source: tables` only.
+    """Columns and notation of your own tables; used with `source: tables` only.
+
+    `separator`, `quote`, `header` and `encoding` are of text tables: each is one value for all, or one per table,
+    such as `{reviews: ";", metadata: "|"}`, where the default holds for a table that is not named.
 
     Args:
         user_id: Column of the interactions table with the user's id.
-        item_id: Column of both tables with the item's id.
+        item_id: Column of the interactions table, and unless `item_key` is set of the items table, with the item's id.
         rating: Column with the rating; null: every interaction counts as liked (rating 5).
-        timestamp: Column with the time: Unix time or an ISO 8601 date.
+        timestamp: Column with the time: a number, an ISO 8601 date, or a date written YYYYMMDD; null: the order of the
+            file is the time.
         timestamp_unit: Unit of a numeric timestamp.
         review: Column of the interactions table with the review's text, if any.
-        title: Column of the items table with the title.
+        item_key: Column of the items table with the item's id; null: it is called as in the interactions table.
+        title: Column of the items table with the title; null: there are no titles.
         brand: Column of the items table with the brand, if any.
         categories: Column of the items table with categories (a list, or text split at `categories_separator`).
         categories_separator: Separator between the categories of one text.
@@ -39,24 +48,35 @@ class ColumnMapping:
         price: Column of the items table with the price, if any.
         image: Column of the items table with the picture's file name inside `prepare.images`; null: `<item_id>.<ext>`.
         image_urls: Column of the items table with picture addresses (a list or one text), if any.
+        user_key: Column of the users table with the user's id; null: it is called as in the interactions table.
         profile: Column of the users table with the profile, a phrase such as "a 34-year-old teacher".
+        separator: Separator of fields, such as ";", "::" or tab; null: a comma in .csv, a tab in .tsv.
+        quote: Mark around fields that hold separators or line breaks; null: marks are ordinary text.
+        header: False if no line names the columns; they are then given by number from 1.
+        encoding: Encoding, such as latin-1, cp1252 or utf-16.
     """
 
-    user_id: str = "user_id"
-    item_id: str = "item_id"
-    rating: str | None = "rating"
-    timestamp: str = "timestamp"
-    timestamp_unit: Literal["s", "ms"] = "s"
-    review: str | None = None
-    title: str = "title"
-    brand: str | None = None
-    categories: str | None = None
+    user_id: Column = "user_id"
+    item_id: Column = "item_id"
+    rating: Column = "rating"
+    timestamp: Column = "timestamp"
+    timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
+    review: Column = None
+    title: Column = "title"
+    brand: Column = None
+    categories: Column = None
     categories_separator: str = "|"
-    description: str | None = None
-    price: str | None = None
-    image: str | None = None
-    image_urls: str | None = None
-    profile: str = "profile"
+    description: Column = None
+    price: Column = None
+    image: Column = None
+    image_urls: Column = None
+    profile: Column = "profile"
+    item_key: Column = None
+    user_key: Column = None
+    separator: str | dict[str, str] | None = None
+    quote: str | dict[str, str | None] | None = '"'
+    header: bool | dict[str, bool] = True
+    encoding: str | dict[str, str] = "utf-8"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ from mllm_srec.data.raw.schema import (
     RowBuffer,
     check_overlap,
     items_without_metadata,
+    read_text,
 )
+from mllm_srec.data.raw.times import report_times
 from mllm_srec.data.raw.values import (
     clean_text,
     clean_texts,
@@ -108,7 +110,7 @@ def read_amazon(settings: PrepareSettings, report: PrepareReport) -> RawData:
     if settings.metadata is None:
         return RawData(interactions, items_without_metadata(interactions, report))
     items = read_items(Path(settings.metadata), report, strict=settings.strict)
-    check_overlap(interactions, items, settings.reviews, settings.metadata)
+    check_overlap(interactions, items, settings.reviews, settings.metadata, report)
     return RawData(interactions, items)
 
 
@@ -144,6 +146,7 @@ def read_reviews(path: Path, source: str, report: PrepareReport, *, strict: bool
     interactions = buffer.frame()
     if interactions.is_empty():
         raise DataError(_nothing_usable(path, source, first_keys, report))
+    report_times(interactions["timestamp"], report, REVIEWS)
     return interactions
 
 
@@ -211,14 +214,18 @@ def _interaction(record: Mapping[str, Any], layout: ReviewLayout, order: int) ->
 def _nothing_usable(path: Path, source: str, keys: list[str], report: PrepareReport) -> str:
     fitting = [name for name, layout in LAYOUTS.items() if {layout.user_id, layout.rating, layout.time} <= set(keys)]
     advice = " or ".join(fitting) if fitting else "none of the Amazon layouts"
+    examples = report.examples.get(REVIEWS, {})
+    reasons = "; ".join(
+        f"{name}: {n:,}, e.g. {examples[name][0]}" for name, n in report.counts.get(REVIEWS, {}).items()
+    )
     return (
-        f"{path}: no usable review with prepare.source={source} ({report.counts.get(REVIEWS, {})}); the first line "
+        f"{path}: no usable review with prepare.source={source} ({reasons}); the first line "
         f"has the fields {keys}, which looks like {advice}; set prepare.source accordingly (tables reads any table)"
     )
 
 
 def _item(item_id: str, record: Mapping[str, Any], report: PrepareReport, where: str) -> tuple[Any, ...]:
-    title = clean_text(record.get("title"))
+    title = read_text(record.get("title"), report, METADATA, "title", where)
     if is_page_code(title):
         report.count(METADATA, "title is page code, emptied", example=f"{where}: {title}")
         title = ""
@@ -230,7 +237,8 @@ def _item(item_id: str, record: Mapping[str, Any], report: PrepareReport, where:
         )
     categories = _first(record, CATEGORY_FIELDS, clean_texts) or []
     urls = _first(record, PICTURE_FIELDS, picture_urls) or []
-    return item_id, title, _first(record, BRAND_FIELDS, _brand), categories, description, price, None, urls
+    brand = read_text(_first(record, BRAND_FIELDS, _brand), report, METADATA, "brand", where) or None
+    return item_id, title, brand, categories, description, price, None, urls
 
 
 def _brand(value: Any) -> str:

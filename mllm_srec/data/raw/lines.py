@@ -1,4 +1,4 @@
-"""Records of raw line files: plain or gzip, JSON or Python literals, one record per line.
+"""Records of raw files: JSON or Python literals, one record per line, or one JSON array of records.
 
 Nothing in a file is lost silently: a malformed line is counted in the report (or, with `strict`, is an error with file
 and line number), and a file that cannot be read to its end is an error that says how far reading got.
@@ -7,33 +7,21 @@ and line number), and a file that cannot be read to its end is an error that say
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 import re
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mllm_srec.data.prepare_report import PrepareReport
-from mllm_srec.files.progress import BYTES, LateProgress
+from mllm_srec.data.raw.blocks import TOO_LONG, UTF16, UTF16_MARKS, read_content, read_lines, read_start, show_line
 from mllm_srec.types import DataError
 
-GZIP_MAGIC = b"\x1f\x8b"
-FOREIGN_MAGIC = {
-    b"PK\x03\x04": "a zip archive",
-    b"(\xb5/\xfd": "Zstandard-compressed",
-    b"BZh": "bzip2-compressed",
-    b"\xfd7zXZ": "xz-compressed",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
-    b"PAR1": "a Parquet file",
-}
-UTF8_BOM = b"\xef\xbb\xbf"
-BLOCK_SIZE = 1 << 16
+ONE_A_LINE = "one object a line is read (pandas: to_json(orient='records', lines=True); or jq -c '.[]')"
 
 _QUOTED = re.compile(r"'([^']*)'|\"[^\"]*\"")
+_ROWS_OF_LISTS = re.compile(rb"\s*\[[^\n]*\]\s*\n\s*[\[{]")
 
 
 def read_records(
@@ -41,7 +29,8 @@ def read_records(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield `(line index from 0, record)` of every usable line; blank lines are skipped.
 
-    A line is read as JSON and, if that fails, as a Python literal (Amazon 2014 metadata) with `ast.literal_eval`.
+    A line is read as JSON and, if that fails, as a Python literal (Amazon 2014 metadata) with `ast.literal_eval`. A
+    file that is one JSON array gives its elements, with their index in place of the line's.
 
     Args:
         path: Raw file, plain or gzip whatever its suffix; UTF-8 with or without byte order mark.
@@ -53,27 +42,69 @@ def read_records(
         DataError: The file is missing, empty, in another format, has a truncated or corrupt gzip stream, or holds no
             record; or, with `strict`, a line is malformed.
     """
+    start = read_start(path)
+    if start.startswith(UTF16_MARKS):
+        raise DataError(f"{path}: is {UTF16}")
+    is_array = start.lstrip().startswith(b"[") and not _ROWS_OF_LISTS.match(start)
     usable = malformed = 0
+    for index, found, shown in _array_elements(path) if is_array else _line_records(path):
+        if isinstance(found, str):
+            if strict:
+                raise DataError(
+                    f"{path}:{index + 1}: {found}: {shown}; correct or delete the line, or set "
+                    "prepare.strict: false to skip and count such lines"
+                )
+            report.count(stage, found, example=f"{path.name}:{index + 1}: {shown}")
+            malformed += 1
+            continue
+        usable += 1
+        yield index, found
+    if not usable:
+        raise DataError(f"{path}: holds no record: {_why_no_record(start, malformed)}")
+
+
+def _line_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str, str]]:
+    """Yield line index, and the record or else the reason why the line holds none, with the line's beginning."""
     for index, line in read_lines(path):
+        if line is None:
+            yield index, TOO_LONG, ""
+            continue
         try:
             record = parse_line(line)
         except ValueError as error:
-            if strict:
-                raise DataError(
-                    f"{path}:{index + 1}: {error}: {_shown(line)}; correct or delete the line, or set "
-                    "prepare.strict: false to skip and count such lines"
-                ) from None
-            report.count(stage, str(error), example=f"{path.name}:{index + 1}: {_shown(line)}")
-            malformed += 1
-            continue
-        if record is not None:
-            usable += 1
-            yield index, record
-    if not usable:
-        raise DataError(
-            f"{path}: holds no record: {malformed} lines, none of them a JSON object or a Python dict; "
-            "check that the path and prepare.source match (a CSV file is read with source: tables)"
-        )
+            yield index, str(error), show_line(line)
+        else:
+            if record is not None:
+                yield index, record, ""
+
+
+def _array_elements(path: Path) -> Iterator[tuple[int, dict[str, Any] | str, str]]:
+    """Yield the elements of a file that is one JSON array, in the form of `_line_records`; it is read whole."""
+    content = read_content(path)
+    if content.too_long:
+        raise DataError(f"{path}: is one JSON array with lines that are too long ({TOO_LONG}); {ONE_A_LINE}")
+    try:
+        elements = json.loads(content.data)
+    except (ValueError, RecursionError) as error:
+        if sum(isinstance(found, dict) for _, found, _ in _line_records(path)):  # lines, of which the first is broken
+            yield from _line_records(path)
+            return
+        raise DataError(f"{path}: begins as one JSON array but is none ({error}); {ONE_A_LINE}") from error
+    for index, element in enumerate(elements if isinstance(elements, list) else []):
+        if isinstance(element, dict):
+            yield index, element, ""
+        else:
+            yield index, "element is not a record", show_line(json.dumps(element))
+
+
+def _why_no_record(start: bytes, malformed: int) -> str:
+    lines = start.split(b"\n")
+    if lines[0].strip() in (b"{", b"[") or (start.lstrip().startswith(b"{") and malformed > 1):
+        return f"objects span several lines; {ONE_A_LINE}"
+    return (
+        f"{malformed} lines, none of them a JSON object or a Python dict; check that the path and prepare.source "
+        "match (a CSV file is read with source: tables)"
+    )
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
@@ -119,91 +150,3 @@ def _parse_literal(text: str) -> Any:
 def _in_double_quotes(match: re.Match[str]) -> str:
     content = match.group(1)
     return match.group() if content is None else '"' + content.replace('"', '\\"') + '"'
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield `(index from 0, line without its end)` of a plain or gzip file; show a progress bar if it takes long.
-
-    Raises:
-        DataError: The file is missing, empty or in another known format, or its gzip stream is truncated or corrupt;
-            in that case the message gives the number of complete lines read and the last of them.
-    """
-    read, line, rest = 0, b"", b""
-    try:
-        for block in read_blocks(path):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                yield read, line
-                read += 1
-    except (EOFError, OSError, zlib.error) as error:
-        raise _broken(path, error, read, line) from error
-    if rest:
-        yield read, rest
-    elif not read:
-        raise DataError(f"{path}: empty once decompressed; download or export it again")
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the whole decompressed content, for table parsers, which need bytes; errors as in `read_lines`."""
-    parts: list[bytes] = []
-    try:
-        parts.extend(read_blocks(path))
-    except (EOFError, OSError, zlib.error) as error:
-        lines = b"".join(parts).split(b"\n")[:-1]
-        raise _broken(path, error, len(lines), lines[-1] if lines else b"") from error
-    return b"".join(parts)
-
-
-def read_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the decompressed content in blocks, without a byte order mark; `b"".join` gives all of it.
-
-    Raises:
-        DataError: See `check_file`.
-        EOFError, OSError, zlib.error: The gzip stream is truncated or corrupt; blocks before the break were yielded.
-    """
-    check_file(path)
-    with path.open("rb") as raw, LateProgress(f"reading {path.name}", path.stat().st_size, BYTES) as progress:
-        is_gzip = raw.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
-        content = gzip.GzipFile(fileobj=raw) if is_gzip else raw
-        mark = UTF8_BOM  # of the first block
-        while block := content.read1(BLOCK_SIZE):  # unlike `read`, it hands out what comes before a break
-            yield block.removeprefix(mark)
-            mark = b""
-            progress.update(raw.tell())
-
-
-def check_file(path: Path, also: bytes | None = None) -> None:
-    """Refuse a path that cannot be a raw file.
-
-    Args:
-        path: Path from the settings.
-        also: Key of `FOREIGN_MAGIC` that the caller can read.
-
-    Raises:
-        DataError: The path is missing, a folder, a file of 0 bytes, or a file in a format of `FOREIGN_MAGIC`.
-    """
-    if not path.exists():
-        raise DataError(f"{path}: does not exist; check prepare.reviews, prepare.metadata and prepare.users")
-    if not path.is_file():
-        raise DataError(f"{path}: is not a file; give the file itself, not its folder")
-    with path.open("rb") as file:
-        start = file.read(8)
-    if not start:
-        raise DataError(f"{path}: is empty (0 bytes); download or export it again")
-    for magic, description in FOREIGN_MAGIC.items():
-        if start.startswith(magic) and magic != also:
-            raise DataError(f"{path}: is {description}, not plain or gzip UTF-8 text; convert it first")
-
-
-def _broken(path: Path, error: Exception, read: int, last: bytes) -> DataError:
-    last_line = f", the last is line {read}: {_shown(last)}" if read else ""
-    return DataError(
-        f"{path}: cannot be read to its end ({error}), the download is incomplete or corrupt. Complete lines before "
-        f"the break: {read}{last_line}; download the file again, or, to use what is there, unpack it "
-        f"(`gzip -dc {path.name} > part.json`) and give the unpacked file"
-    )
-
-
-def _shown(line: bytes, width: int = 80) -> str:
-    text = line.decode("utf-8", "replace").strip()
-    return text if len(text) <= width else text[:width] + "..."

@@ -12,6 +12,8 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.raw.ids import explain_missing
+from mllm_srec.data.raw.values import NO_TEXT, clean_text
 from mllm_srec.types import DataError
 
 REVIEWS, METADATA, USERS = "reviews", "metadata", "users"
@@ -36,6 +38,9 @@ ITEM_SCHEMA: dict[str, pl.DataType] = {
     "image_urls": pl.List(pl.String()),
 }
 USER_SCHEMA: dict[str, pl.DataType] = {"user_id": pl.String(), "profile": pl.String()}
+
+WORD_FOR_NOTHING = "is a word such as nan or NULL, emptied"
+"""Reason, after the name of the field, under which texts that stand for a missing one are counted."""
 
 ROWS_PER_PIECE = 100_000
 
@@ -95,20 +100,72 @@ def items_without_metadata(interactions: pl.DataFrame, report: PrepareReport) ->
     return items.select("item_id", *columns[1:])
 
 
-def check_overlap(interactions: pl.DataFrame, items: pl.DataFrame, reviews: str, metadata: str) -> None:
-    """Refuse a file of interactions and a file of items that do not belong together.
+def read_text(value: Any, report: PrepareReport, stage: str, field: str, where: str) -> str:
+    """Return a text without markup and control characters; one that is a word for nothing is counted, and "" returned.
+
+    Args:
+        value: Value of the raw file.
+        report: Receives the count.
+        stage: Stage of the report.
+        field: What the text is, such as "title".
+        where: Item, user or place in the file, for the report's example.
+    """
+    text = clean_text(value)
+    if text not in NO_TEXT:
+        return text
+    report.count(stage, f"{field} {WORD_FOR_NOTHING}", example=f"{where}: {text}")
+    return ""
+
+
+def check_overlap(
+    interactions: pl.DataFrame,
+    items: pl.DataFrame,
+    reviews: str,
+    metadata: str,
+    report: PrepareReport,
+    advice: str = "",
+) -> None:
+    """Refuse a file of interactions and a file of items that do not belong together; point out that most do not.
 
     Args:
         interactions: Columns of `INTERACTION_SCHEMA`, at least one row.
         items: Columns of `ITEM_SCHEMA`, at least one row.
         reviews: Path of the file that the interactions come from.
         metadata: Path of the file that the items come from.
+        report: Receives the number of items without metadata where they are most, with the probable cause.
+        advice: Settings to look at, for the error.
 
     Raises:
         DataError: No item of the interactions is among the items.
     """
-    if interactions.join(items, on="item_id", how="semi").is_empty():
+    missing, n_items, found = _unmatched(interactions, items, "item_id")
+    if missing.len() == n_items:
+        cause = f"{found[1]} {found[0]}" if found else f"check that they are of the same category and year{advice}"
         raise DataError(
             f"{reviews} and {metadata}: no item in common (for instance {interactions['item_id'][0]!r} and "
-            f"{items['item_id'][0]!r}); check that they are of the same category and year, and the column of item ids"
+            f"{items['item_id'][0]!r}); {cause}"
         )
+    _report_unmatched(missing, n_items, found, report, METADATA, "items of interactions without metadata")
+
+
+def report_user_overlap(interactions: pl.DataFrame, users: pl.DataFrame, report: PrepareReport) -> None:
+    """Point out that most users of the interactions have no row among the users, with the probable cause."""
+    missing, n_users, found = _unmatched(interactions, users, "user_id")
+    _report_unmatched(missing, n_users, found, report, USERS, "users of interactions without a row")
+
+
+def _unmatched(
+    interactions: pl.DataFrame, other: pl.DataFrame, key: str
+) -> tuple[pl.Series, int, tuple[str, str] | None]:
+    """Return the ids of the interactions that the other table lacks, the number of all, and the probable cause."""
+    ids = interactions.select(pl.col(key).unique(maintain_order=True))
+    missing = ids.join(other, on=key, how="anti", maintain_order="left")[key]
+    return missing, ids.height, explain_missing(missing, other[key]) if missing.len() * 2 > ids.height else None
+
+
+def _report_unmatched(
+    missing: pl.Series, n_ids: int, found: tuple[str, str] | None, report: PrepareReport, stage: str, what: str
+) -> None:
+    if missing.len() * 2 > n_ids:
+        cause, example = found or ("does the file belong to these interactions?", f"{missing[0]!r}")
+        report.count(stage, f"{what}, most of {n_ids:,}: {cause}", missing.len(), example)

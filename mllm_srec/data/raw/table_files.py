@@ -1,18 +1,20 @@
-"""Table files (CSV, TSV, Parquet, JSON lines; plain or gzip) read into polars tables of the requested columns."""
+"""Table files (CSV and its like, Parquet, JSON; plain or gzip) read into polars tables of the requested columns."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
-from mllm_srec.data.raw.lines import check_file, read_bytes, read_records
-from mllm_srec.types import DataError, did_you_mean
+from mllm_srec.data.raw.blocks import PARQUET_MAGIC, check_path, read_start, show_line
+from mllm_srec.data.raw.column_names import check_columns, guess_separator, looks_like_data
+from mllm_srec.data.raw.lines import ONE_A_LINE, read_records
+from mllm_srec.data.raw.text_tables import ROW, Faults, TextFormat, read_text_table
+from mllm_srec.data.settings import ColumnMapping
+from mllm_srec.types import ConfigError, DataError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".inter": "\t", ".item": "\t", ".user": "\t"}
 UNQUOTED = {".inter", ".item", ".user"}
@@ -20,115 +22,133 @@ UNQUOTED = {".inter", ".item", ".user"}
 
 JSON_LINES = {".jsonl", ".json", ".ndjson"}
 PARQUET = {".parquet", ".pq"}
-ROW = "raw_row"
-"""Column that `read_table` adds: index from 0 of the row in the file (in JSON lines, of the line)."""
+REQUIRED = frozenset({"user_id", "item_id", "rating", "timestamp", "item_key", "user_key"})
+"""Settings without whose column a row is of no use."""
 
 
 def read_table(
-    path: Path, columns: Mapping[str, str], report: PrepareReport, stage: str, *, strict: bool = False
+    path: Path,
+    columns: Mapping[str, str],
+    report: PrepareReport,
+    stage: str,
+    *,
+    strict: bool = False,
+    mapping: ColumnMapping | None = None,
 ) -> pl.DataFrame:
     """Read the requested columns of a table file, in file order, and add `ROW`.
 
-    Values keep the file's types: text from CSV, text or lists of text from JSON lines, any type from Parquet.
+    Values keep the file's types: text from CSV, text or lists of text from JSON, any type from Parquet. Parquet is told
+    by its content, other formats by the suffix (before a final .gz) or, of text, by the setting of a separator.
 
     Args:
-        path: Table file; its suffix (before a final .gz) gives the format.
+        path: Table file.
         columns: Setting -> name of the column it requests; errors name both.
-        report: Receives counts of malformed JSON lines.
-        stage: Stage of the report under which they are counted.
+        report: Receives counts of malformed lines.
+        stage: Stage of the report under which they are counted: the setting that names the file.
         strict: Raise at a malformed line instead of counting it.
+        mapping: Settings of separator, quotation mark, header and encoding.
 
     Raises:
         DataError: The file is missing, empty, broken or in an unknown format, or lacks a column.
+        ConfigError: A setting of the notation is out of range.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = next((last for last in reversed(suffixes) if last != ".gz"), "")
-    if suffix in SEPARATORS:
-        return _read_csv(path, columns, SEPARATORS[suffix], quoted=suffix not in UNQUOTED)
-    if suffix in JSON_LINES:
-        return _read_json_lines(path, columns, report, stage, strict)
-    if suffix in PARQUET:
+    mapping = mapping or ColumnMapping()
+    suffix = _suffix(path)
+    if path.is_dir() and suffix in PARQUET:
         return _read_parquet(path, columns)
-    accepted = ", ".join(sorted({*SEPARATORS, *JSON_LINES, *PARQUET}))
-    raise DataError(f"{path}: suffix {suffix!r} names no known format; use one of {accepted} (also with .gz)")
+    check_path(path)
+    if _is_parquet(path):
+        return _read_parquet(path, columns)
+    if suffix in PARQUET:
+        raise DataError(
+            f"{path}: is no Parquet file, whatever its name; it begins with {show_line(read_start(path))!r}"
+        )
+    separator = of_table(mapping.separator, stage, None)
+    if suffix in JSON_LINES or (separator is None and suffix not in SEPARATORS and _begins_as_json(path)):
+        return _read_json(path, columns, report, stage, strict)
+    form = _text_format(path, suffix, mapping, stage)
+    return read_text_table(path, columns, form, Faults(path, report, stage, strict), REQUIRED)
 
 
-def check_columns(path: Path, columns: Mapping[str, str], available: Collection[str]) -> list[str]:
-    """Return the requested column names without duplicates.
+def of_table(value: Any, stage: str, default: Any) -> Any:
+    """Return a setting that is one value for all tables or one per table, for one table.
 
     Args:
-        path: File that the columns are of.
-        columns: Setting -> name of the column it requests.
-        available: Columns that the file has.
-
-    Raises:
-        DataError: A column is not available; the message names it, its setting and the most similar column.
+        value: The value, or table -> value.
+        stage: The table: `reviews`, `metadata` or `users`.
+        default: Value of a table that is not named.
     """
-    for setting, column in columns.items():
-        if column not in available:
-            by_lower = {name.lower(): name for name in available}
-            raise DataError(
-                f"{path}: no column {column!r} among {', '.join(map(repr, available))}; set prepare.columns.{setting} "
-                "to one of these (the first line of a CSV file must name its columns)"
-                f"{did_you_mean(column.lower(), by_lower, cutoff=0.5)}"
-            )
-    return list(dict.fromkeys(columns.values()))
+    return value.get(stage, default) if isinstance(value, Mapping) else value
 
 
-def _read_csv(path: Path, columns: Mapping[str, str], separator: str, *, quoted: bool) -> pl.DataFrame:
-    content = read_bytes(path)
-    quote = '"' if quoted else None
-    try:
-        frame = pl.read_csv(io.BytesIO(content), separator=separator, quote_char=quote, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(
-            f"{path}: cannot be read as a table separated by {separator!r}: {_first_fault(content, separator, quoted)}"
-            f" ({str(error).splitlines()[0]}); correct the file or export it again as UTF-8"
-        ) from error
-    return frame.select(check_columns(path, columns, frame.columns)).with_row_index(ROW)
+def _text_format(path: Path, suffix: str, mapping: ColumnMapping, stage: str) -> TextFormat:
+    separator = of_table(mapping.separator, stage, None)
+    if separator is None and suffix not in SEPARATORS:
+        raise DataError(f"{path}: suffix {suffix!r} names no known format; {_format_advice(path)}")
+    separator = SEPARATORS[suffix] if separator is None else {"\\t": "\t", "tab": "\t"}.get(separator, separator)
+    if not separator or set(separator) & {"\n", "\r"}:
+        raise ConfigError(f"prepare.columns.separator={separator!r}: separates nothing; give one such as ',' or ';'")
+    quote = None if suffix in UNQUOTED else of_table(mapping.quote, stage, '"')
+    if quote is not None and (len(quote) != 1 or quote in separator or quote.isspace()):
+        raise ConfigError(
+            f"prepare.columns.quote={quote!r}: must be one character that is not the separator, or null for none"
+        )
+    return TextFormat(
+        separator, quote, of_table(mapping.header, stage, True), of_table(mapping.encoding, stage, "utf-8")
+    )
 
 
-def _first_fault(content: bytes, separator: str, quoted: bool) -> str:
-    """Describe the first row that a table parser refuses, for the error message."""
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return f"line {line} is not UTF-8 (perhaps Latin-1: `iconv -f latin1 -t utf8`)"
-    dialect: dict[str, Any] = {"delimiter": separator, "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE}
-    reader = csv.reader(io.StringIO(text, newline=""), **dialect)
-    header = next(reader, [])
-    try:
-        for row in reader:
-            if len(row) > len(header):
-                return f"line {reader.line_num} has {len(row)} fields, the header {len(header)}: {row[:6]}"
-    except csv.Error as error:
-        return f"line {reader.line_num}: {error}"
-    return "perhaps a quotation mark is not closed"
+def _format_advice(path: Path) -> str:
+    """Say which settings read a file of unknown suffix, by its first line."""
+    accepted = ", ".join(sorted({*SEPARATORS, *JSON_LINES, *PARQUET}))
+    line = show_line(read_start(path).partition(b"\n")[0])
+    separator = guess_separator(line)
+    if separator is None:
+        return f"use one of {accepted} (also with .gz), or set prepare.columns.separator for a text table"
+    header = ""
+    if looks_like_data([part.strip() for part in line.split(separator)]):
+        header = ", and prepare.columns.header: false with columns by number (user_id: 1)"
+    return (
+        f"its first line, {line!r}, seems to be separated by {separator!r}: set prepare.columns.separator: "
+        f"{separator!r}{header}; or use one of {accepted}"
+    )
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return next((last for last in reversed(suffixes) if last != ".gz"), "")
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+
+
+def _begins_as_json(path: Path) -> bool:
+    return read_start(path).lstrip().startswith((b"{", b"["))
 
 
 def _read_parquet(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
-    if not path.is_dir():
-        check_file(path, also=b"PAR1")
     try:
-        names = check_columns(path, columns, pl.read_parquet_schema(path))
+        names = check_columns(path, columns, list(pl.read_parquet_schema(path)))
         return pl.read_parquet(path, columns=names, glob=False).with_row_index(ROW)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error}); export it again") from error
 
 
-def _read_json_lines(
-    path: Path, columns: Mapping[str, str], report: PrepareReport, stage: str, strict: bool
-) -> pl.DataFrame:
+def _read_json(path: Path, columns: Mapping[str, str], report: PrepareReport, stage: str, strict: bool) -> pl.DataFrame:
     rows: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in columns.values()}
     keys: dict[str, None] = {}
+    record: dict[str, Any] = {}
     for index, record in read_records(path, report, stage, strict=strict):
         rows.append(index)
         keys.update(dict.fromkeys(record))
         for name, cells in values.items():
             cells.append(record.get(name))
-    check_columns(path, columns, keys)
+    if len(rows) == 1 and record and all(isinstance(value, dict | list) for value in record.values()):
+        raise DataError(f"{path}: is one JSON object, of columns or by id; {ONE_A_LINE}")
+    check_columns(path, columns, list(keys))
     series = [pl.Series(ROW, rows, pl.UInt32), *(_text_series(name, cells) for name, cells in values.items())]
     return pl.DataFrame(series)
 

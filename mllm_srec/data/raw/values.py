@@ -15,6 +15,12 @@ from typing import Any
 LATEST_TIME_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp()) * 1000
 """Latest time accepted; a later one comes from a broken line, or from milliseconds read as seconds."""
 
+NO_ID = ("nan", "NaN", "None", "NULL", "null", "<NA>", "NaT", "\\N")
+"""Words that programs write in place of a missing value; as an id they are none."""
+
+NO_TEXT = frozenset({*NO_ID, "NAN", "none", "NONE", "Null", "NA", "N/A", "n/a", "#N/A"})
+"""Words that as a whole text stand for none."""
+
 # HTML's own tag names only: "<Live>" in a record's title is text
 _TAG_NAMES = (
     "a|abbr|article|b|big|blockquote|body|br|button|center|cite|code|dd|div|dl|dt|em|font|footer|form|h[1-6]|head|header|"
@@ -26,7 +32,12 @@ _BLOCK = re.compile(r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|$)", re.IGNORECASE 
 _PAGE_CODE = re.compile(r"\bgetTime\(\)|\bfunction\s*\(|\bvar \w+\s*=|\{\s*[\w-]+\s*:[^{}]*;")
 _PRICE = re.compile(r"(?:US|USD)?\s*[$£€¥]?\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:\s*USD)?")
 _NO_PICTURE = re.compile(r"/no[-_]?(?:img|image)|(?:transparent|grey|blank)[-_]pixel", re.IGNORECASE)
-_EMPTY_PRICES = {"", "none", "null", "nan", "n/a"}
+_EMPTY_PRICES = {"", "none", "null", "nan", "n/a", "na", "<na>", "nat", "#n/a", "\\n"}
+_ESCAPE_CODES = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-Z\\\\-_])")
+_CONTROL = re.compile(
+    # controls that are not blanks; marks that reorder text; the byte order mark inside a text
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff]"
+)
 _PICTURE_SIZES = ("hi_res", "large", "thumb")
 
 
@@ -41,6 +52,8 @@ def clean_text(value: Any) -> str:
     text = str(value)
     if "&" in text:  # twice, since sellers' texts are often escaped twice ("&amp;quot;")
         text = html.unescape(html.unescape(text))
+    if not text.isprintable():  # before tags, which controls could hide
+        text = _CONTROL.sub("", _ESCAPE_CODES.sub("", text))
     if "<" in text:
         text = _TAG.sub(" ", _BLOCK.sub(" ", text))
     if not text.isascii():  # a lone surrogate is valid in JSON but cannot be stored

@@ -6,32 +6,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from mllm_srec.reports.safe_text import shown_text, wide_console
+from mllm_srec.reports.safe_text import shortened, shown_text
 from mllm_srec.reports.terminal.plain_table import plain_table, shown_number
 
 MAX_SHOWN = 200
 """Characters of an example; the table of summaries has all of them."""
 
+PAGE = 80
+"""Width of the table of a preparation."""
+
+MAX_REASON, MAX_ROW, MAX_NUMBER = 200, 100, 22
+"""Characters of a reason, of an example from a raw file, and of a number or hash; the report has all of them."""
+
 
 def print_prepared(folder: Path, rows: Sequence[tuple[str, str, str]], done_before: bool) -> None:
-    """Print what `prepare` kept, dropped and could not use.
+    """Print what `prepare` kept, dropped and could not use; fits into a terminal of 80 characters.
 
     Args:
         folder: Folder of the data set.
-        rows: Stage, reason and number of each line.
+        rows: Stage, reason and number of each line; texts of raw files among them are untrusted.
         done_before: True if the data set was already there.
     """
     verb = "was already prepared with the same settings" if done_before else "is prepared"
-    table = Table(title=f"{folder} {verb}", title_justify="left")
+    table = plain_table(f"{folder} {verb}")
+    table.expand = True  # as wide as its title
     table.add_column("where")
-    table.add_column("what")
+    table.add_column("what", overflow="fold")
     table.add_column("number", justify="right")
-    for row in rows:
-        table.add_row(*row)
-    wide_console().print(table)
+    for stage, what, number in rows:
+        shown = Text(shown_text(what, MAX_REASON if number else MAX_ROW), style="" if number else "dim")
+        table.add_row(stage, shown, shortened(number, MAX_NUMBER))
+    Console(width=min(Console().width, PAGE) if Console().is_terminal else PAGE).print(table)
 
 
 def print_prompts(report: Mapping[str, int]) -> None:

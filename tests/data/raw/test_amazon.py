@@ -214,7 +214,7 @@ def test_without_metadata_items_come_from_the_reviews(tmp_path):
 
 def test_wrong_source_names_the_right_one(tmp_path):
     reviews = write(tmp_path / "r", REVIEW_2023, REVIEW_2023)
-    with pytest.raises(DataError, match=r"no usable review .*'no user id': 2.*which looks like amazon2023;"):
+    with pytest.raises(DataError, match=r"no usable review .*no user id: 2, e.g. r:1: .*which looks like amazon2023;"):
         read("amazon2014", reviews)
 
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_srec.data.prepare_report import PrepareReport
-from mllm_srec.data.raw.lines import parse_line, read_bytes, read_lines, read_records
+from mllm_srec.data.raw.blocks import read_content, read_lines
+from mllm_srec.data.raw.lines import parse_line, read_records
 from mllm_srec.types import DataError
 
 RECORDS = [{"asin": f"000{i}", "title": "caf\u00e9 \u2028 line", "n": i, "list": ["a", None]} for i in range(5)]
@@ -172,7 +173,7 @@ def test_truncated_gzip_gives_all_that_is_before_the_break_and_then_an_error(tmp
     if expected:
         assert f'the last is line {expected}: {{"line": {expected - 1}, ' in str(caught.value)
     with pytest.raises(DataError, match=f"Complete lines before the break: {expected}[,;] "):
-        read_bytes(path)
+        read_content(path)
 
 
 def test_lines_before_the_break_are_handed_out(tmp_path):
