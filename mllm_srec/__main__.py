@@ -68,6 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     except MllmSrecError as error:
         print(f"mllm_srec {command}: error: {error}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as error:
+        from mllm_srec.cli.devices import explain  # not before: a help page must not wait for it
+
+        if (explained := explain(error)) is None:
+            raise
+        print(f"mllm_srec {command}: error: {explained}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning's Trainer ends with status 1 where it was interrupted.
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from mllm_srec.cli.devices import check_devices
+from mllm_srec.cli.parser import plain
 from mllm_srec.types import ConfigError
 
 LIMITS = {
@@ -26,6 +28,7 @@ def check_settings(command: str, config: Any) -> None:
     Raises:
         ConfigError: A setting contradicts another; the message names both and what to set instead.
     """
+    check_devices(config.trainer)
     _check_precision(config.trainer.precision)
     _check_limit(command, config.trainer)
     if config.baseline is not None:
@@ -40,6 +43,16 @@ def check_settings(command: str, config: Any) -> None:
             f"summaries.variant={config.summaries.variant!r}: the chain of thought (data.prompt.cot=true) is made of "
             "image summaries, item summaries and preferences; set summaries.variant to full, svi, sv or base"
         )
+    _check_model(config.model)
+
+
+def _check_model(model: Any) -> None:
+    """Make the recommender without its weights: what it says of its settings would come after the data are built."""
+    from mllm_srec.models.backbone import LoraSettings
+    from mllm_srec.models.recommender import MLLMRecommender
+
+    lora = model.lora if isinstance(model.lora, LoraSettings) else LoraSettings(**plain(model.lora))
+    MLLMRecommender(**{**plain(model), "lora": lora})
 
 
 def needs_backbone(config: Any) -> bool:

@@ -62,7 +62,7 @@ from mllm_srec.pipeline.runs.names import (
 from mllm_srec.reports.terminal.preparation import print_prompts
 from mllm_srec.types import ConfigError
 
-METHOD_ARGUMENTS = ("verbose", "return_predictions", "weights_only")
+METHOD_ARGUMENTS = ("verbose", "return_predictions")
 """Arguments of the Trainer's methods."""
 
 NOT_SETTINGS = ("config", "ckpt_path", *METHOD_ARGUMENTS)
@@ -121,6 +121,10 @@ class ExperimentCLI(LightningCLI):
                 print(other, flush=True)
         elif settings.ckpt_path:
             self.checkpoint = read_checkpoint(settings.ckpt_path)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Add what is not a setting: a checkpoint is read as weights, and nothing in it is run."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     # --- the start-up ---------------------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ def pinned_revision(name: str, revision: str | None = None) -> str | None:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error of a library, without a full stop; its type where it says nothing."""
+    if "Weights only load failed" in str(error):  # torch goes on with how to run the code in the file
+        return "a file holds more than numbers and names, which could run code"
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".:") if lines else type(error).__name__
 

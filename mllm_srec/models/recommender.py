@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -89,6 +90,7 @@ class MLLMRecommender(RankingModule):
             raise ConfigError(
                 f"scoring_tokens={scoring_tokens}: must be at least 1; give more, or null for a default by device"
             )
+        _check_optimizer(lr, weight_decay, warmup_steps)
         # Not save_hyperparameters: hyper-parameters in a checkpoint would silently replace what the user typed.
         self.settings = BackboneSettings(
             name=backbone,
@@ -215,3 +217,17 @@ class MLLMRecommender(RankingModule):
     def save_adapter(self, folder: Path) -> None:
         """Write the trained weights as an adapter of PEFT, or as a whole backbone where `finetune` is `full`."""
         export_weights(self.loaded, folder)
+
+
+def _check_optimizer(lr: float, weight_decay: float, warmup_steps: int) -> None:
+    """Refuse settings of the optimiser that it would refuse after everything was built, or that train nothing.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+    if not 0 < lr < math.inf:
+        raise ConfigError(f"model.lr={lr}: must be above 0; give a rate such as 2e-5, or set model.finetune to none")
+    if not 0 <= weight_decay < math.inf:
+        raise ConfigError(f"model.weight_decay={weight_decay}: must be at least 0; give 0 for none")
+    if warmup_steps < 0:
+        raise ConfigError(f"model.warmup_steps={warmup_steps}: must be at least 0; give 0 for none")

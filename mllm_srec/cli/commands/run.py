@@ -29,9 +29,10 @@ def main(command: str, arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         light_parser(command, DESCRIPTION).parse_args(["--help"])
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
-    from mllm_srec.cli.checks import is_trained
+    from mllm_srec.cli.checks import check_settings, is_trained
 
     trained = is_trained(config)
+    check_settings("fit" if trained and config.ckpt_path is None else "test", config)
     if config.ckpt_path is not None and not trained:
         raise ConfigError(f"ckpt_path={config.ckpt_path!r}: these settings train nothing; leave it out")
     run = _run_folder(config)

@@ -46,11 +46,13 @@ def main(command: str, arguments: list[str]) -> None:
     full = full_parser(command, DESCRIPTION)
     _add_stage(full)
     config = full.parse_args(arguments)
+    from mllm_srec.cli.devices import check_devices
     from mllm_srec.files.folders import build_lock
     from mllm_srec.pipeline.runs.names import is_first_process
     from mllm_srec.reports.terminal.preparation import print_quality
     from mllm_srec.summaries.run import Summarizer
 
+    check_devices(config.trainer)
     plan = summary_plan(config, shlex.join([*PROGRAM.split(), "prepare", *arguments]))
     summarizer = Summarizer(plan, _trainer(config.trainer), print_quality)
     summarizer.meet()

@@ -16,8 +16,11 @@ from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.types import ConfigError, MllmSrecError
 
-METHOD_DEFAULTS = {"verbose": False, "return_predictions": False, "weights_only": True}
-"""Of the Trainer's methods: we print results ourselves, write predictions as they come, and never run pickled code."""
+METHOD_DEFAULTS = {"verbose": False, "return_predictions": False}
+"""Of the Trainer's methods: we print results ourselves, and write predictions as they come."""
+
+NOT_OFFERED = frozenset({"weights_only"})
+"""Arguments of the Trainer's methods that are no settings: code in a checkpoint is never run."""
 
 
 class TrainerParser(NearestNameMixin, LightningArgumentParser):
@@ -33,7 +36,7 @@ class TrainerParser(NearestNameMixin, LightningArgumentParser):
 def main(command: str, arguments: list[str]) -> None:
     """Run one Trainer command; only its own parser is built."""
     silence_libraries()
-    skipped = LightningCLI.subcommands()[command]
+    skipped = LightningCLI.subcommands()[command] | NOT_OFFERED
     attributes = {"subcommands": staticmethod(lambda: {command: skipped}), "typed": tuple(arguments)}
     try:
         with ExitStack() as held:
