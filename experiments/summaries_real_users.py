@@ -29,8 +29,9 @@ import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import RatingRule, is_liked
 from mllm_srec.data.raw.amazon import read_reviews
-from mllm_srec.data.tables.interactions import deduplicate, is_liked
+from mllm_srec.data.tables.interactions import deduplicate
 from mllm_srec.prompts.templates import ITEM_PROMPT, PREFERENCE_PROMPT
 from mllm_srec.summaries.preference_chains import build_chains
 from mllm_srec.summaries.tables import LATEST
@@ -54,7 +55,7 @@ WORDINGS = {
 def draw_users(reviews: Path, n_users: int, min_likes: int) -> list[str]:
     """So many users with at least `min_likes` liked items, each item judged by its earliest review."""
     report = PrepareReport()
-    first = deduplicate(read_reviews(reviews, "amazon2018", report), report)
+    first = deduplicate(RatingRule().mark(read_reviews(reviews, "amazon2018", report)), report)
     likes = first.filter(is_liked()).group_by("user_id").len().filter(pl.col("len") >= min_likes)
     users = likes["user_id"].sort().to_list()
     if len(users) < n_users:

@@ -20,7 +20,7 @@ IGNORE_INDEX = -100
 """Label of a token that carries no loss (the convention of torch and transformers)."""
 
 LIKED_RATING = 4.0
-"""A rating of at least this is *liked*, below it *disliked* (article, data set description)."""
+"""Default of `prepare.liked_from`: a rating of at least this is *liked* (article, data set description)."""
 
 EVAL_TOP_K = (5, 10, 20)
 """Cut-offs of HR, Recall, NDCG and MRR (article, Table 5)."""

@@ -29,7 +29,7 @@ ALLOWED[""] = {"types"}  # `mllm_srec/__init__.py` hands public names on by name
 ALLOWED["__main__"] = {"cli", "types"}
 FLOORS = {
     "data": [
-        {"settings", "prepare_report", "history"},
+        {"settings", "prepare_report", "history", "ratings"},
         {"raw", "pictures", "manifest"},
         {"download", "tables", "demo", "dataset"},
         {"prepare", "stored_prompts"},

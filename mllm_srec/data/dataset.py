@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.data.manifest import MANIFEST, candidates_hash, read_manifest, repair
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.files.hashing import file_hash, table_hash
 from mllm_srec.files.reading import read_table, read_whole
 from mllm_srec.types import ConfigError, DataError
@@ -87,6 +88,11 @@ class PreparedDataset:
         settings = self.manifest["prepare"].get("corruption")
         return None if settings is None else " ".join(f"{key}={value}" for key, value in settings.items())
 
+    @property
+    def rating_rule(self) -> RatingRule:
+        """Rule that made ratings of this data set into likes and dislikes."""
+        return RatingRule.of(self.manifest["prepare"])
+
     @cached_property
     def items(self) -> pl.DataFrame:
         """Items, sorted by `item_id`; the row number is the item's index everywhere."""
@@ -105,8 +111,8 @@ class PreparedDataset:
 
     @cached_property
     def interactions(self) -> pl.DataFrame:
-        """Interactions with their split, sorted by user and key."""
-        return self._read("interactions")
+        """Interactions with their split and the column `liked` (see `data.ratings`), sorted by user and key."""
+        return self.rating_rule.mark(self._read("interactions"))
 
     @cached_property
     def groups(self) -> pl.DataFrame:

@@ -109,14 +109,12 @@ def check_manifest(folder: Path, settings: PrepareSettings, candidates: Candidat
     manifest = read_manifest(folder)
     if manifest is None:
         return False
-    # a setting younger than the data set has done there what its default does
-    defaults = _flat("prepare", relevant_settings(PrepareSettings(source=settings.source)))
-    there = defaults | _flat("prepare", manifest["prepare"]) | _flat("candidates", manifest["candidates"])
+    there = _recorded_settings(manifest)
     here = _flat("prepare", relevant_settings(settings)) | _flat("candidates", asdict(candidates))
     lines = [
         f"{key}: prepared with {_shown(there, key)}, now {_shown(here, key)}"
         for key in here | there
-        if _shown(there, key) != _shown(here, key)
+        if (key in there) != (key in here) or not _equal(there.get(key), here.get(key))
     ]
     lines += _raw_differences(manifest["raw"], settings)
     if lines:
@@ -138,6 +136,7 @@ def relevant_settings(settings: PrepareSettings) -> Record:
         del content["columns"]
     if settings.corruption.kind == "none":
         del content["corruption"]
+    content["no_rating"] = sorted(set(settings.no_rating))
     return content
 
 
@@ -147,6 +146,17 @@ def raw_files(settings: PrepareSettings) -> dict[str, Record]:
     The folder of pictures is hashed by the names and sizes of its files, not by their bytes.
     """
     return {name: _fingerprint(path) for name, path in _raw_paths(settings).items() if path.exists()}
+
+
+def _recorded_settings(manifest: Record) -> Record:
+    """Return the settings of a manifest by dotted name; those that its version did not have stand at their defaults.
+
+    The default of a setting that is new does what versions without it did.
+    """
+    source = manifest["prepare"].get("source", PrepareSettings.source)
+    defaults = _flat("prepare", relevant_settings(PrepareSettings(source=source)))
+    defaults |= _flat("candidates", asdict(CandidateSettings()))
+    return defaults | _flat("prepare", manifest["prepare"]) | _flat("candidates", manifest["candidates"])
 
 
 def _raw_paths(settings: PrepareSettings) -> dict[str, Path]:
@@ -196,6 +206,11 @@ def _flat(prefix: str, content: Mapping[str, Any]) -> Record:
     for name, value in content.items():
         flat |= _flat(f"{prefix}.{name}", value) if isinstance(value, dict) else {f"{prefix}.{name}": value}
     return flat
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Compare two values as JSON keeps them: 4 equals 4.0, and a tuple a list."""
+    return bool(json.loads(json.dumps(one)) == json.loads(json.dumps(other)))
 
 
 def _shown(values: Record, key: str) -> str:

@@ -12,9 +12,10 @@ import polars as pl
 
 from mllm_srec.data.manifest import candidates_hash, check_manifest, raw_files, write_manifest
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import RatingRule, check_rating_settings, is_liked, report_ratings
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, RawData
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
-from mllm_srec.data.tables.interactions import deduplicate, is_liked, k_core, kept_items, kept_users
+from mllm_srec.data.tables.interactions import deduplicate, k_core, kept_items, kept_users
 from mllm_srec.data.tables.splits import assign_splits
 from mllm_srec.data.tables.targets import Tables, build_tables
 from mllm_srec.files.folders import atomic_folder, locked
@@ -83,6 +84,7 @@ def check_settings(settings: PrepareSettings, candidates: CandidateSettings) -> 
             "prepare.split='global_time': needs times, and prepare.columns.timestamp is null; choose leave_one_out or "
             "random, which need only the order of the file"
         )
+    check_rating_settings(settings)
 
 
 def read_raw(settings: PrepareSettings, report: PrepareReport, staging: Path) -> RawData:
@@ -154,10 +156,11 @@ def _write_dataset(folder: Path, settings: PrepareSettings, candidates: Candidat
     staging = folder / ".staging"
     staging.mkdir()
     raw = read_raw(settings, report, staging)
-    interactions = _kept_interactions(raw, settings.k_core, report)
+    interactions = _kept_interactions(raw, settings, report)
     items = _import_pictures(folder, kept_items(raw.items, interactions, report), settings, staging, report)
     shutil.rmtree(staging)
     interactions = assign_splits(interactions, settings.split, settings.seed, report)
+    _check_held_out(interactions, settings)
     tables = build_tables(interactions, items["item_id"], settings, candidates, report)
     digest = candidates_hash(tables.groups, tables.candidates)
     _describe(tables, candidates, digest, report)
@@ -181,9 +184,12 @@ def _write_dataset(folder: Path, settings: PrepareSettings, candidates: Candidat
     return report
 
 
-def _kept_interactions(raw: RawData, k: int, report: PrepareReport) -> pl.DataFrame:
-    """Drop duplicates and what is outside the k-core; at least one row is left."""
-    rows = deduplicate(raw.interactions, report)
+def _kept_interactions(raw: RawData, settings: PrepareSettings, report: PrepareReport) -> pl.DataFrame:
+    """Mark likes, drop duplicates and what is outside the k-core; at least one like is left."""
+    k, marked = settings.k_core, RatingRule.of(settings).mark(raw.interactions)
+    if marked.height:
+        report_ratings(marked, settings, report)
+    rows = deduplicate(marked, report)
     kept = k_core(rows, k, report)
     if not kept.height:
         raise DataError(
@@ -192,12 +198,40 @@ def _kept_interactions(raw: RawData, k: int, report: PrepareReport) -> pl.DataFr
             + ("choose a smaller k_core" if rows.height else "check that the raw file is the right one")
         )
     users, items = kept["user_id"].n_unique(), kept["item_id"].n_unique()
+    if not (likes := kept.filter(is_liked()).height):
+        raise DataError(
+            f"prepare.k_core={k}: leaves {kept.height} of {rows.height} interactions, none of them a like; choose a "
+            "smaller k_core, or a lower prepare.liked_from"
+        )
     report.fact("users", users)
     report.fact("items", items)
     report.fact("interactions", kept.height)
-    report.fact("likes", kept.filter(is_liked()).height)
+    report.fact("likes", likes)
     report.fact("sparsity", round(1 - kept.height / (users * items), 6))
     return kept.with_columns(pl.col("review").fill_null(""))
+
+
+def _check_held_out(interactions: pl.DataFrame, settings: PrepareSettings) -> None:
+    """Check that there is something to rank.
+
+    Raises:
+        DataError: The split holds out no like for test.
+    """
+    likes = interactions.filter(is_liked())
+    if (likes["split"] == "test").any():
+        return
+    counts = likes["user_id"].value_counts()["count"]
+    needed = {
+        "random": "a user needs 2 likes",
+        "leave_one_out": "a user needs 3 likes",
+        "global_time": "the last tenth of all likes, of 10 or more, must have later times than those before",
+    }
+    raise DataError(
+        f"prepare.split={settings.split!r}: holds out no like for test, so nobody could be ranked: "
+        f"{needed[settings.split]}, and there are {likes.height} likes of {len(counts)} users, at most "
+        f"{counts.to_numpy().max()} of one; lower prepare.liked_from (now {settings.liked_from:g}) or prepare.k_core "
+        f"(now {settings.k_core}), or choose another prepare.split"
+    )
 
 
 def _import_pictures(

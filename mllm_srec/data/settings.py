@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mllm_srec.types import ConfigError, check_literals
+from mllm_srec.types import LIKED_RATING, ConfigError, check_literals
 
 Source = Literal["amazon2014", "amazon2018", "amazon2023", "tables", "demo"]
 """Layouts of raw files; `data.prepare.read_raw` has a reader for each."""
@@ -143,6 +143,9 @@ class PrepareSettings:
         columns: Column names of your own tables.
         demo: Parameters of the demo shop.
         k_core: Least number of interactions of every user and item, iterated to a fixed point; 1 keeps all.
+        liked_from: Least rating of a like; a lower one is a dislike.
+        no_rating: Ratings that mean "not rated", such as 0 or -1. Their interactions are neither likes nor dislikes:
+            they are known items of their user, so never sampled as negatives, but in no history and no target.
         split: `random` is the article's 80/10/10 per user; `leave_one_out` and `global_time` do not look ahead.
         max_history: Number of latest items that a context keeps of each list.
         corruption: Corruption of the pictures; tables, splits and candidates stay the same.
@@ -161,6 +164,8 @@ class PrepareSettings:
     demo: DemoSettings = field(default_factory=DemoSettings)
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
     k_core: int = 5
+    liked_from: float = LIKED_RATING
+    no_rating: tuple[float, ...] = ()
     split: SplitRule = "random"
     max_history: int = 50
     max_image_pixels: int = 50_000_000

@@ -18,8 +18,9 @@ from mllm_srec.data.loading.item_batches import Numbering
 from mllm_srec.data.loading.item_datamodule import ItemDataModule
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule, ServedInputs
+from mllm_srec.data.ratings import is_liked
 from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
-from mllm_srec.data.tables.interactions import in_time_order, is_liked
+from mllm_srec.data.tables.interactions import in_time_order
 from mllm_srec.files.folders import atomic_folder
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import describe_backbone

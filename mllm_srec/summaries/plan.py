@@ -14,6 +14,7 @@ from typing import Any
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.pictures.image_store import ImageStore, build_image_store, load_image_processor, processor_key
+from mllm_srec.data.ratings import LIKED, RatingRule
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.families.lookup import read_family, titles
 from mllm_srec.files.hashing import table_hash
@@ -214,5 +215,7 @@ class SummaryPlan:
         if about.subject == "user":
             names = ("variant", "use_reviews", "window", "step")
             inputs |= {name: getattr(settings, name) for name in names}
-            inputs["interactions"] = table_hash(self.data.interactions)
+            inputs["interactions"] = table_hash(self.data.interactions.drop(LIKED))
+            if (rule := self.data.rating_rule) != RatingRule():  # the default one is in no older name
+                inputs["ratings"] = [rule.liked_from, *rule.no_rating]
         return inputs

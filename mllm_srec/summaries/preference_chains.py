@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import polars as pl
 
+from mllm_srec.data.ratings import is_liked
 from mllm_srec.data.stored_prompts.summary_texts import VISIBLE_NAME, Visible
-from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
+from mllm_srec.data.tables.interactions import KEY, in_time_order
 from mllm_srec.types import SPLITS, VISIBLE, Split
 
 VISIBLE_SPLITS: dict[Visible, tuple[Split, ...]] = {VISIBLE_NAME[split]: VISIBLE[split] for split in SPLITS}

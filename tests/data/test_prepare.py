@@ -74,9 +74,9 @@ def test_a_data_set_from_csv(tmp_path, settings):
     assert data.items["title"].to_list() == [f"Item number {n}" for n in range(9)] + [""]
     assert (folder / data.items["image"][0]).is_file()
     assert data.items["image"].null_count() == 9
-    assert data.interactions.columns == [
-        "user_id", "item_id", "rating", "timestamp", "order", "review", "split",
-    ]  # fmt: skip
+    stored = ["user_id", "item_id", "rating", "timestamp", "order", "review", "split"]
+    assert pl.read_parquet(folder / "interactions.parquet").columns == stored
+    assert data.interactions.columns == [*stored, "liked"]
     assert data.interactions.row(0)[:6] == ("u00", "i00", 5.0, 0, 0, "")
     likes = data.interactions.filter(pl.col("rating") >= 4)["split"].value_counts().sort("split")
     assert likes.rows() == [("test", 12), ("train", 36), ("val", 12)]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, SummaryTexts
 from mllm_srec.summaries.preference_chains import Chain, ChainStep, build_chains, visible_likes, windows
@@ -15,7 +16,7 @@ SCHEMA = {**INTERACTION_SCHEMA, "split": pl.String()}
 
 
 def table(rows):
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return RatingRule().mark(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
 
 
 @st.composite

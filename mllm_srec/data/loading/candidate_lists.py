@@ -15,6 +15,7 @@ import polars as pl
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.catalogue_lists import CatalogueLists, Ragged
 from mllm_srec.data.loading.examples import GroupExamples, gather
+from mllm_srec.data.ratings import is_rated
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.types import VISIBLE, ConfigError, Split
 
@@ -62,7 +63,7 @@ class RankLists:
         """Return the lists of `full` in the same order, without writing them out."""
         contexts = self.data.groups.select("group_id").with_row_index("context")
         order = self.lists.join(contexts, on="group_id", how="left", maintain_order="left")
-        ratings = self.data.interactions.filter(pl.col("split") == self.split)
+        ratings = self.data.interactions.filter((pl.col("split") == self.split) & is_rated())
         disliked = self.lists.join(ratings.select("user_id", "item_id"), on="user_id").select(KEYS)
         disliked = disliked.join(self.excluded, on=KEYS, how="anti").join(self.positives, on=KEYS, how="anti")
         return CatalogueLists(
@@ -127,7 +128,7 @@ class RankLists:
 
     def _labelled(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Add `label` and `kind`: positives of the list, items disliked in the split, and unrated ones."""
-        ratings = self.data.interactions.filter(pl.col("split") == self.split)
+        ratings = self.data.interactions.filter((pl.col("split") == self.split) & is_rated())
         rated = ratings.select("user_id", "item_id", rated=pl.lit(True))
         positives = self.positives.with_columns(positive=pl.lit(True))
         labelled = (

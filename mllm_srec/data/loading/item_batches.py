@@ -20,7 +20,8 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.history import lengths_read
 from mllm_srec.data.loading.catalogue_lists import CatalogueLists, Ragged
 from mllm_srec.data.loading.examples import GroupExamples
-from mllm_srec.data.tables.interactions import in_time_order, is_liked
+from mllm_srec.data.ratings import is_liked
+from mllm_srec.data.tables.interactions import in_time_order
 from mllm_srec.types import ItemBatch, TrainBatch
 
 

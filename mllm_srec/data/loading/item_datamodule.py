@@ -12,7 +12,7 @@ from mllm_srec.data.loading.candidate_lists import RankLists
 from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.item_batches import Contexts, ItemGroups, Numbering, TrainExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
-from mllm_srec.data.tables.interactions import is_liked
+from mllm_srec.data.ratings import is_liked
 from mllm_srec.types import ConfigError
 
 
@@ -98,8 +98,8 @@ class ItemDataModule(RankingDataModule):
         examples = self.train_examples()
         if not len(examples):
             raise ConfigError(
-                f"{self.folder}: the train split has no liked item; a rating of at least 4 is a like; check the "
-                "ratings and prepare again"
+                f"{self.folder}: the train split has no liked item, that is, none with a rating of at least "
+                f"{self.data.rating_rule.liked_from:g} (prepare.liked_from); check the ratings and prepare again"
             )
         return self.batches(examples, examples.collate, train=True)
 

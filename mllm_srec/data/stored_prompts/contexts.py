@@ -25,8 +25,9 @@ from mllm_srec.data.history import (
     latest_items,
     newest_lines,
 )
+from mllm_srec.data.ratings import is_liked
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
-from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
+from mllm_srec.data.tables.interactions import KEY, in_time_order
 from mllm_srec.prompts.builder import empty_history, preference_line
 from mllm_srec.prompts.encoding import PromptEncoder
 from mllm_srec.prompts.summaries import collapse_whitespace

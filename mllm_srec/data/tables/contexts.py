@@ -13,7 +13,8 @@ import polars as pl
 import pyarrow as pa
 
 from mllm_srec.data.history import Ints, latest_rows
-from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
+from mllm_srec.data.ratings import is_disliked, is_liked, is_rated
+from mllm_srec.data.tables.interactions import KEY, in_time_order
 from mllm_srec.types import VISIBLE, Split
 
 CONTEXT_SCHEMA: dict[str, pl.DataType] = {
@@ -27,10 +28,10 @@ CONTEXT_SCHEMA: dict[str, pl.DataType] = {
 
 
 def pair_groups(interactions: pl.DataFrame, split: Split) -> pl.DataFrame:
-    """Make one pair group per interaction of a split, at its own key.
+    """Make one pair group per rated interaction of a split, at its own key.
 
     Args:
-        interactions: Interactions with the column `split`.
+        interactions: Interactions with the columns `split` and `liked`.
         split: Split of the groups.
 
     Returns:
@@ -38,7 +39,7 @@ def pair_groups(interactions: pl.DataFrame, split: Split) -> pl.DataFrame:
         by user and key.
     """
     liked = is_liked()
-    return in_time_order(interactions.filter(pl.col("split") == split)).select(
+    return in_time_order(interactions.filter((pl.col("split") == split) & is_rated())).select(
         "user_id",
         "split",
         *KEY,
@@ -52,7 +53,7 @@ def rank_groups(interactions: pl.DataFrame, split: Split, unit: Literal["user", 
     """Make the rank groups of a split with their positives.
 
     Args:
-        interactions: Interactions with the column `split`.
+        interactions: Interactions with the columns `split` and `liked`.
         split: `val` or `test`.
         unit: `user`: one group per user, at the key of the earliest held-out like, with all held-out likes of the
             split as positives. `instance`: one group per held-out like, at its own key.
@@ -80,7 +81,8 @@ def add_contexts(targets: pl.DataFrame, interactions: pl.DataFrame, split: Split
 
     Args:
         targets: Rows with `user_id`, `timestamp` and `order`, all of one split, in any order.
-        interactions: Interactions with the column `split`; those that the split may not see are ignored.
+        interactions: Interactions with the columns `split` and `liked`; those that the split may not see, and those
+            without a rating, are ignored.
         split: Split of the targets; its contexts see the splits in `VISIBLE[split]`.
         max_history: Items kept of each of the two lists, the latest, at least 0 (`prepare.max_history`).
 
@@ -90,9 +92,10 @@ def add_contexts(targets: pl.DataFrame, interactions: pl.DataFrame, split: Split
     visible = in_time_order(interactions.filter(pl.col("split").is_in(VISIBLE[split])))
     columns = ["user_id", *KEY]
     at, seen_at = _positions(targets.select(columns), visible.select(columns))
-    liked = visible.select(is_liked()).to_series().to_numpy()
+    marks = visible.select(history=is_liked(), disliked=is_disliked())
     lists = {}
-    for name, chosen in (("history", liked), ("disliked", ~liked)):
+    for name in marks.columns:
+        chosen = marks[name].to_numpy()
         pool, pool_at = visible["item_id"].filter(pl.Series(chosen)), seen_at[chosen]
         end = np.searchsorted(pool_at[:, 1], at[:, 1], side="left")
         begin = np.searchsorted(pool_at[:, 0], at[:, 0], side="left")  # the user's first row

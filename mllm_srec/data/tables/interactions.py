@@ -5,19 +5,15 @@ from __future__ import annotations
 import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import is_rated
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA
-from mllm_srec.types import LIKED_RATING, DataError
+from mllm_srec.types import DataError
 
 KEY = ("timestamp", "order")
 """Key that orders a user's rows: time, then line number for rows of the same time."""
 
 KEY_COLUMNS = ("user_id", "item_id", "rating", "timestamp", "order")
 """Columns that must hold a value in every row."""
-
-
-def is_liked() -> pl.Expr:
-    """Return a polars expression, true where the row's rating is at least `LIKED_RATING`."""
-    return pl.col("rating") >= LIKED_RATING
 
 
 def in_time_order(interactions: pl.DataFrame) -> pl.DataFrame:
@@ -58,8 +54,10 @@ def check_keys(interactions: pl.DataFrame) -> None:
 def deduplicate(interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFrame:
     """Keep the row with the smallest (timestamp, order) of each (user, item); count the others.
 
+    A row without a rating, such as a view before a purchase, stays only where the pair has no rated row.
+
     Args:
-        interactions: Columns of `INTERACTION_SCHEMA`, duplicates included, in any order.
+        interactions: Columns of `INTERACTION_SCHEMA` and `liked`, duplicates included, in any order.
         report: Receives the number of duplicates dropped.
 
     Returns:
@@ -70,7 +68,7 @@ def deduplicate(interactions: pl.DataFrame, report: PrepareReport) -> pl.DataFra
     """
     check_keys(interactions)
     # the columns after the key matter only for two rows with the same key, which line numbers rule out
-    first = interactions.sort("user_id", "item_id", *KEY, "rating", "review").unique(
+    first = interactions.sort("user_id", "item_id", ~is_rated(), *KEY, "rating", "review").unique(
         ["user_id", "item_id"], keep="first", maintain_order=True
     )
     dropped = interactions.height - first.height

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from mllm_srec.data.tables.interactions import is_liked
+from mllm_srec.data.ratings import is_liked
 from mllm_srec.types import DataError
 
 POPULARITY = "popularity"

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import is_disliked, is_liked, is_rated
 from mllm_srec.data.settings import SplitRule
-from mllm_srec.data.tables.interactions import KEY, in_time_order, is_liked
+from mllm_srec.data.tables.interactions import KEY, in_time_order
 from mllm_srec.data.tables.split_repair import TEST, TRAIN, VAL, Ints, repair
 from mllm_srec.types import SPLITS
 
@@ -25,10 +26,11 @@ def assign_splits(interactions: pl.DataFrame, split: SplitRule, seed: int, repor
     - `global_time`: likes up to the 80 % quantile of all their keys go to train, up to the 90 % quantile to val.
 
     With the last two, a dislike gets the split of the period it falls in; a period begins at the first like of its
-    split (`leave_one_out`) or after the cut (`global_time`).
+    split (`leave_one_out`) or after the cut (`global_time`). An interaction without a rating goes to train under every
+    rule: nothing is asked about it, and no list of its user may hold its item.
 
     Args:
-        interactions: Interactions, one row per (user, item), in any order.
+        interactions: Interactions with the column `liked`, one row per (user, item), in any order.
         split: Rule of the split.
         seed: Random seed of `random`, >= 0; the other two draw nothing.
         report: Receives shares of the splits, and users and items that repair could not bring into one.
@@ -39,7 +41,7 @@ def assign_splits(interactions: pl.DataFrame, split: SplitRule, seed: int, repor
     Raises:
         ValueError: `split` is none of the three.
     """
-    rows = in_time_order(interactions).with_columns(liked=is_liked())
+    rows = in_time_order(interactions)
     if split == "random":
         rows = _random(rows, seed, report)
     elif split == "leave_one_out":
@@ -48,19 +50,20 @@ def assign_splits(interactions: pl.DataFrame, split: SplitRule, seed: int, repor
         rows = _global_time(rows)
     else:
         raise ValueError(f"split={split!r}: not one of {', '.join(get_args(SplitRule))}; choose one of these")
+    rows = rows.with_columns(split=pl.when(is_rated()).then(pl.col("split")).otherwise(pl.lit("train")))
     _report_shares(rows, report)
-    return rows.drop("liked")
+    return rows
 
 
 def _random(rows: pl.DataFrame, seed: int, report: PrepareReport) -> pl.DataFrame:
     """Draw likes per user and dislikes one by one, then repair."""
     draw_likes, draw_dislikes, mend = (np.random.default_rng([seed, stream]) for stream in range(3))
-    liked = rows["liked"].to_numpy()
+    liked, disliked = (rows.select(mark).to_series().to_numpy() for mark in (is_liked(), is_disliked()))
     user, item = _codes(rows["user_id"])[liked], _codes(rows["item_id"])[liked]
-    codes = np.empty(rows.height, dtype=np.int64)
+    codes = np.full(rows.height, TRAIN)
     drawn = _draw_likes(user, draw_likes)
     codes[liked] = _repair(user, item, drawn, mend, report)
-    codes[~liked] = np.searchsorted([0.8, 0.9], draw_dislikes.random(int((~liked).sum())), side="right")
+    codes[disliked] = np.searchsorted([0.8, 0.9], draw_dislikes.random(int(disliked.sum())), side="right")
     return rows.with_columns(split=_names(codes))
 
 
@@ -88,7 +91,7 @@ def _repair(user: Ints, item: Ints, split: Ints, generator: np.random.Generator,
 
 def _leave_one_out(rows: pl.DataFrame) -> pl.DataFrame:
     """Cut each user's time at the keys of the second to last and of the last like."""
-    likes = rows.filter("liked").with_columns(
+    likes = rows.filter(is_liked()).with_columns(
         n=pl.len().over("user_id"), left=pl.int_range(pl.len(), 0, -1).over("user_id")
     )
     cuts = likes.filter((pl.col("n") >= 3) & (pl.col("left") <= 2)).select("user_id", *KEY, "left")
@@ -110,7 +113,7 @@ def _not_before(begin: str) -> pl.Expr:
 
 def _global_time(rows: pl.DataFrame) -> pl.DataFrame:
     """Cut at the keys of likes number ceil(0.8 n) and ceil(0.9 n), which still belong to the earlier period."""
-    keys = rows.filter("liked").select(KEY).sort(KEY)
+    keys = rows.filter(is_liked()).select(KEY).sort(KEY)
     n = keys.height
     if not n:  # without likes there is nothing to hold out
         return rows.with_columns(split=pl.lit("train"))
@@ -134,7 +137,7 @@ def _names(codes: Ints) -> pl.Series:
 
 def _report_shares(rows: pl.DataFrame, report: PrepareReport) -> None:
     """Report the share of each split and, for any rule, the goals of the random split that are missed."""
-    likes = rows.filter("liked")
+    likes = rows.filter(is_liked())
     for name in SPLITS:
         for kind, table in (("interactions", rows), ("likes", likes)):
             share = table.filter(pl.col("split") == name).height / max(1, table.height)

@@ -20,7 +20,7 @@ class DatasetStatistics:
         interactions: Number of (user, item) pairs, duplicates left out.
         samples: Number of positive and negative samples: all labelled targets of all splits.
         sparsity: 1 - interactions / (users * items), in [0, 1).
-        positives: Number of samples with a rating of at least 4.
+        positives: Number of samples that are likes (a rating of at least `prepare.liked_from`).
         disliked: Number of negative samples with a lower rating.
         sampled: Number of negative samples that were drawn, one for each positive.
         pictures: Number of items with a usable picture.

@@ -14,10 +14,10 @@ from typing import Any
 
 import polars as pl
 
+from mllm_srec.data.ratings import LIKED, is_liked
 from mllm_srec.data.stored_prompts.contexts import ContextBody, ContextTexts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.data.tables.contexts import add_contexts
-from mllm_srec.data.tables.interactions import is_liked
 from mllm_srec.pipeline.ranking.new_items import NewItem
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.types import LIKED_RATING, VISIBLE, DataError
@@ -60,7 +60,7 @@ class History:
             )
 
     def interactions(self, item_ids: Sequence[str]) -> pl.DataFrame:
-        """Return the likes at the times 0, 1, 2, ..., as rows of `interactions.parquet`.
+        """Return the likes at the times 0, 1, 2, ..., as rows of `PreparedDataset.interactions`.
 
         Args:
             item_ids: Ids of `items`.
@@ -70,13 +70,15 @@ class History:
             "user_id": [self.user_id] * n,
             "item_id": list(item_ids),
             "rating": [LIKED_RATING] * n,
+            LIKED: [True] * n,
             "timestamp": list(range(n)),
             "order": list(range(n)),
             "review": list(self.reviews) or [""] * n,
             "split": ["train"] * n,
         }
         texts = ("user_id", "item_id", "review", "split")
-        schema = {name: pl.String() if name in texts else pl.Int64() for name in columns} | {"rating": pl.Float64()}
+        types = {name: pl.String() if name in texts else pl.Int64() for name in columns}
+        schema = types | {"rating": pl.Float64(), LIKED: pl.Boolean()}
         return pl.DataFrame(columns, schema=schema)
 
 

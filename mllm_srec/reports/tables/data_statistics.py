@@ -26,7 +26,7 @@ COLUMNS = {
     "samples": "Samples",
     "sparsity": "Sparsity",
     "positives": "positive",
-    "disliked": "negative, rated below 4",
+    "disliked": "negative, disliked",
     "sampled": "negative, drawn",
     "pictures": "Items with picture",
 }

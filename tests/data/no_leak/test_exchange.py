@@ -7,6 +7,7 @@ import pandas as pd
 import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.tables.targets import build_tables
 from tests.data.no_leak.oracle import Prepared
 
@@ -39,7 +40,7 @@ def test_exchanging_held_out_items_changes_no_byte_of_train(data):
     assert not (changed & ~held_out).any()
     items = pl.Series("item_id", sorted(data.items["item_id"]))
     built = [
-        build_tables(pl.from_pandas(rows), items, data.settings, data.drawing, PrepareReport())
+        build_tables(RatingRule().mark(pl.from_pandas(rows)), items, data.settings, data.drawing, PrepareReport())
         for rows in (data.interactions, other_rows)
     ]
     stored = train_bytes(pl.from_pandas(data.groups), pl.from_pandas(data.samples))

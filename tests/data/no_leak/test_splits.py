@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.tables.splits import assign_splits
 from tests.data.no_leak.oracle import liked_by_user
 from tests.data.no_leak.sources import only
@@ -93,7 +94,7 @@ def test_dislikes_of_the_random_split_are_drawn_80_10_10(data):
 @pytest.mark.parametrize("data", [pytest.param(("movielens", "random"), id="movielens-random")], indirect=True)
 def test_dislikes_of_a_slice_are_drawn_80_10_10_over_many_seeds(data):
     """A slice has few dislikes: with 60 seeds they are as many as in the whole set."""
-    rows = pl.from_pandas(data.interactions.drop(columns="split"))
+    rows = RatingRule().mark(pl.from_pandas(data.interactions.drop(columns="split")))
     drawn = [assign_splits(rows, "random", seed, PrepareReport()).filter(pl.col("rating") < 4) for seed in range(60)]
     splits = pl.concat(drawn)["split"].to_pandas()
     assert len(splits) > 10_000

@@ -2,6 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.tables.contexts import add_contexts, pair_groups, rank_groups
 
 VISIBLE = {"train": {"train"}, "val": {"train"}, "test": {"train", "val"}}
@@ -10,7 +11,8 @@ VISIBLE = {"train": {"train"}, "val": {"train"}, "test": {"train", "val"}}
 def table(rows):
     """Rows of (user, item, rating, timestamp, order, split)."""
     names = ["user_id", "item_id", "rating", "timestamp", "order", "split"]
-    return pl.DataFrame(rows, schema=names, orient="row", schema_overrides={"timestamp": pl.Int64, "order": pl.Int64})
+    types = {"timestamp": pl.Int64, "order": pl.Int64}
+    return RatingRule().mark(pl.DataFrame(rows, schema=names, orient="row", schema_overrides=types))
 
 
 SMALL = table(
@@ -111,7 +113,7 @@ def test_rank_groups_against_the_definition(seed, split):
     held = [row for row in interactions.rows() if row[5] == split and row[2] >= 4]
     held.sort(key=lambda row: (row[0], row[3], row[4]))
     expected = {}
-    for user, item, _, timestamp, order, _ in held:
+    for user, item, _, timestamp, order, *_ in held:
         expected.setdefault(user, (timestamp, order, []))[2].append(item)
     found = rank_groups(interactions, split, "user")
     assert found.rows() == [(user, split, *rest) for user, rest in expected.items()]

@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA
 from mllm_srec.data.tables.interactions import deduplicate, k_core
 from mllm_srec.types import DataError
@@ -10,7 +11,7 @@ from mllm_srec.types import DataError
 
 def table(*rows):
     """Rows of (user, item, rating, timestamp, order)."""
-    return pl.DataFrame([(*row, "") for row in rows], schema=INTERACTION_SCHEMA, orient="row")
+    return RatingRule().mark(pl.DataFrame([(*row, "") for row in rows], schema=INTERACTION_SCHEMA, orient="row"))
 
 
 def test_the_earliest_of_repeats_stays_and_the_line_number_breaks_ties_of_a_day():
@@ -24,7 +25,7 @@ def test_the_earliest_of_repeats_stays_and_the_line_number_breaks_ties_of_a_day(
     )
     report = PrepareReport()
     kept = deduplicate(raw, report)
-    assert kept.drop("review").rows() == [
+    assert kept.drop("review", "liked").rows() == [
         ("u", "b", 4.0, 1 * day, 2),
         ("u", "a", 2.0, 1 * day, 3),
         ("v", "a", 3.0, 9 * day, 1),
@@ -43,7 +44,7 @@ def test_deduplicate_does_not_depend_on_the_order_of_rows():
             expected[pair] = row
     shuffled = table(*rows).sample(fraction=1, shuffle=True, seed=3)
     kept = deduplicate(shuffled, PrepareReport())
-    assert kept.drop("review").rows() == sorted(expected.values(), key=lambda row: (row[0], row[3], row[4]))
+    assert kept.drop("review", "liked").rows() == sorted(expected.values(), key=lambda row: (row[0], row[3], row[4]))
 
 
 @pytest.mark.parametrize(

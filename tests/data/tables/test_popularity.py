@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.tables.popularity import item_popularity
 from mllm_srec.types import DataError
 
@@ -16,7 +17,7 @@ ROWS = [
     ("u3", "b", 4.5, "train"),
     ("u1", "c", 1.0, "train"),
 ]
-INTERACTIONS = pl.DataFrame(ROWS, schema=["user_id", "item_id", "rating", "split"], orient="row")
+INTERACTIONS = RatingRule().mark(pl.DataFrame(ROWS, schema=["user_id", "item_id", "rating", "split"], orient="row"))
 
 
 def test_train_likes_are_counted_in_the_order_of_the_items():

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA
 from mllm_srec.data.tables.splits import assign_splits
 
@@ -13,7 +14,7 @@ LIKE, DISLIKE = 5.0, 2.0
 
 def table(rows):
     """Rows of (user, item, rating, timestamp, order)."""
-    return pl.DataFrame([(*row, "") for row in rows], schema=INTERACTION_SCHEMA, orient="row")
+    return RatingRule().mark(pl.DataFrame([(*row, "") for row in rows], schema=INTERACTION_SCHEMA, orient="row"))
 
 
 def splits_of(rows, split, seed=0):

@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.data.tables.targets import CANDIDATE_SCHEMA, GROUP_SCHEMA, SAMPLE_SCHEMA, build_tables
 from mllm_srec.types import DataError
@@ -13,7 +14,8 @@ CATALOGUE = pl.Series([f"i{n:02}" for n in range(30)])
 def table(rows):
     """Rows of (user, item, rating, timestamp, order, split)."""
     names = ["user_id", "item_id", "rating", "timestamp", "order", "split"]
-    return pl.DataFrame(rows, schema=names, orient="row", schema_overrides={"timestamp": pl.Int64, "order": pl.Int64})
+    types = {"timestamp": pl.Int64, "order": pl.Int64}
+    return RatingRule().mark(pl.DataFrame(rows, schema=names, orient="row", schema_overrides=types))
 
 
 def random_table(seed, n_users=14, most=20, first=1):
@@ -177,7 +179,7 @@ def exchange(interactions, seed):
     for user, own in interactions.group_by("user_id", maintain_order=True):
         train = own.filter(pl.col("split") == "train")
         free = sorted(set(CATALOGUE) - set(train["item_id"]))
-        rows += train.rows()
+        rows += train.drop("liked").rows()
         for n, item in enumerate(rng.choice(free, size=rng.integers(1, min(9, len(free))), replace=False)):
             split = str(rng.choice(["val", "test"]))
             key = (int(rng.integers(4)), 10_000 + 100 * int(user[0][1:]) + n)
