@@ -29,8 +29,8 @@ ALLOWED[""] = {"types"}  # `mllm_srec/__init__.py` hands public names on by name
 ALLOWED["__main__"] = {"cli", "types"}
 FLOORS = {
     "data": [
-        {"settings", "prepare_report", "history", "ratings"},
-        {"raw", "pictures", "manifest"},
+        {"settings", "prepare_report", "history"},
+        {"raw", "pictures", "manifest", "ratings"},
         {"download", "tables", "demo", "dataset"},
         {"prepare", "stored_prompts"},
         {"loading"},

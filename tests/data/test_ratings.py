@@ -1,6 +1,5 @@
 """Which ratings are likes: every table and every reader of a prepared data set follows the rule in its manifest."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +9,13 @@ import pytest
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.candidate_lists import RankLists
 from mllm_srec.data.loading.item_batches import Numbering, TrainExamples
+from mllm_srec.data.manifest import read_manifest
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.ratings import RatingRule, is_disliked, is_liked, is_rated
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PrepareSettings
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
 from mllm_srec.data.tables.popularity import item_popularity
+from mllm_srec.files.atomic import write_json
 from mllm_srec.files.hashing import table_hash
 from mllm_srec.pipeline.model_kinds import train_data
 from mllm_srec.pipeline.ranking.people import people_now
@@ -236,9 +237,9 @@ def test_another_rule_is_another_data_set(tmp_path):
 def test_a_data_set_of_an_older_version_means_four(tmp_path):
     """Its manifest has neither setting: it is read as before, and is the data set of the defaults."""
     data, _ = prepared(tmp_path / "set", rows_of(2))
-    manifest = json.loads((data.folder / "manifest.json").read_text())
+    manifest = read_manifest(data.folder)
     del manifest["prepare"]["liked_from"], manifest["prepare"]["no_rating"]
-    (data.folder / "manifest.json").write_text(json.dumps(manifest))
+    write_json(manifest, data.folder / "manifest.json")
     old = PreparedDataset.open(data.folder)
     assert old.interactions["liked"].to_list() == [rating >= 4 for rating in old.interactions["rating"]]
     settings = PrepareSettings(source="tables", reviews=str(tmp_path / "set/raw.csv"), k_core=1)
