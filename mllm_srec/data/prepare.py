@@ -24,6 +24,9 @@ from mllm_srec.types import SPLITS, ConfigError, DataError, check_literals
 
 REPORT = "prepare_report.json"
 
+NOBODY_RANKED = "nobody ranked"
+"""Stage of the report that holds one sentence, where no user has anything to be ranked by."""
+
 
 def prepare_dataset(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> PrepareReport:
     """Prepare a data set, unless the folder holds it already.
@@ -160,7 +163,7 @@ def _write_dataset(folder: Path, settings: PrepareSettings, candidates: Candidat
     items = _import_pictures(folder, kept_items(raw.items, interactions, report), settings, staging, report)
     shutil.rmtree(staging)
     interactions = assign_splits(interactions, settings.split, settings.seed, report)
-    _check_held_out(interactions, settings)
+    _report_nobody_ranked(interactions, settings, report)
     tables = build_tables(interactions, items["item_id"], settings, candidates, report)
     digest = candidates_hash(tables.groups, tables.candidates)
     _describe(tables, candidates, digest, report)
@@ -211,12 +214,8 @@ def _kept_interactions(raw: RawData, settings: PrepareSettings, report: PrepareR
     return kept.with_columns(pl.col("review").fill_null(""))
 
 
-def _check_held_out(interactions: pl.DataFrame, settings: PrepareSettings) -> None:
-    """Check that there is something to rank.
-
-    Raises:
-        DataError: The split holds out no like for test.
-    """
+def _report_nobody_ranked(interactions: pl.DataFrame, settings: PrepareSettings, report: PrepareReport) -> None:
+    """Say why nobody can be ranked, where the split holds out no like for test; such a data set can only be trained on."""
     likes = interactions.filter(is_liked())
     if (likes["split"] == "test").any():
         return
@@ -226,11 +225,12 @@ def _check_held_out(interactions: pl.DataFrame, settings: PrepareSettings) -> No
         "leave_one_out": "a user needs 3 likes",
         "global_time": "the last tenth of all likes, of 10 or more, must have later times than those before",
     }
-    raise DataError(
-        f"prepare.split={settings.split!r}: holds out no like for test, so nobody could be ranked: "
+    report.count(
+        NOBODY_RANKED,
+        f"prepare.split={settings.split!r}: holds out no like for test, so nobody can be ranked: "
         f"{needed[settings.split]}, and there are {likes.height} likes of {len(counts)} users, at most "
         f"{counts.to_numpy().max()} of one; lower prepare.liked_from (now {settings.liked_from:g}) or prepare.k_core "
-        f"(now {settings.k_core}), or choose another prepare.split"
+        f"(now {settings.k_core}), or choose another prepare.split",
     )
 
 

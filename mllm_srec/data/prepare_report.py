@@ -13,7 +13,7 @@ from mllm_srec.files.atomic import write_json
 MAX_EXAMPLES = 5
 """Most examples kept of each reason."""
 
-READERS = ("reviews", "metadata", "users", "pictures")
+READERS = ("reviews", "metadata", "users", "pictures", "ratings")
 """Stages about the raw files, of which the table shows an example: a person can mend what it names."""
 
 

@@ -10,7 +10,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.candidate_lists import RankLists
 from mllm_srec.data.loading.item_batches import Numbering, TrainExamples
 from mllm_srec.data.manifest import read_manifest
-from mllm_srec.data.prepare import prepare_dataset
+from mllm_srec.data.prepare import NOBODY_RANKED, prepare_dataset
 from mllm_srec.data.ratings import RatingRule, is_disliked, is_liked, is_rated
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PrepareSettings
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
@@ -215,10 +215,18 @@ def test_a_rule_that_cannot_be_applied_is_refused(tmp_path, settings, words):
 @pytest.mark.parametrize(
     ("split", "needed"), [("random", "2 likes"), ("leave_one_out", "3 likes"), ("global_time", "tenth")]
 )
-def test_a_split_that_holds_nothing_out_is_an_error(tmp_path, split, needed):
+def test_a_split_that_holds_nothing_out_says_why(tmp_path, split, needed):
     rows = [(f"u{n}", "i0", 5, 100) for n in range(4)] + [(f"u{n}", "i1", 1, 50) for n in range(4)]
-    with pytest.raises(DataError, match=f"prepare.split='{split}': holds out no like .*{needed}.* 4 likes of 4 users"):
-        prepared(tmp_path / "set", rows, split=split)
+    data, report = prepared(tmp_path / "set", rows, split=split)
+    (sentence,) = report.counts[NOBODY_RANKED]
+    assert sentence.startswith(f"prepare.split='{split}': holds out no like for test")
+    assert needed in sentence
+    assert "4 likes of 4 users, at most 1 of one" in sentence
+    assert data.candidates.filter(split="test").is_empty()
+
+
+def test_a_split_that_holds_something_out_has_no_such_sentence(tmp_path):
+    assert NOBODY_RANKED not in prepared(tmp_path / "set", rows_of(1))[1].counts
 
 
 # --- the manifest -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from mllm_srec.cli.schema import dataset_settings, full_parser, light_parser
 
 DESCRIPTION = (
@@ -16,10 +18,12 @@ def main(command: str, arguments: list[str]) -> None:
         light_parser(command, DESCRIPTION).parse_args(["--help"])
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
     from mllm_srec.data.manifest import check_manifest
-    from mllm_srec.data.prepare import prepare_dataset
+    from mllm_srec.data.prepare import NOBODY_RANKED, prepare_dataset
     from mllm_srec.reports.terminal.preparation import print_prepared
 
     folder, prepare, candidates = dataset_settings(config)
     done = check_manifest(folder, prepare, candidates)
     report = prepare_dataset(folder, prepare, candidates)
     print_prepared(folder, report.lines(), done)
+    for sentence in report.counts.get(NOBODY_RANKED, ()):
+        print(f"warning: {sentence}", file=sys.stderr)
