@@ -215,7 +215,7 @@ def _kept_interactions(raw: RawData, settings: PrepareSettings, report: PrepareR
 
 
 def _report_nobody_ranked(interactions: pl.DataFrame, settings: PrepareSettings, report: PrepareReport) -> None:
-    """Say why nobody can be ranked, where the split holds out no like for test; such a data set can only be trained on."""
+    """Say why nobody can be ranked, where the split holds out no like for test; such data are for training only."""
     likes = interactions.filter(is_liked())
     if (likes["split"] == "test").any():
         return
