@@ -6,6 +6,7 @@ import importlib
 import sys
 
 from mllm_srec.cli.quiet import silence_loggers
+from mllm_srec.cli.stopping import run_stoppable
 from mllm_srec.types import VERSION, MllmSrecError, did_you_mean
 
 COMMANDS = {
@@ -46,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        Exit status: 0 done, 1 an error that was explained, 2 a command line that is not understood, 130 interrupted
-            (and 143, as an exit, where `summarize` was told to stop by SIGTERM).
+        Exit status: 0 done, 1 an error that was explained, 2 a command line that is not understood, 130 stopped by
+            Ctrl-C, 143 by SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -61,10 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         hint = did_you_mean(command, COMMANDS.keys()) or "."
         print(f"mllm_srec: there is no command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    silence_loggers()
-    module = importlib.import_module(f"mllm_srec.cli.commands.{COMMANDS[command][0]}")
     try:
-        module.main(command, rest)
+        return run_stoppable(command, lambda: _run(command, rest))
     except MllmSrecError as error:
         print(f"mllm_srec {command}: error: {error}", file=sys.stderr)
         return 1
@@ -75,13 +74,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"mllm_srec {command}: error: {explained}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning's Trainer ends with status 1 where it was interrupted.
-        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        print(f"mllm_srec {command}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    """Import a command and run it."""
+    silence_loggers()
+    importlib.import_module(f"mllm_srec.cli.commands.{COMMANDS[command][0]}").main(command, arguments)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -98,3 +99,19 @@ def _check_limit(command: str, trainer: Any) -> None:
         f"trainer.{limit}={value:g}: would measure a part and report it as the whole; set {ours}, which draws complete "
         "groups with the seed and is named in the results"
     )
+
+
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """Return a command line without an option and its value.
+
+    Args:
+        arguments: What was typed.
+        name: The option, such as `--ckpt_path`.
+    """
+    kept: list[str] = []
+    skip = False
+    for word in arguments:
+        if not skip and not word.startswith(f"{name}=") and word != name:
+            kept.append(word)
+        skip = word == name and not skip
+    return kept

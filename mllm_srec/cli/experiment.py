@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from mllm_srec.cli.checks import check_settings, needs_backbone
+from mllm_srec.cli.checks import check_settings, needs_backbone, without_option
 from mllm_srec.cli.cluster import cluster_plugins
 from mllm_srec.cli.loggers import StartMessage, make_loggers
 from mllm_srec.cli.parser import instantiate, plain
@@ -36,6 +36,7 @@ from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule, ServedInputs
 from mllm_srec.files.atomic import write_text
 from mllm_srec.files.hashing import file_hash, text_hash
+from mllm_srec.files.signals import Stopped
 from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
@@ -52,6 +53,7 @@ from mllm_srec.pipeline.runs.checkpoint_files import (
 )
 from mllm_srec.pipeline.runs.checkpoints import RunCheckpoint, StayStopped, check_resume
 from mllm_srec.pipeline.runs.folder import RunFolder
+from mllm_srec.pipeline.runs.last_checkpoint import LastCheckpoint, OwnSignals
 from mllm_srec.pipeline.runs.names import (
     is_first_process,
     new_run,
@@ -238,17 +240,27 @@ class ExperimentCLI(LightningCLI):
     def _callbacks(self, config: Any) -> list[Callback]:
         """Our callbacks: checkpoints and messages of `fit`, else the writer of predictions."""
         examples: list[Callback] = [ExampleTable()] if config.tracking.wandb and not self.dry else []
+        always = [OwnSignals()]
         if self.subcommand != "fit":
-            return [] if self.dry else [PredictionWriter(self.run.predictions, self._identity()), *examples]
+            written = [] if self.dry else [PredictionWriter(self.run.predictions, self._identity()), *examples]
+            return [*always, *written]
         if config.trainer.enable_checkpointing is False or self.dry:
-            return [StartMessage()]
+            return [*always, StartMessage()]
         folder = self.run.checkpoints
         monitor, patience = self.experiment.monitor, self.experiment.patience
         best = RunCheckpoint(folder, "best", monitor=monitor)
         # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
-        last = RunCheckpoint(folder, "last")
-        stop = [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="max"), StayStopped()]
-        return [StartMessage(), *([best, *stop] if config.trainer.limit_val_batches != 0 else []), last, *examples]
+        last = LastCheckpoint(folder)
+        # Not strict: training may end within its first epoch, before there is anything to judge.
+        stopping = EarlyStopping(monitor, patience=patience or 0, mode="max", strict=False)
+        stop = [] if patience is None else [stopping, StayStopped()]
+        return [
+            *always,
+            StartMessage(),
+            *([best, *stop] if config.trainer.limit_val_batches != 0 else []),
+            last,
+            *examples,
+        ]
 
     def _open_stores(self) -> None:
         """Open the stores of prompts, pictures and features, which are built where they are missing."""
@@ -274,6 +286,21 @@ class ExperimentCLI(LightningCLI):
         if not self.run.config.exists() or (fitting and self.checkpoint is None):
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             write_text(f"# Settings of this run; every command takes them as --config.\n{text}", self.run.config)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the Trainer's method; a training that is told to stop says how it goes on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Stopped as stop:
+            if subcommand == "fit" and self.run.last.exists() and not self.dry:
+                raise Stopped(stop.number, self._how_to_go_on()) from None
+            raise
+
+    def _how_to_go_on(self) -> str:
+        """Sentence with the command that continues the training in this run folder."""
+        words = without_option(self.typed, "--ckpt_path")
+        command = shlex.join([*PROGRAM.split(), "fit", *words, "--ckpt_path", str(self.run.last)])
+        return f"{self.run.last} holds step {self.trainer.global_step}; go on with\n  {command}"
 
     # --- what identifies a measurement ------------------------------------------------------------------------------
 

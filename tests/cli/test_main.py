@@ -1,6 +1,9 @@
 """The dispatcher: which command runs, what help costs, and how errors end."""
 
+import importlib
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -99,30 +102,36 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         main(["prepare"])
 
 
-def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
-    import mllm_srec.cli.commands.prepare
+@pytest.mark.parametrize(("number", "status", "cause"), [(2, 130, "Ctrl-C"), (15, 143, "SIGTERM")])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_told_to_stop_says_how_to_go_on(capsys, monkeypatch, command, number, status, cause):
+    module = importlib.import_module(f"mllm_srec.cli.commands.{COMMANDS[command][0]}")
+    monkeypatch.setattr(module, "main", lambda command, arguments: os.kill(os.getpid(), number))
+    before = [signal.getsignal(number) for number in (2, 15)]
+    assert main([command]) == status
+    err = capsys.readouterr().err
+    assert err.startswith(f"\nmllm_srec {command}: stopped by {cause}; ")
+    assert "the same command" in err
+    assert err.count("\n") == 2
+    assert [signal.getsignal(number) for number in (2, 15)] == before
 
-    def interrupt(command, arguments):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(mllm_srec.cli.commands.prepare, "main", interrupt)
-    assert main(["prepare"]) == 130
-    assert "interrupted" in capsys.readouterr().err
-
-
-def test_an_interrupt_inside_lightning_is_one_too(capsys, monkeypatch):
-    """Its Trainer turns it into an exit with status 1."""
+@pytest.mark.parametrize("inside", [KeyboardInterrupt, lambda: sys.exit(1)])
+def test_an_interrupt_of_a_library_is_no_traceback(capsys, monkeypatch, inside):
+    """Lightning's Trainer turns it into an exit with status 1."""
     import mllm_srec.cli.commands.prepare
 
     def interrupt(command, arguments):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
-            sys.exit(1)
+            if inside is KeyboardInterrupt:
+                raise
+            inside()
 
     monkeypatch.setattr(mllm_srec.cli.commands.prepare, "main", interrupt)
     assert main(["prepare"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "stopped by Ctrl-C" in capsys.readouterr().err
 
 
 def test_the_process_passes_the_status_on():

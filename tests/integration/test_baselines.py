@@ -1,7 +1,11 @@
 """Baselines by command, as a person types them: fit, resume, test, full ranking, and as retrievers."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +103,32 @@ def test_a_run_that_stopped_continues_as_if_it_had_not(desk):
     assert one.keys() == other.keys()
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("command", "number", "status"), [("fit", 15, 143), ("run", 2, 130)])
+def test_told_to_stop_it_saves_and_says_how_to_go_on(desk, command, number, status):
+    words = ["--config", "gru.yaml", "--trainer.max_epochs", "80", "--trainer.accumulate_grad_batches", "2"]
+    assert main(["fit", *words, "--name", "whole"]) == 0
+    expected = weights("runs/items/whole")
+    start = [sys.executable, "-m", "mllm_srec", command, *words, "--name", "part"]
+    process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    last = Path("runs/items/part/checkpoints/last.ckpt")
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert 0 < step < torch.load("runs/items/whole/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert f"{last} holds step {step}; go on with\n" in err or command == "run"
+    said, advice = err.strip().splitlines()[-2:]
+    assert said.startswith(f"mllm_srec {command}: stopped by {'SIGTERM' if number == 15 else 'Ctrl-C'}; ")
+    assert said.endswith("go on with")
+    assert advice.startswith(f"  python -m mllm_srec {command} --config gru.yaml")
+    assert main(shlex.split(advice)[3:]) == 0
+    assert all(torch.equal(value, weights("runs/items/part")[name]) for name, value in expected.items())
+    assert metrics("runs/items/part")["val/ndcg@10"] == metrics("runs/items/whole")["val/ndcg@10"]
 
 
 def test_a_damaged_last_checkpoint_gives_way_to_the_best(desk, capsys, monkeypatch):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_srec.cli.checks import without_option
 from mllm_srec.cli.schema import PROGRAM, dataset_settings, full_parser, light_parser
+from mllm_srec.files.signals import Stopped, run_process
 from mllm_srec.types import ConfigError, MllmSrecError
 
 if TYPE_CHECKING:
@@ -36,6 +37,14 @@ def main(command: str, arguments: list[str]) -> None:
     if config.ckpt_path is not None and not trained:
         raise ConfigError(f"ckpt_path={config.ckpt_path!r}: these settings train nothing; leave it out")
     run = _run_folder(config)
+    try:
+        _run_stages(config, arguments, run, trained)
+    except Stopped as stop:
+        raise Stopped(stop.number, _how_to_go_on(arguments, run)) from None
+
+
+def _run_stages(config: Any, arguments: list[str], run: RunFolder | None, trained: bool) -> None:
+    """Run what is missing."""
     _build(config, arguments, run)
     if config.trainer.fast_dev_run:
         if trained and config.ckpt_path is None:
@@ -45,6 +54,12 @@ def main(command: str, arguments: list[str]) -> None:
         _test_given(config, arguments, run)
     elif run is not None:
         _fit_and_test(run, arguments, trained)
+
+
+def _how_to_go_on(arguments: Sequence[str], run: RunFolder | None) -> str:
+    """Sentence with the command that continues this run; without its name, the same words would begin another."""
+    words = list(arguments) if run is None else [*without_option(arguments, "--name"), "--name", run.path.name]
+    return f"what is finished is kept; go on with\n  {shlex.join([*PROGRAM.split(), 'run', *words])}"
 
 
 def _run_folder(config: Any) -> RunFolder | None:
@@ -108,6 +123,6 @@ def _stage(command: str, arguments: Sequence[str], run: RunFolder | None) -> Non
 
     print(f"$ {PROGRAM} {command} {shlex.join(arguments)}", flush=True)
     with timed_stage(run, command) if run is not None and is_first_process() else nullcontext():
-        done = subprocess.run([sys.executable, "-m", "mllm_srec", command, *arguments], check=False)
-    if done.returncode != 0:
-        raise MllmSrecError(f"`{command}` ended with status {done.returncode}; see its output above")
+        status = run_process([sys.executable, "-m", "mllm_srec", command, *arguments])
+    if status != 0:
+        raise MllmSrecError(f"`{command}` ended with status {status}; see its output above")

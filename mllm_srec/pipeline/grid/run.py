@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Lock, current_thread, main_thread
+from threading import Event, Lock
 
+from mllm_srec.files.signals import deferred, raise_received, received
 from mllm_srec.pipeline.grid.cell import POLL, Outcome, Say, run_cell
 from mllm_srec.pipeline.grid.plan import Cell
 
@@ -40,8 +39,7 @@ def run_grid(
 
     Raises:
         ConfigError: A folder cannot be written.
-        KeyboardInterrupt: The grid was interrupted, and all processes have ended.
-        SystemExit: The grid got SIGTERM, and all processes have ended; the status is 143.
+        Stopped: The grid was told to stop, and all processes have ended.
     """
     different = {cell.run.path: cell for cell in reversed(cells)}  # the first of equal ones
     different = dict(reversed(different.items()))
@@ -56,11 +54,11 @@ def run_grid(
         outcomes[outcome.cell.run.path] = outcome
         say(f"[{len(outcomes)}/{len(different)}] {outcome_line(outcome)}")
 
-    with _signals() as received:
+    with deferred():
         try:
             later = [cell for cell in different.values() if cell.needs is not None]
             waiting = submit([cell for cell in different.values() if cell.needs is None])
-            while (waiting or later) and not received:
+            while (waiting or later) and not received():
                 done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
                 for future in done:
                     note(future.result())
@@ -71,8 +69,7 @@ def run_grid(
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-    if received:
-        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
+        raise_received()
     return [outcomes[path] for path in different]
 
 
@@ -98,23 +95,3 @@ def outcome_line(outcome: Outcome) -> str:
     if outcome.state == "failed":
         return f"{name}: failed, {outcome.detail} (log {outcome.log})"
     return f"{name}: {'finished before' if outcome.state == 'found' else outcome.state}"
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in the yielded list instead of acting on them at once.
-
-    The main thread looks at the list where nothing is half done; the signal may have interrupted another thread.
-    """
-    received: list[int] = []
-    if current_thread() is not main_thread():
-        yield received
-        return
-    before = {
-        number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -77,11 +77,10 @@ class RunCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
         super().__init__(folder, name, monitor=monitor, mode="max", enable_version_counter=False)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the latest weights if training ended between two validations, or before the first."""
-        super().on_train_end(trainer, pl_module)
-        if self.monitor is None and self._last_global_step_saved != trainer.global_step:
-            trainer.save_checkpoint(Path(str(self.dirpath), f"{self.filename}.ckpt"))
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save at the end of an epoch; not where training ends within one, without a validation to judge it by."""
+        if epoch_is_over(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; its paths are adapted if the folder was moved with its files."""
@@ -90,6 +89,12 @@ class RunCheckpoint(ModelCheckpoint):
             moved = {key: _moved(value, before, now) for key, value in state_dict.items()}
             state_dict = {**moved, "dirpath": now}
         super().load_state_dict(state_dict)
+
+
+def epoch_is_over(trainer: Trainer) -> bool:
+    """Return True if all batches of the epoch are trained, False where Lightning ends it because training ends."""
+    done = int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
+    return done >= trainer.num_training_batches
 
 
 class StayStopped(Callback):

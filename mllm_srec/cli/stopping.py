@@ -1,0 +1,58 @@
+"""Commands that are told to stop, by Ctrl-C or SIGTERM: one sentence on how to go on, and the exit status."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+from mllm_srec.files.signals import Stopped, stoppable
+
+GOES_ON = "what is finished is kept; the same command goes on from there"
+
+ANEW = "nothing was written; the same command starts again"
+
+AFTER_STOP = {
+    "prepare": "nothing is half written; the same command prepares again",
+    "summarize": GOES_ON,
+    "fit": "nothing was trained yet; the same command starts again",
+    "test": GOES_ON,
+    "run": f"{GOES_ON}, with the same --name",
+    "grid": GOES_ON,
+}
+"""Command -> how it goes on, where it does not say so itself; the others begin `ANEW`."""
+
+
+def run_stoppable(command: str, call: Callable[[], None]) -> int:
+    """Run a command until it is done or told to stop.
+
+    Args:
+        command: Name of the command.
+        call: Function that runs it.
+
+    Returns:
+        Exit status: 0 done, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    try:
+        with stoppable():
+            call()
+    except Stopped as stop:
+        return _say_stopped(command, stop)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning's Trainer ends with status 1 where it was interrupted, `summarize` with 143.
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            return _say_stopped(command, Stopped(signal.SIGINT))
+        if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+            return _say_stopped(command, Stopped(signal.SIGTERM))
+        raise
+    return 0
+
+
+def _say_stopped(command: str, stop: Stopped) -> int:
+    """Say on the first process how to go on, and return the exit status."""
+    from mllm_srec.pipeline.runs.names import is_first_process
+
+    if is_first_process():
+        advice = stop.advice or AFTER_STOP.get(command, ANEW)
+        print(f"\nmllm_srec {command}: stopped by {stop.cause}; {advice}", file=sys.stderr, flush=True)
+    return stop.status
