@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
+from mllm_srec.cli.callbacks import make_callbacks
 from mllm_srec.cli.checks import check_settings, needs_backbone, without_option
 from mllm_srec.cli.cluster import cluster_plugins
-from mllm_srec.cli.loggers import StartMessage, make_loggers
+from mllm_srec.cli.loggers import make_loggers
 from mllm_srec.cli.parser import instantiate, plain
 from mllm_srec.cli.results import ResultWriter, current_protocol, measured_split
 from mllm_srec.cli.schema import (
@@ -41,9 +41,7 @@ from mllm_srec.models.backbone_files import describe_backbone
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone
-from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
 from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
-from mllm_srec.pipeline.evaluation.wandb_examples import ExampleTable
 from mllm_srec.pipeline.model_kinds import Experiment, ItemExperiment, PromptExperiment
 from mllm_srec.pipeline.runs.checkpoint_files import (
     read_checkpoint,
@@ -51,9 +49,8 @@ from mllm_srec.pipeline.runs.checkpoint_files import (
     remove_partial,
     whole_checkpoints,
 )
-from mllm_srec.pipeline.runs.checkpoints import RunCheckpoint, StayStopped, check_resume
+from mllm_srec.pipeline.runs.checkpoints import check_resume
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.pipeline.runs.last_checkpoint import LastCheckpoint, OwnSignals
 from mllm_srec.pipeline.runs.names import (
     is_first_process,
     new_run,
@@ -232,35 +229,12 @@ class ExperimentCLI(LightningCLI):
             chosen["enable_checkpointing"] = False  # else Lightning adds a callback that takes the state of ours
         if not config.trainer.plugins:
             chosen["plugins"] = cluster_plugins(config.trainer.default_root_dir)
-        self.trainer_defaults = {**self.trainer_defaults, "callbacks": self._callbacks(config)}
+        identity = self._identity() if self.subcommand != "fit" and not self.dry else None
+        callbacks = make_callbacks(self.subcommand, config, self.experiment, self.run, identity)
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         trainer: Trainer = self.instantiate_trainer(**chosen)
         trainer.strategy.checkpoint_io = whole_checkpoints(trainer.strategy.checkpoint_io)
         return trainer
-
-    def _callbacks(self, config: Any) -> list[Callback]:
-        """Our callbacks: checkpoints and messages of `fit`, else the writer of predictions."""
-        examples: list[Callback] = [ExampleTable()] if config.tracking.wandb and not self.dry else []
-        always = [OwnSignals()]
-        if self.subcommand != "fit":
-            written = [] if self.dry else [PredictionWriter(self.run.predictions, self._identity()), *examples]
-            return [*always, *written]
-        if config.trainer.enable_checkpointing is False or self.dry:
-            return [*always, StartMessage()]
-        folder = self.run.checkpoints
-        monitor, patience = self.experiment.monitor, self.experiment.patience
-        best = RunCheckpoint(folder, "best", monitor=monitor)
-        # Not `save_last`: that one is written only when the best one is, and a kill would lose what came since.
-        last = LastCheckpoint(folder)
-        # Not strict: training may end within its first epoch, before there is anything to judge.
-        stopping = EarlyStopping(monitor, patience=patience or 0, mode="max", strict=False)
-        stop = [] if patience is None else [stopping, StayStopped()]
-        return [
-            *always,
-            StartMessage(),
-            *([best, *stop] if config.trainer.limit_val_batches != 0 else []),
-            last,
-            *examples,
-        ]
 
     def _open_stores(self) -> None:
         """Open the stores of prompts, pictures and features, which are built where they are missing."""
