@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ def read_config(name: str, revision: str | None = None) -> Any:
     from transformers import AutoConfig
 
     _check_place(name)
+    if not Path(name).exists():
+        give_up_early()
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -49,6 +53,36 @@ def pinned_revision(name: str, revision: str | None = None) -> str | None:
     except HFValidationError:
         return revision
     return Path(cached).parent.name if isinstance(cached, str) else revision
+
+
+def give_up_early() -> None:
+    """Ask the hub once whether it is there, and use cached files only if it is not.
+
+    Its library would try again and again for each file, two minutes in all, before it looks at what is cached. One
+    answer of any kind within HF_HUB_ETAG_TIMEOUT (10 seconds) is enough.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or not (reason := _unreachable(constants.ENDPOINT)):
+        return
+    constants.HF_HUB_OFFLINE = True
+    print(
+        f"the hub at {constants.ENDPOINT} cannot be reached ({reason}): only files that are cached here are used; "
+        "HF_HUB_OFFLINE=1 says so without asking it",
+        file=sys.stderr,
+    )
+
+
+@cache
+def _unreachable(endpoint: str) -> str:
+    """Return why a server gives no answer; empty if it does."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(endpoint, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # of whichever HTTP library is below
+        return first_line(error)
+    return ""
 
 
 def first_line(error: BaseException) -> str:
@@ -123,5 +157,5 @@ def _hint(name: str) -> str:
     if Path(name).is_dir():
         return "copy config.json from where the model was published"
     if constants.HF_HUB_OFFLINE:
-        return f"the hub is switched off (HF_HUB_OFFLINE): {_GIVE}"
+        return f"the hub is out of reach, or switched off by HF_HUB_OFFLINE: {_GIVE}"
     return _GIVE

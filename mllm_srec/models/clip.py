@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from mllm_srec.families.config_file import first_line, give_up_early
 from mllm_srec.prompts.encoding import PlainText
 from mllm_srec.types import ConfigError, DataError
 
@@ -159,6 +161,8 @@ class _ClipReader:
 
 def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     """Load model in float32, tokenizer and image processor (the PIL class, which needs no torchvision)."""
+    if not Path(name).exists():
+        give_up_early()
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
         if config.model_type != "clip":
@@ -170,11 +174,11 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
             raise ValueError(f"weights are missing, such as {sorted(loaded['missing_keys'])[0]}")
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         processor = CLIPImageProcessorPil.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers, safetensors and torch raise almost any type here
         raise ConfigError(
-            f"CLIP model {name!r} (revision {revision}) cannot be used: {error}\n"
-            "Give a folder with a CLIP model's config, weights, tokenizer and preprocessor_config.json, or the name of "
-            "a hub model that is reachable or cached, such as openai/clip-vit-base-patch32"
+            f"summaries.clip={name!r} (revision {revision}): cannot be used: {first_line(error)}; give a folder with a "
+            "CLIP model's config, weights, tokenizer and preprocessor_config.json, or the name of a hub model that is "
+            "reachable or cached, such as openai/clip-vit-base-patch32"
         ) from error
     return model.eval(), tokenizer, processor
 

@@ -1,10 +1,13 @@
 """VIP5: its scores against plain T5 one candidate at a time, its training, and what it can learn."""
 
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
@@ -424,6 +427,17 @@ def test_an_unknown_backbone_is_refused(tmp_path):
     model = small(backbone=str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="cannot be read"):
         model.attach(world())
+
+
+def test_weights_that_a_backbone_lacks_are_not_drawn_at_random(t5_folder, tmp_path):
+    folder = Path(shutil.copytree(t5_folder, tmp_path / "t5"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.final_layer_norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ConfigError, match=r"weights are missing, such as encoder.final_layer_norm.weight; give a folder"
+    ):
+        small(backbone=str(folder)).attach(world())
 
 
 def test_an_adapter_wider_than_the_layer_is_refused(t5_folder):

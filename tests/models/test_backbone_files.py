@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -10,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mllm_srec.families import config_file
 from mllm_srec.models import weight_files
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
 from mllm_srec.models.backbone_files import describe_backbone, describe_text_encoder, describe_writer
@@ -111,10 +114,34 @@ def test_damage_in_the_cache_is_named(hub):
 
 def test_a_model_that_is_not_cached_is_said_to_be_out_of_reach(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"'org/absent'.* cannot be read: .*the hub is switched off \(HF_HUB_OFFLINE"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'org/absent'.* cannot be read: .*the hub is out of reach, or switched off by HF_HUB_OFFLINE",
+    ):
         describe_backbone("org/absent")
     with pytest.raises(ConfigError, match=r"'org/model' \(revision v2\): cannot be read"):
         describe_backbone("org/model", "v2")
+
+
+@pytest.fixture
+def silent_hub(monkeypatch):
+    """An address that takes connections and never answers, in place of the hub."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 1)
+        config_file._unreachable.cache_clear()
+        yield
+    config_file._unreachable.cache_clear()
+
+
+def test_a_hub_that_cannot_be_reached_is_given_up_after_seconds(hub, silent_hub, capsys):
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"'org/absent': cannot be read: .* the hub is out of reach"):
+        describe_backbone("org/absent")
+    assert describe_backbone("org/model", "v1").commit == COMMITS["v1"], "cached models still work"
+    assert time.monotonic() - started < 15
+    assert capsys.readouterr().err.count("cannot be reached (timed out): only files that are cached here are used") == 1
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
