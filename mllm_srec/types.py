@@ -23,7 +23,13 @@ LIKED_RATING = 4.0
 """Default of `prepare.liked_from`: a rating of at least this is *liked* (article, data set description)."""
 
 EVAL_TOP_K = (5, 10, 20)
-"""Cut-offs of HR, Recall, NDCG and MRR (article, Table 5)."""
+"""Cut-offs of HR, Recall, NDCG and MRR (article, Table 5) that are always measured; `data.cut_offs` adds others."""
+
+USER_AUC, RERANKED_USER_AUC = "user_auc", "user_auc_reranked"
+"""Name of the AUC within a list, and its name where a retriever chose the candidates.
+
+There a liked item that was missed lies below every candidate, so that a guess is not at 0.5: it is another number.
+"""
 
 Split = Literal["train", "val", "test"]
 Purpose = Literal["pair", "rank"]
@@ -118,6 +124,15 @@ KINDS: tuple[Kind, ...] = ("liked", "disliked", "sampled")
 
 LIST_KINDS = (*KINDS, "unrated")
 """Kinds of candidates in a list; `unrated`: from the whole catalogue, neither drawn nor rated by the user."""
+
+
+def user_auc_name(evaluator: str | None) -> str:
+    """Return the name of the AUC within a list under an evaluator.
+
+    >>> user_auc_name("sampled@20"), user_auc_name("rerank@100")
+    ('user_auc', 'user_auc_reranked')
+    """
+    return RERANKED_USER_AUC if (evaluator or "").partition("@")[0] == "rerank" else USER_AUC
 
 
 def check_literals(settings: DataclassInstance, section: str = "", error: type[Exception] = ConfigError) -> None:

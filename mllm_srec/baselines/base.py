@@ -39,12 +39,15 @@ class ItemRecommender(RankingModule):
         unit: Training example that the model expects.
         trained: True if the model has weights to train; otherwise `test` needs no `fit`.
         needs_features: True if the model reads item features.
+        learns_users: True if the model has weights for each user, learned from all of the user's train likes: where
+            the split is random, it knows likes that came after the context of a test list.
         monitor: Metric that decides on the best checkpoint and on early stopping.
     """
 
     unit: ClassVar[Unit] = "sequences"
     trained: ClassVar[bool] = True
     needs_features: ClassVar[bool] = False
+    learns_users: ClassVar[bool] = False
     monitor: ClassVar[str] = "val/ndcg@10"
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, max_history: int = 50, patience: int = 10) -> None:

@@ -106,6 +106,7 @@ class GraphRecommender(DotProductRecommender):
     """
 
     unit: ClassVar = "targets"
+    learns_users: ClassVar[bool] = True
     has_likes: Tensor
     popularity: Tensor
 

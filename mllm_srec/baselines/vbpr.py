@@ -71,6 +71,7 @@ class VBPR(DotProductRecommender):
 
     unit: ClassVar = "targets"
     needs_features: ClassVar[bool] = True
+    learns_users: ClassVar[bool] = True
     has_likes: Tensor
 
     def __init__(

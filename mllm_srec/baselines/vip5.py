@@ -79,6 +79,7 @@ class VIP5(ItemRecommender):
 
     unit: ClassVar[Unit] = "sequences"
     needs_features: ClassVar[bool] = True
+    learns_users: ClassVar[bool] = True
 
     def __init__(
         self,

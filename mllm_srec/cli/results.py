@@ -92,6 +92,8 @@ class ResultWriter:
         """
         metrics = split_metrics(results, split)
         accuracy, facts = self.experiment.summary_accuracy(), self.experiment.facts()
+        if no_pairs := self.experiment.datamodule.no_pairs:
+            facts |= {"no_pairs": no_pairs}
         metrics |= {f"{split}/summaries/{name}": value for name, value in accuracy.items()}
         metrics |= self.experiment.tokens(split)
         beside = references(self.experiment.datamodule, split)
@@ -104,7 +106,7 @@ class ResultWriter:
         run.merge_metrics(split, metrics, about)
         self._write_retrieved(split)
         notes = self._notes(beside, accuracy, facts)
-        print_results(self._title(split, about), metrics, split, beside, notes)
+        print_results(self._title(split, about), metrics, split, beside, notes, about["m"])
 
     def write_predicted(self) -> None:
         """Store the protocol of the scores, so that results of no other protocol take their place."""
@@ -129,6 +131,12 @@ class ResultWriter:
             notes.append(f"summaries against the truth: {shares} (of a preference, chance is 0.5)")
         if any(name.startswith("oracle") for name in beside):
             notes.append(CEILINGS_NOTE)
+        notes += [facts["no_pairs"]] if facts.get("no_pairs") else []
+        if facts["learns_later_likes"]:
+            notes.append(
+                "the model learned about each user from train likes that came after the test context, too (random "
+                "split): its ceiling is hindsight, not the reader"
+            )
         notes.append(f"results, predictions and settings: {self.run.path}")
         if facts["random_backbone"]:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from mllm_srec.metrics.calibration import CalibrationMetrics
 from mllm_srec.metrics.pair_auc import PairAUC
 from mllm_srec.metrics.ranking import RankingMetrics
+from mllm_srec.types import EVAL_TOP_K
 
 CALIBRATION = ("ece", "temperature", "mean_probability", "share_liked", "yes_no_mass", "n_mass")
 """Values of `CalibrationMetrics` that are reported; `n_targets` is left out, since it equals `n_pairs`."""
@@ -20,6 +22,7 @@ class EvaluationMetrics(nn.Module):
 
     Args:
         probabilities: True if the model predicts probabilities; their calibration is then measured too.
+        top_k: Cut-offs of the metrics of lists.
         **kwargs: Settings of every `torchmetrics.Metric`.
 
     Example:
@@ -29,9 +32,9 @@ class EvaluationMetrics(nn.Module):
         tensor(1., dtype=torch.float64)
     """
 
-    def __init__(self, probabilities: bool = False, **kwargs: Any) -> None:
+    def __init__(self, probabilities: bool = False, top_k: Sequence[int] = EVAL_TOP_K, **kwargs: Any) -> None:
         super().__init__()
-        self.auc, self.ranking = PairAUC(**kwargs), RankingMetrics(**kwargs)
+        self.auc, self.ranking = PairAUC(**kwargs), RankingMetrics(top_k, **kwargs)
         self.calibration = CalibrationMetrics(**kwargs) if probabilities else None
 
     def add_pairs(

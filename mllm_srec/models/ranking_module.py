@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
 import lightning.pytorch as pl
@@ -10,7 +11,7 @@ import torch
 
 from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.models import pending_gradients
-from mllm_srec.types import CandidateBatch, DataError, Split
+from mllm_srec.types import EVAL_TOP_K, USER_AUC, CandidateBatch, DataError, Split, user_auc_name
 
 PAIRS = 0
 """Index of the loader of labelled pairs; the next one serves candidate lists."""
@@ -39,10 +40,18 @@ class RankingModule(pl.LightningModule):
 
     def __init__(self, probabilities: bool = False) -> None:
         super().__init__()
-        self.stage_metrics = torch.nn.ModuleDict({split: EvaluationMetrics(probabilities) for split in ("val", "test")})
+        self.probabilities = probabilities
+        self.measure_at(EVAL_TOP_K)
         self.seed = 0
         self.results: dict[str, float] = {}  # Lightning would round to float32
         self._continued: dict[str, Any] | None = None  # parts of a loaded checkpoint, until training begins
+
+    def measure_at(self, cut_offs: Sequence[int]) -> None:
+        """Measure HR, Recall, NDCG and MRR at these cut-offs; call it before anything is measured."""
+        splits: tuple[Split, ...] = ("val", "test")
+        self.stage_metrics = torch.nn.ModuleDict(
+            {split: EvaluationMetrics(self.probabilities, cut_offs) for split in splits}
+        )
 
     def score_candidates(self, batch: CandidateBatch) -> torch.Tensor:
         """Score every candidate: `(B, C)` float32, by the one method that all models share.
@@ -148,8 +157,13 @@ class RankingModule(pl.LightningModule):
     def _log_metrics(self, split: Split) -> None:
         metrics = self.metrics_of(split)
         shown = {"auc", "ndcg@10"}
+        served = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        names = {USER_AUC: user_auc_name(getattr(served, "running_evaluator", None))}
         trying = self._trainer is not None and self.trainer.sanity_checking  # a few batches, before any training
-        for name, value in metrics.compute().items():  # equal on all processes
+        if not trying:  # another evaluator has other names
+            self.results = {key: value for key, value in self.results.items() if not key.startswith(f"{split}/")}
+        for key, value in metrics.compute().items():  # equal on all processes
+            name = names.get(key, key)
             if not trying:
                 self.results[f"{split}/{name}"] = float(value)
             self.log(f"{split}/{name}", value.float(), prog_bar=name in shown)

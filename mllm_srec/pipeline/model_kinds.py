@@ -110,6 +110,7 @@ class PromptExperiment(Experiment):
         self, model: MLLMRecommender, datamodule: PromptDataModule, summaries: SummarySettings, command: str
     ) -> None:
         self.model, self.datamodule, self.summaries, self.command = model, datamodule, summaries, command
+        model.measure_at(datamodule.cut_offs)
         self.score_label = model.score_kind
         self._accuracy: Mapping[str, float] = {}
         self._n_written: int | None = None
@@ -146,7 +147,12 @@ class PromptExperiment(Experiment):
     def facts(self) -> dict[str, Any]:
         """Return the backbone, and whether it began with random weights."""
         info = self.model.loaded.info
-        return {"random_backbone": info.random_weights, "backbone": info.label}
+        learns_users = self.model.settings.finetune != "none" and self.datamodule.prompt.user_id
+        return {
+            "random_backbone": info.random_weights,
+            "backbone": info.label,
+            "learns_later_likes": learns_users and later_likes(self.datamodule),
+        }
 
     def summary_accuracy(self) -> Mapping[str, float]:
         """Return how right the summaries in the prompts are."""
@@ -197,6 +203,7 @@ class ItemExperiment(Experiment):
         self.model.settings = dict(settings)
         shared = {name: data[name] for name in signature(RankingDataModule).parameters}  # the others are of prompts
         self.datamodule = ItemDataModule(unit=model.unit, max_history=model.max_history, **shared)
+        model.measure_at(self.datamodule.cut_offs)
         self.backbone, self.pictures, self.features = backbone, pictures, features
         self.monitor, self.patience, self.score_label = model.monitor, model.patience, type(model).__name__
 
@@ -220,11 +227,20 @@ class ItemExperiment(Experiment):
         features = self.model.train_data.features
         facts: dict[str, Any] = {"model": type(self.model).__name__, "n_weights": n_weights(self.model)}
         facts["random_backbone"] = bool(getattr(self.model, "random_weights", False))
+        facts["learns_later_likes"] = self.model.learns_users and later_likes(self.datamodule)
         return facts | ({} if features is None else {"item_features": features.source})
 
     def load_best(self, checkpoint: Mapping[str, Any]) -> None:
         """Load all weights."""
         self.model.load_state_dict(checkpoint["state_dict"])
+
+
+def later_likes(datamodule: RankingDataModule) -> bool:
+    """Return True if the train split holds likes that came after a test context of the same user.
+
+    A model with weights for each user, or trained on users by name, knows them; a reader of the history does not.
+    """
+    return bool(datamodule.data.manifest["prepare"]["split"] == "random")
 
 
 def n_weights(model: torch.nn.Module) -> int:

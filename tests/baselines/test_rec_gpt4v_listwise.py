@@ -14,6 +14,7 @@ from mllm_srec.data.settings import PictureSettings
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.models.scoring import list_scores
+from mllm_srec.pipeline.evaluation.references import references, split_metrics
 from mllm_srec.pipeline.ranking.loaded_run import load_run
 from mllm_srec.pipeline.ranking.ranker import Ranker
 from mllm_srec.prompts.listwise import draw_lists
@@ -109,7 +110,8 @@ def test_every_prompt_in_full(make, size):
     assert n_hostile > 0
 
 
-def test_pairs_are_asked_one_by_one(make, make_datamodule):
+def test_pairs_are_asked_one_by_one_in_training(make, make_datamodule, monkeypatch):
+    monkeypatch.setattr(type(make()), "fitting", True)
     data = make()
     alone = make_datamodule(prompt=replace(data.prompt, layout="pointwise"), pictures=NONE)
     alone.use(ServedInputs(summaries=data.summaries))
@@ -277,7 +279,21 @@ def test_lightning_tests_it(make, model, evaluator):
     data = make(4, evaluator=evaluator)
     trainer = pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
     results = trainer.test(model, data, verbose=False)[0]
-    assert {"test/auc", "test/user_auc", "test/ndcg@10"} <= set(results)
+    assert {"test/user_auc", "test/ndcg@10"} <= {name for name, value in results.items() if value == value}
+
+
+def test_single_targets_are_not_measured_as_if_lists_scored_them(make, model, make_datamodule):
+    """The pairs would be asked about one by one: their AUC is that of the pointwise layout."""
+    data, pointwise = make(4), make_datamodule(pictures=NONE)
+    trainer = pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(model, data, verbose=False)
+    stored = split_metrics(model.results, "test")
+    assert {stored[f"test/{name}"] for name in ("auc", "auc_disliked", "ece", "mean_probability")} == {None}
+    assert (stored["test/n_pairs"], stored["test/n_users"] > 0) == (0, True)
+    assert "single targets not at all" in data.no_pairs
+    assert all("auc" not in of and "user_auc" in of for of in references(data, "test").values())
+    assert pointwise.no_pairs == ""
+    assert len(pointwise.eval_examples("test")[0]) > 0
 
 
 def test_settings_that_cannot_be_asked_are_refused(run_settings_of_lists, shop_root):

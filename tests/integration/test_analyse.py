@@ -128,6 +128,7 @@ def test_the_whole_catalogue(desk, capsys):
     stated = json.loads(Path("runs/shop/whole/metrics.json").read_text())
     row = value(table, analysis="cold_items", metric="auc_in_list", stratum="all")
     assert row["value"] == pytest.approx(stated["test/user_auc"], abs=1e-5)
+    assert {f"test/hr@{k}" for k in (1, 5, 10, 20)} <= set(stated)
     row = value(table, analysis="cold_items", metric="recall@10", stratum="all")
     assert row["value"] == pytest.approx(stated["test/recall@10"], abs=1e-5)
     assert not (table["metric"].str.endswith("user_auc") & (table["analysis"] == "popularity_matched")).any()
@@ -142,7 +143,7 @@ def test_positives_that_a_retriever_missed(desk):
     missed = scored[scored["score"].isna()]
     assert len(missed) > 0
     assert value(table, analysis="cold_items", metric="recall@10", stratum="all")["n"] == (scored["label"] == 1).sum()
-    for metric, key in (("recall@10", "recall@10"), ("auc_in_list", "user_auc")):
+    for metric, key in (("recall@10", "recall@10"), ("auc_in_list", "user_auc_reranked")):
         row = value(table, analysis="cold_items", metric=metric, stratum="all")
         assert row["value"] == pytest.approx(stated[f"test/{key}"], abs=1e-5)
     likes = missed["item_id"].map(tables()[1]).fillna(0)

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from mllm_srec.metrics.functional import ranking_metrics, user_auc
 from mllm_srec.metrics.pair_auc import PairAUC
-from mllm_srec.metrics.ranking import RankingMetrics
+from mllm_srec.metrics.ranking import RankingMetrics, list_values
 from mllm_srec.types import EVAL_TOP_K, KINDS
 
 WORKER = Path(__file__).with_name("gloo_worker.py")
@@ -58,20 +58,33 @@ def test_means_over_lists_written_out():
     discount = 1 / math.log2(3)
     assert result_of(RankingMetrics(top_k=(2,)), (scores, relevance, mask)) == pytest.approx(
         {
-            "hr@2": (1 + 0.5 + 1) / 3,
-            "recall@2": (1 + 0.5 + 1) / 3,
-            "ndcg@2": (discount + (1 + discount) / 4 + 1) / 3,
-            "mrr@2": (0.5 + (1 + 0.5) / 4 + 1) / 3,
-            "hr_worst@2": (1 + 0 + 1) / 3,
-            "recall_worst@2": (1 + 0 + 1) / 3,
-            "ndcg_worst@2": (discount + 0 + 1) / 3,
-            "mrr_worst@2": (0.5 + 0 + 1) / 3,
+            "hr@2": (1 + 0.5) / 2,
+            "recall@2": (1 + 0.5) / 2,
+            "ndcg@2": (discount + (1 + discount) / 4) / 2,
+            "mrr@2": (0.5 + (1 + 0.5) / 4) / 2,
+            "hr_worst@2": (1 + 0) / 2,
+            "recall_worst@2": (1 + 0) / 2,
+            "ndcg_worst@2": (discount + 0) / 2,
+            "mrr_worst@2": (0.5 + 0) / 2,
             "user_auc": (2 / 3 + 0.5) / 2,  # the third list has no positive, the last no negative
-            "n_users": 3,
+            "n_users": 2,
             "n_skipped": 1,
-            "n_user_auc": 2,
+            "n_without_negatives": 1,
         }
     )
+
+
+def test_a_list_without_negatives_lifts_no_mean():
+    """Every model would score 1 in it: a hundred of them would hide what the one other list says."""
+    few, many = torch.tensor([[2.0, 1.0]]), torch.rand(100, 3)
+    metric = RankingMetrics(top_k=(1,))
+    metric.update(few, torch.tensor([[0, 1]]))
+    metric.update(many, torch.ones(100, 3).long())
+    found = {name: value.item() for name, value in metric.compute().items()}
+    assert (found["hr@1"], found["ndcg@1"], found["user_auc"]) == (0, 0, 0)
+    assert (found["n_users"], found["n_without_negatives"], found["n_skipped"]) == (1, 100, 0)
+    values = list_values(many, torch.ones(100, 3).long(), top_k=(1, 5))
+    assert all(value.isnan().all() for value in values.values())
 
 
 def test_batches_of_any_size_give_the_mean_over_lists():
@@ -83,6 +96,7 @@ def test_batches_of_any_size_give_the_mean_over_lists():
     assert batched == pytest.approx(whole, abs=1e-12)
     lists = ranking_metrics(scores, relevance, mask, policies=("expected", "worst"))
     lists["user_auc"] = user_auc(scores, relevance, mask)
+    assert (relevance.bool() | ~mask).all(dim=1).sum() == 0, "no list is without negatives"
     assert {k: whole[k] for k in lists} == pytest.approx({k: v.nanmean().item() for k, v in lists.items()}, abs=1e-12)
     n_users = int(relevance.any(dim=1).sum())
     assert (whole["n_users"], whole["n_skipped"]) == (n_users, 50 - n_users)
@@ -95,15 +109,19 @@ def test_cut_offs_are_those_of_the_evaluation_by_default():
     assert RankingMetrics().top_k == EVAL_TOP_K
     names = [f"{name}{tie}" for name in ("hr", "recall", "ndcg", "mrr") for tie in ("", "_worst")]
     assert set(keys) == {f"{name}@{k}" for name in names for k in (5, 10, 20)} | {
-        "user_auc", "n_users", "n_skipped", "n_user_auc",
+        "user_auc", "n_users", "n_skipped", "n_without_negatives",
     }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_nothing_seen_is_nan_and_not_zero():
     result = result_of(RankingMetrics(top_k=(5,)))
-    assert {k for k, v in result.items() if math.isnan(v)} == set(result) - {"n_users", "n_skipped", "n_user_auc"}
-    assert result["n_users"] == result["n_skipped"] == 0
+    assert {k for k, v in result.items() if math.isnan(v)} == set(result) - {
+        "n_users",
+        "n_skipped",
+        "n_without_negatives",
+    }
+    assert result["n_users"] == result["n_skipped"] == result["n_without_negatives"] == 0
 
 
 def test_a_bad_cut_off_and_a_nan_score_are_refused():

@@ -1,6 +1,6 @@
 """Ceilings of the demo shop: scores of an oracle and of an ideal reader on the test pairs and lists.
 
-Every row of the test split (`samples` of the pair groups, `candidates` of the rank groups) gets six scores:
+Every row of the test split (`samples` of the pair groups, `candidates` of the rank groups) gets six or nine scores:
 
 - `oracle_*` uses the user's true taste on the day of the context: P(rating >= 4 | taste, item);
 - `reader_*` uses the exact posterior over tastes given the interactions that the context may show, which are those of
@@ -8,6 +8,9 @@ Every row of the test split (`samples` of the pair groups, `candidates` of the r
   ratings. The posterior is carried forward to the day of the context; the score is the posterior mean of
   P(rating >= 4). `max_history` does not shorten it, since it is a ceiling. It draws no conclusion from an interaction
   that is *absent* (never reported, or held out);
+- `hindsight_*` reads the same splits, but also what the user rated *after* the context. A model with a vector per user
+  learns it from all train ratings, so this is its ceiling, and not `reader_*`. Only a random split has such ratings;
+  the columns are left out where there are none;
 
 each with `both` modalities, or with `text` or `image` alone, where the attributes the modality lacks are averaged out
 exactly. A rank list is scored at its context's key, that is, at the earliest held-out like.
@@ -15,6 +18,7 @@ exactly. A rank list is scored at its context's key, that is, at the earliest he
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,7 +33,10 @@ from mllm_srec.files.atomic import write_table
 from mllm_srec.types import VISIBLE, ConfigError, DataError
 
 SCORES = tuple(f"{who}_{modality}" for who in ("oracle", "reader") for modality in MODALITIES)
-"""Names of the score columns."""
+"""Names of the score columns that every shop has."""
+
+HINDSIGHT = tuple(f"hindsight_{modality}" for modality in MODALITIES)
+"""Names of the score columns of the reader who also sees later ratings."""
 
 _USERS_AT_ONCE = 128
 _DECIMALS = 9  # equal probabilities must tie, whatever order sums ran in
@@ -65,14 +72,15 @@ def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
     )
     scored = score_targets(targets, tables["groups"], tables["interactions"], settings.demo)
     # the scores assume clean pictures: a model that sees corrupted ones cannot reach them
-    valid = [name for name in SCORES if settings.corruption.kind == "none" or name.endswith("_text")]
+    names = [name for name in (*SCORES, *HINDSIGHT) if name in scored.columns]
+    valid = [name for name in names if settings.corruption.kind == "none" or name.endswith("_text")]
     write_table(scored.select("table", "group_id", "item_id", *valid), folder / "ceilings.parquet")
 
 
 def score_targets(
     targets: pl.DataFrame, groups: pl.DataFrame, interactions: pl.DataFrame, settings: DemoSettings
 ) -> pl.DataFrame:
-    """Add the six columns of `SCORES` (float64, probabilities) to test targets.
+    """Add the columns of `SCORES` (float64, probabilities) to test targets, and those of `HINDSIGHT` if it differs.
 
     Args:
         targets: Columns `group_id` and `item_id`; others are kept, and so is the order of rows.
@@ -102,8 +110,11 @@ def score_targets(
         liked = model.rating_table(visible)[:, 3:].sum(axis=1)
         patterns = model.pattern(tastes[pairs[:, 0]][:, columns], codes[pairs[:, 1]][:, columns], visible)
         scores[f"oracle_{modality}"] = liked[patterns]
-        scores[f"reader_{modality}"] = _read(model, visible, events, pairs, codes[:, columns])
-    return targets.with_columns(pl.Series(name, scores[name].round(_DECIMALS)) for name in SCORES)
+        scores[f"reader_{modality}"] = _read(model, visible, events, pairs, codes[:, columns], reads_later=False)
+        if _has_later(events):
+            scores[f"hindsight_{modality}"] = _read(model, visible, events, pairs, codes[:, columns], reads_later=True)
+    names = [name for name in (*SCORES, *HINDSIGHT) if name in scores]
+    return targets.with_columns(pl.Series(name, scores[name].round(_DECIMALS)) for name in names)
 
 
 class TasteFilter:
@@ -178,26 +189,56 @@ class TasteFilter:
         return pattern
 
 
-def _read(model: TasteModel, visible: tuple[str, ...], events: pl.DataFrame, pairs: Ints, codes: Ints) -> Floats:
-    """Return (N,) the reader's scores of the (context, item) `pairs` (N, 2); `codes` (I, V) are items' attributes."""
+def _read(
+    model: TasteModel, visible: tuple[str, ...], events: pl.DataFrame, pairs: Ints, codes: Ints, reads_later: bool
+) -> Floats:
+    """Return (N,) a reader's scores of the (context, item) `pairs` (N, 2); `codes` (I, V) are items' attributes."""
     kinds, kind_of = np.unique(codes, axis=0, return_inverse=True)  # items that look alike are scored once
     likes = TasteFilter(model, visible, 1).likes(kinds)  # (kinds, S)
     by_context = np.argsort(pairs[:, 0], kind="stable")
     bounds = np.searchsorted(pairs[by_context, 0], np.arange(pairs[:, 0].max(initial=-1) + 2))
     scores = np.full(len(pairs), np.nan)
     for _, some_users in events.group_by(pl.col("user") // _USERS_AT_ONCE, maintain_order=True):
-        tastes = TasteFilter(model, visible, _USERS_AT_ONCE)
-        for _, step in some_users.sort("turn").group_by("turn", maintain_order=True):
-            users = step["user"].to_numpy() % _USERS_AT_ONCE
-            tastes.predict(users, step["gap"].to_numpy())
-            is_context = step["context"].is_not_null().to_numpy()
-            expected = tastes.belief[users[is_context]] @ likes.T  # (contexts, kinds)
-            for context, liked in zip(step["context"].drop_nulls(), expected, strict=True):
+        later: dict[int, Floats] = {}
+        for contexts, beliefs in _beliefs(model, visible, _reversed(some_users), codes) if reads_later else ():
+            later |= zip(contexts, beliefs, strict=True)
+        for contexts, beliefs in _beliefs(model, visible, some_users, codes):
+            if later:  # the belief from later ratings is their likelihood, up to scale: tastes are uniform at first
+                beliefs = beliefs * np.stack([later[context] for context in contexts])
+                beliefs /= beliefs.sum(axis=1, keepdims=True)
+            for context, liked in zip(contexts, beliefs @ likes.T, strict=True):  # (kinds,)
                 rows = by_context[bounds[context] : bounds[context + 1]]
                 scores[rows] = liked[kind_of[pairs[rows, 1]]]
-            rated = step.filter(~is_context).select("item", "rating").to_numpy().astype(np.int64)
-            _update(tastes, users[~is_context], codes[rated[:, 0]], rated[:, 1])
     return scores
+
+
+def _beliefs(
+    model: TasteModel, visible: tuple[str, ...], events: pl.DataFrame, codes: Ints
+) -> Iterator[tuple[list[int], Floats]]:
+    """Yield contexts of at most `_USERS_AT_ONCE` users, n on each turn, with beliefs (n, S) from earlier turns."""
+    tastes = TasteFilter(model, visible, _USERS_AT_ONCE)
+    for _, step in events.sort("turn").group_by("turn", maintain_order=True):
+        users = step["user"].to_numpy() % _USERS_AT_ONCE
+        tastes.predict(users, step["gap"].to_numpy())
+        is_context = step["context"].is_not_null().to_numpy()
+        if is_context.any():
+            yield step["context"].drop_nulls().to_list(), tastes.belief[users[is_context]]
+        rated = step.filter(~is_context).select("item", "rating").to_numpy().astype(np.int64)
+        _update(tastes, users[~is_context], codes[rated[:, 0]], rated[:, 1])
+
+
+def _reversed(events: pl.DataFrame) -> pl.DataFrame:
+    """Return the events of each user from the last to the first; tastes drift alike in both directions of time."""
+    return events.with_columns(
+        pl.col("gap").shift(-1, fill_value=0).over("user", order_by="turn"),
+        turn=pl.col("turn").max().over("user") - pl.col("turn"),
+    )
+
+
+def _has_later(events: pl.DataFrame) -> bool:
+    """Return True if any user rated something after one of their contexts."""
+    first = pl.col("turn").filter(pl.col("context").is_not_null()).min().over("user")
+    return bool(events.select((pl.col("context").is_null() & (pl.col("turn") > first)).any()).item())
 
 
 def _update(tastes: TasteFilter, users: Ints, values: Ints, ratings: Ints) -> None:

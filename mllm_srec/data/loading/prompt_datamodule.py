@@ -195,6 +195,16 @@ class PromptDataModule(RankingDataModule):
         settings = repr((self.prompt, self.max_length, pictures, summaries))  # features give what pixels do
         return f"{self.prompt.version}/{text_hash(settings)[:8]}"
 
+    @property
+    def no_pairs(self) -> str:
+        """Sentence on why prompts of lists have no AUC of pairs; empty for prompts of single targets."""
+        if self.prompt.layout == "pointwise":
+            return ""
+        return (
+            "no AUC of pairs and no calibration: a prompt of a list scores its candidates against each other, and "
+            "single targets not at all; the layout pointwise asks about them one by one"
+        )
+
     def catalogue_lists(self, lists: RankLists) -> GroupExamples:
         """Lists of the whole catalogue, written out."""
         return lists.full()

@@ -5,12 +5,13 @@ The settings of evaluation are stated and documented here only; data modules pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as lightning
+import numpy as np
 import polars as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -22,7 +23,7 @@ from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.examples import GroupExamples, pair_examples, rank_examples
 from mllm_srec.data.loading.sampler import GroupBatchSampler, Position
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
-from mllm_srec.types import ConfigError, Split
+from mllm_srec.types import EVAL_TOP_K, ConfigError, Split
 
 Evaluator = Literal["sampled", "rerank", "full"]
 Lists = GroupExamples | CatalogueLists
@@ -60,6 +61,7 @@ class RankingDataModule(lightning.LightningDataModule):
         evaluator: Candidates that `validate`, `test` and `predict` rank; `fit` validates prompts on sampled lists.
             `sampled`: the positives and `n_negatives` drawn items; `rerank`: the first `n_retrieved` items of
             `retriever`, positives that it missed counting as missed; `full`: every item that the user has not met yet.
+        cut_offs: K of HR, Recall, NDCG and MRR; 5, 10 and 20 are always measured.
         n_negatives: m of `sampled@m`: candidates besides the positives in evaluation (borrowed: 20).
         retriever: `popularity`, or the folder of a run on this data set that was evaluated with `full`.
         n_retrieved: N of `rerank@N`.
@@ -94,11 +96,15 @@ class RankingDataModule(lightning.LightningDataModule):
         max_test_groups: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        cut_offs: Sequence[int] = (1, *EVAL_TOP_K),
     ) -> None:
         super().__init__()
         for setting, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ConfigError(f"data.{setting}={value}; give at least 1")
+        if wrong := [k for k in cut_offs if k < 1 or k != int(k)]:
+            raise ConfigError(f"data.cut_offs={list(cut_offs)}: {wrong[0]} is no cut-off; give whole numbers from 1")
+        self.cut_offs = tuple(sorted({*map(int, cut_offs), *EVAL_TOP_K}))
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer lists than processes
         self.root, self.name = root, name
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -137,6 +143,11 @@ class RankingDataModule(lightning.LightningDataModule):
         """Sentence on the rows of the train split that are no examples, printed before training; empty if all are."""
         return ""
 
+    @property
+    def no_pairs(self) -> str:
+        """Sentence on why `test` and `validate` measure no labelled pairs; empty if they do."""
+        return ""
+
     def catalogue_lists(self, lists: RankLists) -> Lists:
         """Return candidate lists of the whole catalogue, in the form that this module serves."""
         raise NotImplementedError(f"{type(self).__name__} has no catalogue_lists(lists)")
@@ -173,8 +184,15 @@ class RankingDataModule(lightning.LightningDataModule):
         cheap = self.evaluator == "full" and self.validates_on_catalogue
         return "sampled" if fitting and not cheap else self.evaluator
 
+    @property
+    def running_evaluator(self) -> Evaluator:
+        """The evaluator of the running command."""
+        return self.evaluator_of(self.fitting)
+
     def eval_examples(self, split: Split) -> tuple[GroupExamples, Lists]:
         """Return the pair groups and candidate lists of `split`, as many as the running command takes.
+
+        There are no pair groups where the model has no score of single targets (`no_pairs`).
 
         They are computed once and kept, since loaders, metrics, references and the protocol all ask for them.
 
@@ -183,9 +201,10 @@ class RankingDataModule(lightning.LightningDataModule):
         """
         limit = self.max_eval_groups if self.fitting else self.max_test_groups
         evaluator = self.evaluator_of(self.fitting)
-        key = (split, limit, evaluator, self.n_negatives, self.n_retrieved, self.seed)
+        key = (split, limit, evaluator, self.n_negatives, self.n_retrieved, self.seed, self.fitting)
         if key not in self._examples:
-            self._examples[key] = self._eval_examples(split, limit, evaluator)
+            pairs, lists = self._eval_examples(split, limit, evaluator)
+            self._examples[key] = (pairs if self.fitting or not self.no_pairs else pairs.take(np.arange(0)), lists)
         return self._examples[key]
 
     def _eval_examples(self, split: Split, limit: int | None, evaluator: Evaluator) -> tuple[GroupExamples, Lists]:

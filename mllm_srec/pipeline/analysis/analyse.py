@@ -12,7 +12,7 @@ import polars as pl
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.files.atomic import check_output_file, write_output_file
 from mllm_srec.metrics.comparison import FEW
-from mllm_srec.pipeline.analysis.list_metrics import check_same_lists, check_split, read_results
+from mllm_srec.pipeline.analysis.list_metrics import as_measured, check_same_lists, check_split, read_results
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.analysis.run_strata import cold_items, history_length, negative_kinds, popularity_matched
 from mllm_srec.pipeline.analysis.scored_tables import ScoredTables, read_scored
@@ -66,6 +66,7 @@ def analyse_runs(
     common_protocol(results)
     for group in groups:
         common_protocol({folder: results[folder] for folder in group.folders}, SAME_IN_A_GROUP, group.name)
+    metrics = as_measured(metrics, results[folders[0]])
     data = _data_set(folders[0], results[folders[0]], data_root)
     tables = {folder: read_scored(folder, split, metrics, results[folder], data) for folder in folders}
     for folder in folders[1:]:
@@ -109,7 +110,7 @@ def _check_same_targets(
     check_same_lists((name, one.lists.select(columns)), (other_name, two.lists.select(columns)))
     positives = pl.col("label") == 1
     compared = {
-        "pairs": (one.pairs, two.pairs),
+        "pairs": (one.pairs, two.pairs) if one.pairs.height and two.pairs.height else (one.pairs, one.pairs),
         "positives": (one.candidates.filter(positives), two.candidates.filter(positives)),
     }
     if one.complete and two.complete:
@@ -136,6 +137,9 @@ def _notes(
         "number of positives per negative in its bin, as if negatives were drawn by the positives' popularity; "
         "popularity/auc is the AUC of popularity itself as a score",
     ]
+    single = [group.name for group in groups if not tables[group.folders[0]].pairs.height]
+    if single:
+        lines.append(f"no labelled pairs, since no single targets were scored: {', '.join(map(repr, single))}")
     if not first.complete:
         lines.append("popularity_matched has no user_auc: catalogue lists keep only their first items")
     missing = table.filter(pl.col("stratum").str.starts_with(LEFT_OUT))

@@ -19,7 +19,14 @@ import polars as pl
 from mllm_srec.files.atomic import check_output_file, write_output_file
 from mllm_srec.metrics.comparison import Compared, Resample, Values, compare_with_first
 from mllm_srec.metrics.significance import PairedDifference
-from mllm_srec.pipeline.analysis.list_metrics import by_user, check_same_lists, check_split, read_lists, read_results
+from mllm_srec.pipeline.analysis.list_metrics import (
+    as_measured,
+    by_user,
+    check_same_lists,
+    check_split,
+    read_lists,
+    read_results,
+)
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.runs.protocol import SAME_IN_A_GROUP, common_protocol
 from mllm_srec.reports.tables.difference_words import counted, few_users, how_compared, one_family
@@ -86,7 +93,8 @@ def compare_runs(
 
     Args:
         groups: Groups of `run_groups`; the first is the base.
-        metrics: Columns of the runs' files, such as `ndcg@10`; all of them count in Holm's correction.
+        metrics: Columns of the runs' files, such as `ndcg@10`; all of them count in Holm's correction. `user_auc` has
+            another name where lists were reranked.
         split: `test` or `val`.
         n_resamples: Number of resamples of the bootstrap.
         seed: Seed of the bootstrap.
@@ -98,12 +106,13 @@ def compare_runs(
         DataError: A file is damaged.
     """
     check_split(split)
-    _check_metrics(metrics)
     folders = [folder for group in groups for folder in group.folders]
     results = {folder: read_results(folder, split) for folder in folders}
     protocol, unstated = common_protocol(results)
     for group in groups:
         common_protocol({folder: results[folder] for folder in group.folders}, SAME_IN_A_GROUP, group.name)
+    metrics = as_measured(metrics, results[folders[0]])
+    _check_metrics(metrics)
     lists = {folder: read_lists(folder, split, metrics, results[folder]) for folder in folders}
     for folder in folders[1:]:
         check_same_lists((folders[0], lists[folders[0]]), (folder, lists[folder]))

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.types import ConfigError, DataError, Split, did_you_mean
+from mllm_srec.types import USER_AUC, ConfigError, DataError, Split, did_you_mean, user_auc_name
 
 KEYS = {"group_id": pl.Int64, "user_id": pl.String}
 """Columns that identify a rank list; every other column is a metric."""
@@ -30,6 +30,16 @@ def check_split(split: str) -> None:
     """
     if split not in COMMANDS:
         raise ConfigError(f"split={split!r}: has no rank lists; accepted are {', '.join(COMMANDS)}")
+
+
+def as_measured(metrics: Sequence[str], results: Mapping[str, Any]) -> list[str]:
+    """Return the names of metrics under the evaluator of a run: that of the AUC within a list depends on it.
+
+    Args:
+        metrics: Names, such as `user_auc`.
+        results: Results of `read_results`.
+    """
+    return [user_auc_name(results.get("evaluator")) if name == USER_AUC else name for name in metrics]
 
 
 def read_results(folder: Path, split: Split) -> dict[str, Any]:
@@ -59,6 +69,9 @@ def read_results(folder: Path, split: Split) -> dict[str, Any]:
             f"{str(run.metrics)!r}: holds a {type(stored).__name__}, not results by name; measure the run again"
         )
     results = {key.removeprefix(f"{split}/"): value for key, value in stored.items() if key.startswith(f"{split}/")}
+    auc = user_auc_name(results.get("evaluator"))
+    if USER_AUC in results:  # in runs of earlier versions, whatever was ranked
+        results[auc] = results.pop(USER_AUC)
     if not results:
         raise ConfigError(
             f"run={str(folder)!r}: holds no {split} results; run `python -m mllm_srec {COMMANDS[split]}` with its "
@@ -78,7 +91,8 @@ def read_lists(folder: Path, split: Split, metrics: Sequence[str], results: Mapp
             to another measurement than the protocol beside it.
 
     Returns:
-        `group_id`, `user_id` and a float64 column per metric, null if a list has no value.
+        `group_id`, `user_id` and a float64 column per metric, null if a list has no value. The AUC within reranked
+        lists has its own name also in runs of earlier versions.
 
     Raises:
         ConfigError: The file or a metric is missing.
@@ -86,6 +100,8 @@ def read_lists(folder: Path, split: Split, metrics: Sequence[str], results: Mapp
     """
     path = RunFolder(folder).predictions / f"{split}_users.parquet"
     table = _read(path, split)
+    if USER_AUC in table.columns:
+        table = table.rename({USER_AUC: user_auc_name(results.get("evaluator"))})
     _check_columns(path, table, metrics)
     table = table.select(*KEYS, *(pl.col(name).cast(pl.Float64).fill_nan(None) for name in metrics)).sort("group_id")
     if table.height == 0:

@@ -39,6 +39,8 @@ def history_length(seeds: Sequence[ScoredTables], metrics: Sequence[str], settin
         values = np.mean([seed.lists[metric].fill_null(np.nan).to_numpy() for seed in seeds], axis=0)  # (L,)
         split = Strata("history_length", metric, "lists", bins, labels, ~np.isnan(values))
         result += split.rows(_mean_of(values, lists["user_id"].to_numpy(), settings))
+    if not pairs.height:
+        return result
     chosen = (pairs["kind"] != "disliked").to_numpy()
     scores, positive, user = _columns(seeds, chosen)
     bins = bin_of(pairs["n_history"].to_numpy()[chosen], settings.history_bins)
@@ -66,6 +68,8 @@ def cold_items(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[
         split = Strata("cold_items", metric, "positives", bins, labels, ~np.isnan(values))
         result += split.rows(_mean_of(values, user, settings))
     pairs = seeds[0].pairs.filter(pl.col("kind") != "disliked")
+    if not pairs.height:
+        return result
     scores, positive, user = _columns(seeds, (seeds[0].pairs["kind"] != "disliked").to_numpy())
     of_positives = bin_of(pairs["likes"].to_numpy()[positive], settings.like_bins)
 
@@ -89,6 +93,12 @@ def popularity_matched(seeds: Sequence[ScoredTables], settings: StrataSettings) 
         seeds: Runs that differ only in their seed.
         settings: Settings with `popularity_bins`.
     """
+    result: list[StratumRow] = _matched_pairs(seeds, settings) if seeds[0].pairs.height else []
+    return result + (_matched_lists(seeds, settings) if all(seed.complete for seed in seeds) else [])
+
+
+def _matched_pairs(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
+    """Compute the rows of `popularity_matched` that come from pairs."""
     chosen = (seeds[0].pairs["kind"] != "disliked").to_numpy()
     scores, positive, user = _columns(seeds, chosen)
     likes = seeds[0].pairs["likes"].to_numpy()[chosen]
@@ -101,7 +111,7 @@ def popularity_matched(seeds: Sequence[ScoredTables], settings: StrataSettings) 
         result.append(stratum_row("popularity_matched", "as drawn", metric, drawn, n_drawn, "targets"))
         result.append(stratum_row("popularity_matched", "matched", metric, matched, n_matched, "targets"))
         result += left_out("popularity_matched", metric, unmatched, "targets")
-    return result + (_matched_lists(seeds, settings) if all(seed.complete for seed in seeds) else [])
+    return result
 
 
 def _matched_lists(seeds: Sequence[ScoredTables], settings: StrataSettings) -> list[StratumRow]:
@@ -111,8 +121,8 @@ def _matched_lists(seeds: Sequence[ScoredTables], settings: StrataSettings) -> l
     user = seeds[0].lists["user_id"].to_numpy()  # by group, as `groups` is
     positive, likes = candidates["label"].to_numpy() == 1, candidates["likes"].to_numpy()
     scores = {
-        "user_auc": [seed.candidates["score"].to_numpy() for seed in seeds],
-        "popularity/user_auc": [likes.astype(np.float64)],
+        seeds[0].auc_name: [seed.candidates["score"].to_numpy() for seed in seeds],
+        f"popularity/{seeds[0].auc_name}": [likes.astype(np.float64)],
     }
     result = []
     for metric, by_seed in scores.items():
@@ -138,7 +148,7 @@ def negative_kinds(seeds: Sequence[ScoredTables], settings: StrataSettings) -> l
     """
     kind = seeds[0].pairs["kind"].to_numpy()
     result = []
-    for better, worse in KIND_PAIRS:
+    for better, worse in KIND_PAIRS if len(kind) else ():
         chosen = (kind == better) | (kind == worse)
         scores, _, user = _columns(seeds, chosen)
         estimate = settings.area(scores, kind[chosen] == better, user)
@@ -175,4 +185,5 @@ def _of_positives(seed: ScoredTables, top_k: int) -> dict[str, Floats]:
         above, tied, n = (rows[name].to_numpy()[positive] for name in ("n_above", "n_tied", "n_candidates"))
         n_negatives = n - np.bincount(list_index[positive], minlength=list_index.max() + 1)[list_index[positive]]
         ranks = ranks_from_counts(score[positive], list_index[positive], above, tied, n_negatives)
-    return {f"recall@{top_k}": ranks.recall(top_k), "auc_in_list": ranks.auc()}
+    recall = np.where(ranks.n_negatives > 0, ranks.recall(top_k), np.nan)  # lists without negatives are not measured
+    return {f"recall@{top_k}": recall, "auc_in_list": ranks.auc()}

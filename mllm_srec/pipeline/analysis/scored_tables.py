@@ -17,7 +17,7 @@ from mllm_srec.metrics.weighted_auc import SortedRows
 from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, read_lists
 from mllm_srec.pipeline.evaluation.schema import PLACE, TARGETS
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.types import ConfigError, DataError, Split
+from mllm_srec.types import USER_AUC, ConfigError, DataError, Split, user_auc_name
 
 _TOLERANCE = 1e-5  # results are logged in float32, which rounds an AUC by less than this
 
@@ -30,12 +30,15 @@ class ScoredTables:
         lists: Rank lists by group: `group_id`, `user_id`, the chosen metrics (null: undefined) and `n_history`.
         candidates: Rows of the rank lists by group and item: `TARGETS`, `score` (minus infinity: missed by the
             retriever), `likes`, and the columns of `PLACE` if only a part of each list was kept.
-        pairs: Labelled targets by group and item: `TARGETS`, `score`, `likes` and `n_history`.
+        pairs: Labelled targets by group and item: `TARGETS`, `score`, `likes` and `n_history`; none where the model
+            scores no single targets.
+        auc_name: Name of the AUC within a list under the evaluator of the run.
     """
 
     lists: pl.DataFrame
     candidates: pl.DataFrame
     pairs: pl.DataFrame
+    auc_name: str = USER_AUC
 
     @property
     def complete(self) -> bool:
@@ -77,6 +80,7 @@ def read_scored(
         _with(lists, history, ["group_id", "user_id"], folder),
         _with(candidates, likes, ["item_id"], folder),
         _with(_with(pairs, likes, ["item_id"], folder), history, ["group_id", "user_id"], folder),
+        user_auc_name(results.get("evaluator")),
     )
 
 

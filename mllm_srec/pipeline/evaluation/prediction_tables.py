@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -13,12 +13,11 @@ from mllm_srec.data.loading.candidate_lists import KEYS
 from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists
-from mllm_srec.metrics.auc import user_auc
 from mllm_srec.metrics.evaluation import with_missed
-from mllm_srec.metrics.functional import ranking_metrics
+from mllm_srec.metrics.ranking import list_values
 from mllm_srec.pipeline.evaluation.schema import PLACE
 from mllm_srec.pipeline.evaluation.scored_rows import KEPT_TOP, kept_chunks
-from mllm_srec.types import EVAL_TOP_K, LIST_KINDS, MllmSrecError
+from mllm_srec.types import EVAL_TOP_K, LIST_KINDS, USER_AUC, MllmSrecError, user_auc_name
 
 COLUMNS = ("group_id", "user_id", "item_id", "label", "kind", "score")
 """Columns of every table of predictions; logits, mass and the columns of `PLACE` follow if they exist."""
@@ -79,22 +78,29 @@ def _kept_targets(part: GroupExamples, rows: pl.DataFrame, data: PreparedDataset
     return _joined("lists", kept, stored)
 
 
-def user_table(examples: Lists, rows: pl.DataFrame, data: PreparedDataset) -> pl.DataFrame:
+def user_table(
+    examples: Lists,
+    rows: pl.DataFrame,
+    data: PreparedDataset,
+    cut_offs: Sequence[int] = EVAL_TOP_K,
+    evaluator: str | None = None,
+) -> pl.DataFrame:
     """Build the table of metrics per list, with expected and worst ties; null: undefined.
 
     Args:
         examples: Candidate lists.
         rows: Stored rows of these lists, see `kept_lists`.
         data: Prepared data set.
+        cut_offs: Cut-offs of the ranking metrics.
+        evaluator: What was ranked, which names the last column.
 
     Returns:
-        `group_id`, `user_id`, the ranking metrics and `user_auc`, one row per list.
+        `group_id`, `user_id`, the ranking metrics and the AUC within the list, one row per list.
     """
     parts: list[dict[str, torch.Tensor]] = []
     for kept in kept_chunks(examples, rows):
-        lists = with_missed(*kept)
-        values = ranking_metrics(*lists, top_k=EVAL_TOP_K, policies=("expected", "worst"))
-        parts.append({**values, "user_auc": user_auc(*lists)})
+        values = list_values(*with_missed(*kept), cut_offs)
+        parts.append({user_auc_name(evaluator) if name == USER_AUC else name: of for name, of in values.items()})
     table = pl.DataFrame({"group_id": examples.group_id}).join(
         data.groups.select("group_id", "user_id"), on="group_id", how="left", maintain_order="left"
     )

@@ -154,13 +154,16 @@ class PredictionWriter(pl.Callback):
         """Merge the parts of all processes into the tables of the split."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            data = _datamodule(trainer).data
+            served = _datamodule(trainer)
+            data = served.data
             tables: dict[str, polars.DataFrame] = {}
             if isinstance(pairs := self.examples.get("pairs"), GroupExamples):
                 tables[f"{self.split}_pairs"] = pairs_table(pairs, self._stored("pairs"), data)
             rows = self._stored("lists")
             tables[self.split] = lists_table(self.examples["lists"], rows, data)
-            tables[f"{self.split}_users"] = user_table(self.examples["lists"], rows, data)
+            tables[f"{self.split}_users"] = user_table(
+                self.examples["lists"], rows, data, served.cut_offs, served.evaluator
+            )
             for name, table in tables.items():
                 write_table(table, self.folder / f"{name}.parquet")
             shutil.rmtree(self.parts)

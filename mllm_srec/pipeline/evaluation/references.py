@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,21 @@ from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.data.tables.popularity import item_popularity
 from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.pipeline.evaluation.scored_rows import padded, padding_mask
-from mllm_srec.types import Split
+from mllm_srec.types import EVAL_TOP_K, USER_AUC, Split, user_auc_name
 
 CEILINGS = "ceilings.parquet"
 """File of the demo shop's known scores, in the folder of the data set."""
+
+READERS = ("oracle_", "hindsight_", "reader_")
+"""Beginnings of the names of its columns: the ceilings, from what knows most to what knows least."""
 
 ScoreFunction = Callable[[GroupExamples], np.ndarray | None]
 """Groups -> one score per target `(N,)`, or None without scores for them."""
 
 CEILINGS_NOTE = (
-    "ceilings: the oracle knows each user's taste, the reader draws every conclusion that the visible history allows; "
-    "the column heading says which modality both may use"
+    "ceilings: the oracle knows each user's taste at that time, the reader draws every conclusion that the history "
+    "before it allows; hindsight also reads what the user rated later, as models with a vector per user do. The "
+    "heading says which modality they may use"
 )
 """Explains the columns that `references` adds on the demo shop."""
 
@@ -66,16 +70,19 @@ def protocol(
     }
 
 
-def measure(pairs: GroupExamples, lists: Lists, scores: ScoreFunction) -> dict[str, float]:
+def measure(
+    pairs: GroupExamples, lists: Lists, scores: ScoreFunction, cut_offs: Sequence[int] = EVAL_TOP_K
+) -> dict[str, float]:
     """Measure scores by the code that measures models; metrics of groups without scores are left out.
 
     Args:
         pairs: Pair groups.
         lists: Candidate lists.
         scores: Function that scores both.
+        cut_offs: Cut-offs of the metrics of lists.
     """
     # Every calling process has all rows, so nothing is summed over processes.
-    metrics = EvaluationMetrics(sync_on_compute=False)
+    metrics = EvaluationMetrics(top_k=cut_offs, sync_on_compute=False)
     values: dict[str, torch.Tensor] = {}
     if (of_pairs := scores(pairs)) is not None:
         relevance, kind = padded(pairs, pairs.relevance), padded(pairs, pairs.kind, -1)
@@ -97,20 +104,22 @@ def references(datamodule: RankingDataModule, split: Split) -> dict[str, dict[st
     """
     pairs, lists = datamodule.eval_examples(split)
     likes = item_popularity(datamodule.data.interactions, datamodule.data.items).astype(np.float64)
-    rows = {
-        "chance": measure(pairs, lists, lambda examples: np.zeros(examples.n_targets)),
-        "popularity": measure(pairs, lists, lambda examples: likes[examples.item_index]),
+    functions: dict[str, ScoreFunction] = {
+        "chance": lambda examples: np.zeros(examples.n_targets),
+        "popularity": lambda examples: likes[examples.item_index],
     }
-    if datamodule.evaluator_of(datamodule.fitting) == "rerank":
-        rows["retriever"] = measure(pairs, lists, lambda examples: None if examples is pairs else _order(examples))
-        best = measure(pairs, lists, lambda examples: None if examples is pairs else examples.relevance * 1.0)
-        rows["retriever, best order"] = best
+    evaluator = datamodule.running_evaluator
+    if evaluator == "rerank":
+        functions["retriever"] = lambda examples: None if examples is pairs else _order(examples)
+        functions["retriever, best order"] = lambda examples: None if examples is pairs else examples.relevance * 1.0
     path = datamodule.folder / CEILINGS
     if split == "test" and path.exists():
         table = pl.read_parquet(path, glob=False)
-        for name in [column for column in table.columns if column.startswith(("reader_", "oracle_"))]:
-            rows[name.replace("_", ", ")] = measure(pairs, lists, _ceiling(datamodule, table, name))
-    return rows
+        for name in [column for column in table.columns if column.startswith(READERS)]:
+            functions[name.replace("_", ", ")] = _ceiling(datamodule, table, name)
+    rows = {name: measure(pairs, lists, scores, datamodule.cut_offs) for name, scores in functions.items()}
+    auc = user_auc_name(evaluator)
+    return {name: {auc if key == USER_AUC else key: v for key, v in of.items()} for name, of in rows.items()}
 
 
 def _order(examples: GroupExamples) -> np.ndarray:

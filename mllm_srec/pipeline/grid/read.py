@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import polars as pl
 
 from mllm_srec.pipeline.grid.merge import check_measured_alike
-from mllm_srec.pipeline.grid.results import ABOUT, RESULTS, SCHEMA, CellRecord, read_records, tidy
+from mllm_srec.pipeline.grid.results import ABOUT, RESULTS, SCHEMA, CellRecord, read_records, shown_metrics, tidy
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
 from mllm_srec.reports.tables.grid import in_order, summarise
 from mllm_srec.reports.tables.grid_about import AboutGrid, parse_about
@@ -58,8 +58,11 @@ def read_grid(folder: Path) -> GridFolder:
     _check_cells(folder, results, records)
     written = _read_summary(folder, str(results["table"][0]))
     about = _read_about(folder, results)
+    shown = shown_metrics(records, about.shown_metrics)
+    if shown != about.shown_metrics:
+        about = replace(about, report=replace(about.report, metrics=shown))
     try:
-        summary = summarise(results, about.shown_metrics)
+        summary = summarise(results, shown)
     except ValueError as error:
         raise DataError(f"{folder}: {error} Set `report.metrics` of the grid to some of these") from error
     summary = in_order(summary, about.rows)

@@ -19,7 +19,7 @@ from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.grid.record import Attempt, read_attempts
 from mllm_srec.pipeline.grid.settings import file_name
 from mllm_srec.reports.tables.grid_about import AboutGrid
-from mllm_srec.types import ConfigError, DataError
+from mllm_srec.types import RERANKED_USER_AUC, USER_AUC, ConfigError, DataError
 
 CELLS = "cells"
 """Folder of the JSON files of the cells."""
@@ -177,6 +177,18 @@ def write_results(folder: Path, records: Sequence[CellRecord], about: AboutGrid)
         raise DataError(f"output={str(folder)!r}: cannot be written ({error.strerror}); give another folder") from error
 
 
+def shown_metrics(records: Sequence[CellRecord], metrics: Sequence[str]) -> list[str]:
+    """Return the columns of a table: the AUC within a list has another name in cells whose lists were reranked.
+
+    Args:
+        records: Cells of the table.
+        metrics: Columns that were asked for.
+    """
+    there = [name for name in (USER_AUC, RERANKED_USER_AUC) if any(f"test/{name}" in r["metrics"] for r in records)]
+    expanded = [name for metric in metrics for name in (there if metric == USER_AUC and there else [metric])]
+    return list(dict.fromkeys(expanded))
+
+
 def code_names(records: Sequence[CellRecord]) -> list[str]:
     """Return all code that cells were run with, each once."""
     return list(dict.fromkeys(name for record in records for name in record["code"]))
@@ -191,9 +203,30 @@ def random_weights(records: Sequence[CellRecord]) -> list[str]:
             for what, rows in named if rows]  # fmt: skip
 
 
+def other_information(records: Sequence[CellRecord]) -> list[str]:
+    """Return lines that name the rows whose numbers rest on other information than those of the others."""
+    lines = []
+    later = [record["row"] for record in records if record["metrics"].get("test/learns_later_likes")]
+    if later:
+        lines.append(
+            "rows that learned about each user from train likes after the test context, too, since the split is "
+            f"random: {', '.join(dict.fromkeys(later))}; their ceiling, where the truth is known, is (hindsight, "
+            "both), and not (reader, both)"
+        )
+    single: dict[str, list[str]] = {}
+    for record in records:
+        if why := record["metrics"].get("test/no_pairs"):
+            single.setdefault(why, []).append(record["row"])
+    lines += [f"{', '.join(dict.fromkeys(rows))}: {why}" for why, rows in single.items()]
+    alike = max((record["metrics"].get("test/n_without_negatives") or 0 for record in records), default=0)
+    if alike:
+        lines.append(f"{alike} lists without negatives, in which every model scores 1, are left out")
+    return lines
+
+
 def of_generated_shop(metrics: Mapping[str, Any]) -> bool:
     """Return True if results are of a generated shop: only there the truth is known, so only there are ceilings."""
-    return any(re.match(r"test/reference/(oracle|reader)_", key) for key in metrics)
+    return any(re.match(r"test/reference/(oracle|hindsight|reader)_", key) for key in metrics)
 
 
 def place(record: CellRecord) -> tuple[str, str, int]:

@@ -9,7 +9,15 @@ from mllm_srec.files.atomic import write_text
 from mllm_srec.pipeline.analysis.comparison import Comparison, compare_runs
 from mllm_srec.pipeline.analysis.comparison import notes as comparison_notes
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
-from mllm_srec.pipeline.grid.results import CellRecord, code_names, of_generated_shop, random_weights, tidy
+from mllm_srec.pipeline.grid.results import (
+    CellRecord,
+    code_names,
+    of_generated_shop,
+    other_information,
+    random_weights,
+    shown_metrics,
+    tidy,
+)
 from mllm_srec.reports.tables.grid import summarise
 from mllm_srec.reports.tables.grid_about import Significance
 from mllm_srec.reports.tables.grid_summary import DataSetReport, summary_rows, summary_text
@@ -39,7 +47,8 @@ def write_summary(
         ConfigError: A metric is unknown, or runs cannot be compared.
         DataError: A run is damaged, or the folder cannot be written.
     """
-    beside = [metric for metric in significance.metrics if metric not in metrics]  # compared, but not shown
+    metrics, compared = (shown_metrics(records, names) for names in (metrics, significance.metrics))
+    beside = [metric for metric in compared if metric not in metrics]  # compared, but not shown
     try:
         summary = summarise(tidy(records), [*metrics, *beside])
     except ValueError as error:
@@ -66,7 +75,7 @@ def _report(name: str, records: Sequence[CellRecord], significance: Significance
         f"{len(dict.fromkeys(record['row'] for record in records))} rows, seeds {_seeds(records)}"
     )
     lines = comparison_notes(compared) if compared else [f"nothing is compared: base {significance.base!r}"]
-    lines += random_weights(records)
+    lines += [*random_weights(records), *other_information(records)]
     if of_generated_shop(first):
         lines.append("this is a generated shop: users, items and tastes are invented, and the truth is known")
     return DataSetReport(name, about, compared.rows if compared else (), lines, records)

@@ -10,7 +10,14 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.pipeline.grid.read import GridFolder
-from mllm_srec.pipeline.grid.results import SCHEMA, CellRecord, code_names, of_generated_shop, random_weights
+from mllm_srec.pipeline.grid.results import (
+    SCHEMA,
+    CellRecord,
+    code_names,
+    of_generated_shop,
+    other_information,
+    random_weights,
+)
 from mllm_srec.pipeline.report.case_studies import case_studies
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.protocol import protocol_words
@@ -22,7 +29,7 @@ from mllm_srec.reports.page.findings import findings
 from mllm_srec.reports.page.grid_blocks import grid_blocks
 from mllm_srec.reports.page.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
 from mllm_srec.reports.tables.grid import in_order, result_table, summarise
-from mllm_srec.reports.tables.metric_words import headline_columns
+from mllm_srec.reports.tables.metric_words import headline_columns, shown_cut_offs
 from mllm_srec.types import ConfigError, DataError
 
 Cases = tuple[int, int]
@@ -84,6 +91,7 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
     """Yield name and text of each fact about how a grid was measured."""
     records = grid.records
     protocols: dict[str, list[str]] = {}
+    by_data_set = [[r for r in records if r["data_set"] == data_set.name] for data_set in grid.about.data_sets]
     for data_set in grid.about.data_sets:
         of_data_set = [record for record in records if record["data_set"] == data_set.name]
         if of_data_set:  # all of one data set were measured alike
@@ -99,6 +107,8 @@ def _facts(grid: GridFolder) -> Iterator[tuple[str, str]]:
         yield "Fewer seeds than others", ", ".join(fewer)
     for line in random_weights(records):
         yield "Random weights", line
+    for line in dict.fromkeys(line for of in by_data_set for line in other_information(of)):
+        yield "Other information", line
     commits = code_names(records)
     yield "Code", ", ".join(commits) + ("; runs used different code" if len(commits) > 1 else "")
     versions = dict.fromkeys(
@@ -193,7 +203,8 @@ def run_section(run: Path, anchor: str, cases: Cases) -> Section:
     table = pl.DataFrame(
         [("", name, "", 0, key, float(value)) for key, value in numbers.items()], schema=SCHEMA, orient="row"
     )
-    shown = [name for name in headline_columns() if f"test/{name}" in numbers]
+    cut_offs = shown_cut_offs(metrics, "test")
+    shown = [name for name in headline_columns(cut_offs) if f"test/{name}" in numbers]
     summary = in_order(summarise(table, shown), [name])
     results = result_table(summary, shown, {}).captioned(f"Run {name}: one seed; variation between seeds unknown.")
     blocks: list[Block] = [TableBlock(f"{slug}-results", "Results", results)]

@@ -6,10 +6,11 @@ A metric that is missing here can be no column of a grid, has no row on the term
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from mllm_srec.types import EVAL_TOP_K, ConfigError, did_you_mean
+from mllm_srec.types import EVAL_TOP_K, RERANKED_USER_AUC, ConfigError, did_you_mean
 
 _DEMO_ONLY = "(known for the generated shop only)"
 
@@ -19,7 +20,7 @@ class Metric:
     """Facts about a metric.
 
     Attributes:
-        name: Its key in `metrics.json` without the stage. `@K` stands for every cut-off of `EVAL_TOP_K`, with expected
+        name: Its key in `metrics.json` without the stage. `@K` stands for every cut-off, with expected
             and with worst ties (`hr@5`, `hr_worst@5`); `*` for one word, such as a summary stage.
         meaning: One line for readers who meet the metric for the first time.
         higher_is_better: Only then is the best value of a column bold; None if neither direction is better.
@@ -37,13 +38,12 @@ class Metric:
 
     @property
     def has_cut_offs(self) -> bool:
-        """True if the metric is measured at every cut-off of `EVAL_TOP_K`."""
+        """True if the metric is measured at several cut-offs."""
         return self.name.endswith("@K")
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of its columns, at every cut-off if it has some; with expected ties."""
-        return [self.name.replace("@K", f"@{k}") for k in EVAL_TOP_K] if self.has_cut_offs else [self.name]
+    def columns(self, cut_offs: Sequence[int] = EVAL_TOP_K) -> list[str]:
+        """Return the names of its columns, at every cut-off if it has some; with expected ties."""
+        return [self.name.replace("@K", f"@{k}") for k in cut_offs] if self.has_cut_offs else [self.name]
 
     @property
     def pattern(self) -> str:
@@ -66,6 +66,12 @@ METRICS = (
         "user_auc",
         "the same within each user's list, then averaged over users",
         higher_is_better=True, per_user=True, label="User AUC", headline=True,
+    ),
+    Metric(
+        RERANKED_USER_AUC,
+        "the same within the items that a retriever found; a liked item that it missed lies below all of them, so that "
+        "a guess is not at 0.5",
+        higher_is_better=True, per_user=True, headline=True,
     ),
     Metric(
         "hr@K",
@@ -125,18 +131,38 @@ def find_metric(name: str) -> Metric | None:
     return next((m for m in METRICS if name == m.name or re.fullmatch(m.pattern, name)), None)
 
 
+TABLE_CUT_OFFS = (5, 10)
+"""Cut-offs in the tables of grids, unless a grid names its columns: @20 says nothing of lists of 21 candidates."""
+
+
 def at_every_cut_off(*names: str) -> list[str]:
-    """Return the columns of metrics that have cut-offs.
+    """Return the columns of metrics that have cut-offs, as tables show them.
 
     >>> at_every_cut_off("hr")
-    ['hr@5', 'hr@10', 'hr@20']
+    ['hr@5', 'hr@10']
     """
-    return [f"{name}@{k}" for name in names for k in EVAL_TOP_K]
+    return [f"{name}@{k}" for name in names for k in TABLE_CUT_OFFS]
 
 
-def headline_columns() -> list[str]:
+def headline_columns(cut_offs: Sequence[int] = EVAL_TOP_K) -> list[str]:
     """Return the columns that the terminal shows after every run, in order."""
-    return [column for metric in METRICS if metric.headline for column in metric.columns]
+    return [column for metric in METRICS if metric.headline for column in metric.columns(cut_offs)]
+
+
+def shown_cut_offs(results: Mapping[str, Any], split: str) -> list[int]:
+    """Return the cut-offs that are worth showing: those measured, without such as cover all drawn candidates of a list.
+
+    Args:
+        results: Results by key, such as `test/hr@5`; `test/m` is the number of drawn candidates, if they were drawn.
+        split: `val` or `test`.
+
+    >>> shown_cut_offs({"test/hr@5": 1, "test/hr@20": 1, "test/m": 20}, "test")
+    [5]
+    """
+    found = (re.fullmatch(rf"{split}/hr@(\d+)", key) for key in results)
+    measured = sorted(int(match[1]) for match in found if match)
+    m = results.get(f"{split}/m")
+    return [k for k in measured if m is None or k < m]
 
 
 def metric_family(name: str) -> str:
@@ -197,10 +223,10 @@ def check_metrics(setting: str, names: Sequence[str], per_user: bool = False) ->
     Raises:
         ConfigError: One is unknown; the error names the nearest known ones.
     """
-    known = [column for metric in METRICS if metric.per_user or not per_user for column in metric.columns]
+    known = [column for metric in METRICS if metric.per_user or not per_user for column in metric.columns()]
     for name in names:
         metric = find_metric(name)
-        is_column = "*" not in name and name.partition("@")[2] in ("", *map(str, EVAL_TOP_K))
+        is_column = "*" not in name and re.search(r"@(K|0\d*)$", name) is None
         if metric is None or not is_column:
             hint = did_you_mean(name, known, n=3) or f"; accepted are {', '.join(known)}"
             raise ConfigError(f"{setting}={name!r}: unknown metric{hint}")

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mllm_srec.reports.safe_text import wide_console
-from mllm_srec.reports.tables.metric_words import headline_columns
+from mllm_srec.reports.tables.metric_words import headline_columns, shown_cut_offs
 from mllm_srec.reports.terminal.plain_table import plain_table, shown_number
 
 _HEADERS = {"popularity": "popular", "retriever, best order": "retriever, best"}
 """Shorter names of reference columns."""
 
-_HIDDEN = ("oracle, text", "oracle, image")
+_HIDDEN = ("oracle, text", "oracle, image", "hindsight, text", "hindsight, image")
 """Reference columns that only `metrics.json` has: a terminal of 80 characters has no room for them."""
 
 
@@ -23,6 +23,7 @@ def print_results(
     split: str,
     references: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
+    n_drawn: int | None = None,
 ) -> None:
     """Print results of a split beside reference columns; eight columns fit into a terminal of 80 characters.
 
@@ -32,6 +33,7 @@ def print_results(
         split: `val` or `test`.
         references: Values by metric of chance, popularity and ceilings; their metrics are named without the split.
         notes: Lines below the table.
+        n_drawn: Number of drawn candidates of a list; cut-offs that cover them all are not shown. None: not drawn.
     """
     references = {name: values for name, values in references.items() if name not in _HIDDEN}
     table = plain_table(title)
@@ -39,7 +41,7 @@ def print_results(
     table.add_column("this run", justify="right", style="bold")
     for reference in references:
         table.add_column(_HEADERS.get(reference, reference).replace(", ", "\n"), justify="right")
-    for name in headline_columns():
+    for name in headline_columns(shown_cut_offs({**metrics, f"{split}/m": n_drawn}, split)):
         value = _number(metrics.get(f"{split}/{name}"))
         if value is not None:
             others = [_number(values.get(name)) for values in references.values()]
@@ -48,6 +50,8 @@ def print_results(
     console.print(table)
     n_users, n_pairs = (metrics.get(f"{split}/{name}") for name in ("n_users", "n_pairs"))
     counted = f"measured on the lists of {n_users} users and on {n_pairs} labelled targets"
+    if alike := metrics.get(f"{split}/n_without_negatives"):
+        counted += f"; {alike} lists without negatives, in which every model scores 1, are left out"
     for note in (counted, *probability_notes(metrics, split), *notes):
         console.print(note, style="yellow" if "random" in note else None, markup=False, highlight=False)
 

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mllm_srec.data.demo.ceilings import SCORES, score_targets, write_ceilings
+from mllm_srec.data.demo.ceilings import HINDSIGHT, SCORES, score_targets, write_ceilings
 from mllm_srec.data.demo.shop import DAY_MS, generate_demo, item_truth, user_truth
 from mllm_srec.data.demo.truth import TasteModel
 from mllm_srec.data.demo.words import VALUES
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
 from mllm_srec.types import ConfigError, DataError
-from tests.data.demo.ceiling_metrics import read_ceilings
+from tests.data.demo.ceiling_metrics import auc, read_ceilings
 
 SMALL = DemoSettings(n_users=100, n_items=150, n_interactions=24, image_size=8, clutter=0.0)
 SIZES = [len(values) for values in VALUES.values()]
@@ -156,6 +156,83 @@ def test_the_reader_sees_nothing_of_the_test_split_nor_of_the_future(small):
     assert empty["reader_both"].to_list() == pytest.approx([share] * empty.height)
     visible = tables["interactions"].with_columns((6 - pl.col("rating")).alias("rating"))
     assert not score_targets(targets, tables["groups"], visible, settings).select(SCORES).equals(written)
+
+
+# --- a reader who sees later ratings ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scattered(tmp_path_factory):
+    """The same shop, its test rows drawn from all times, as a random split draws them; and the scored targets."""
+    settings, folder = replace(SMALL, drift=0.02, n_users=40), tmp_path_factory.mktemp("scattered")
+    raw, rng = generate_demo(settings, folder / "pictures"), np.random.default_rng(0)
+    splits = rng.choice(["train", "val", "test"], raw.interactions.height, p=[0.7, 0.1, 0.2])
+    rows = raw.interactions.with_columns(pl.Series("split", splits))
+    groups = rows.filter(pl.col("split") == "test").with_row_index("group_id").cast({"group_id": pl.Int64})
+    asked = groups.select("group_id", label=(pl.col("rating") >= 4).cast(pl.Int64), item_id="item_id")
+    drawn = asked.select("group_id", label=pl.lit(0, pl.Int64)).with_columns(
+        item_id=pl.Series(rng.choice(raw.items["item_id"].to_numpy(), groups.height))
+    )
+    targets = pl.concat([asked, drawn])
+    tables = {"interactions": rows, "groups": groups.select("group_id", "user_id", "split", "timestamp", "order")}
+    return settings, tables, score_targets(targets, tables["groups"], rows, settings)
+
+
+def test_hindsight_is_the_day_by_day_posterior_of_earlier_and_later_ratings(scattered):
+    settings, tables, scored = scattered
+    model = TasteModel.from_settings(settings)
+    ratings, grid = model.rating_table(), np.stack(np.indices(SIZES), axis=-1)
+    items = {row[0]: np.array([v.index(w) for v, w in zip(VALUES.values(), row[1:], strict=True)])
+             for row in item_truth(settings).iter_rows()}  # fmt: skip
+    day = [model.transition(name, 1) for name in VALUES]
+
+    def likelihood(events, today):
+        """P(ratings | taste of `today`), the ratings being those furthest away first; scaled."""
+        belief, at = np.ones(SIZES), None
+        for timestamp, item, rating in [*events, (today * DAY_MS, None, None)]:
+            for _ in range(0 if at is None else abs(timestamp // DAY_MS - at)):
+                for axis in range(5):
+                    belief = np.moveaxis(np.tensordot(day[axis], belief, (1, axis)), 0, axis)
+            at = timestamp // DAY_MS
+            if item is not None:
+                belief = belief * ratings[model.pattern(grid, items[item]), int(rating) - 1]
+                belief /= belief.sum()
+        return belief
+
+    n_later = 0
+    for group in tables["groups"].sample(5, seed=3).iter_rows(named=True):
+        rows = tables["interactions"].filter(
+            (pl.col("user_id") == group["user_id"]) & pl.col("split").is_in(["train", "val"])
+        )
+        events = sorted(rows.select("timestamp", "order", "item_id", "rating").iter_rows())
+        now = (group["timestamp"], group["order"])
+        earlier = [(time, item, rating) for time, order, item, rating in events if (time, order) < now]
+        later = [(time, item, rating) for time, order, item, rating in events[::-1] if (time, order) > now]
+        n_later += len(later)
+        belief = likelihood(earlier, group["timestamp"] // DAY_MS) * likelihood(later, group["timestamp"] // DAY_MS)
+        belief /= belief.sum()
+        for row in scored.filter(pl.col("group_id") == group["group_id"]).iter_rows(named=True):
+            liked = ratings[model.pattern(grid, items[row["item_id"]]), 3:].sum(axis=-1)
+            assert row["hindsight_both"] == pytest.approx((belief * liked).sum(), abs=1e-8)
+    assert n_later > 20
+
+
+def test_hindsight_knows_more_than_the_reader_and_nothing_of_the_test_split(scattered):
+    settings, tables, scored = scattered
+    liked = scored["label"].to_numpy() == 1
+    area = {who: auc(scored[f"{who}_both"].to_numpy()[liked], scored[f"{who}_both"].to_numpy()[~liked])
+            for who in ("hindsight", "reader")}  # fmt: skip
+    assert area["hindsight"] > area["reader"] + 0.005
+    hidden = tables["interactions"].with_columns(
+        pl.when(pl.col("split") == "test").then(6 - pl.col("rating")).otherwise(pl.col("rating")).alias("rating")
+    )
+    again = score_targets(scored.select("group_id", "item_id"), tables["groups"], hidden, settings)
+    assert again.select(*SCORES, *HINDSIGHT).equals(scored.select(*SCORES, *HINDSIGHT))
+
+
+def test_there_is_no_hindsight_where_nothing_was_rated_later(small):
+    _, _, folder = small
+    assert not set(HINDSIGHT) & set(pl.read_parquet_schema(folder / "ceilings.parquet"))
 
 
 def test_noise_lowers_both_ceilings(tmp_path):

@@ -181,6 +181,14 @@ def test_ragged_lists():
     assert torch.from_numpy(padded).shape == (5, 3)
 
 
+def test_cut_offs(root):
+    assert ItemDataModule(str(root)).cut_offs == (1, 5, 10, 20)
+    assert ItemDataModule(str(root), cut_offs=[50, 3]).cut_offs == (3, 5, 10, 20, 50)
+    for wrong in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match=rf"data.cut_offs=\[1, {wrong}\]: {wrong} is no cut-off; give whole"):
+            ItemDataModule(str(root), cut_offs=[1, wrong])
+
+
 @pytest.mark.parametrize("setting", ["batch_size", "eval_batch_size"])
 def test_batches_hold_something(root, setting):
     with pytest.raises(ConfigError, match=f"data.{setting}=0; give at least 1"):

@@ -125,6 +125,20 @@ def test_users_without_a_value_in_any_run_are_left_out_and_counted(finished_run)
     assert "user_auc: 2 users without a value in any run, left out" in notes(found)
 
 
+@pytest.mark.parametrize("old", [True, False])
+def test_the_auc_of_reranked_lists_has_its_own_name_in_old_runs_too(finished_run, old):
+    stored = "user_auc" if old else "user_auc_reranked"
+    runs = [
+        finished_run(name, values(seed=i, metrics=(stored, "hr@10")), evaluator="rerank@5", m=None)
+        for i, name in enumerate("ab")
+    ]
+    found = compare(*runs, metrics=("user_auc", "hr@10"))
+    assert [row.metric for row in found.rows] == ["user_auc_reranked"] * 2 + ["hr@10"] * 2
+    assert found.rows[0].mean == pytest.approx(np.mean(values(metrics=(stored, "hr@10"))[stored]))
+    assert compare(*runs, metrics=("user_auc_reranked",)).rows[1].mean == found.rows[1].mean
+    assert "metrics='user_auc_reranked': is given 2 times" in refusal(*runs, metrics=("user_auc", "user_auc_reranked"))
+
+
 def test_a_list_without_a_value_leaves_the_user_the_others(finished_run):
     users = ["u1", "u1", "u2", "u2", "u3"]
     a, b = {"user_auc": [1, None, None, None, 0]}, {"user_auc": [0.5, None, None, None, 1]}

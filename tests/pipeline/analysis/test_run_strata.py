@@ -1,5 +1,7 @@
 """Strata of random data against pandas and scikit-learn: every value and every count."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -89,6 +91,20 @@ def adds_up(rows):
             assert row.value is None or row.low <= row.value <= row.high
 
 
+def test_a_model_without_scores_of_single_targets_has_no_rows_of_pairs(seeds):
+    lists_only = [replace(seed, pairs=seed.pairs.head(0), auc_name="user_auc_reranked") for seed in seeds]
+    rows = [
+        *history_length(lists_only, ["ndcg@10"], SETTINGS),
+        *cold_items(lists_only, SETTINGS),
+        *popularity_matched(lists_only, SETTINGS),
+        *negative_kinds(lists_only, SETTINGS),
+    ]
+    assert {row.metric for row in rows} == {
+        "ndcg@10", "recall@10", "auc_in_list", "user_auc_reranked", "popularity/user_auc_reranked",
+    }  # fmt: skip
+    assert all(row.value is not None for row in rows if row.stratum in ("all", "as drawn", "matched"))
+
+
 # --- length of history ------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +163,7 @@ def of_positives(candidates, top_k=10):
         negatives = own[own["label"] == 0]["score"]
         for score, likes in own[own["label"] == 1][["score", "likes"]].itertuples(index=False):
             above, tied = (own["score"] > score).sum(), (own["score"] == score).sum()
-            hit = 0.0 if np.isinf(score) else min(max((top_k - above) / tied, 0), 1)
+            hit = np.nan if not len(negatives) else 0.0 if np.isinf(score) else min(max((top_k - above) / tied, 0), 1)
             area = ((score > negatives) + 0.5 * (score == negatives)).mean() if len(negatives) else np.nan
             rows.append((likes, hit, area))
     return pd.DataFrame(rows, columns=["likes", "recall@10", "auc_in_list"])
@@ -173,7 +189,7 @@ def test_cold_items(frames, seeds):
         assert found[label, "auc", "positives"].value == pytest.approx(np.mean(areas))
         assert found[label, "auc", "positives"].n == liked.sum()
     assert found["left out", "auc_in_list", "positives"].n == 1
-    assert ("left out", "recall@10", "positives") not in found
+    assert found["left out", "recall@10", "positives"].n == 1, "a list without negatives, whose every recall is 1"
 
 
 def test_positives_of_lists_that_were_kept_in_part(seeds, frames):

@@ -367,7 +367,13 @@ def test_rerank_counts_what_the_retriever_missed(model, make_datamodule, shop, t
         hits.append(ranking(found, 5)[0] if found["label"].sum() else 0.0)
     assert (missed > 0) == (n == 3)
     assert metrics["test/hr@5"] == pytest.approx(np.mean(hits), abs=0.01)
+    assert "test/user_auc" not in metrics, "a guess is at 0.5 there, and not where positives were missed"
+    assert tables["test_users"]["user_auc_reranked"].mean() == pytest.approx(
+        metrics["test/user_auc_reranked"], abs=1e-9
+    )
     rows = references(data, "test")
+    assert all("user_auc_reranked" in of and "user_auc" not in of for of in rows.values())
+    assert rows["chance"]["user_auc_reranked"] < 0.45 if n == 3 else rows["chance"]["user_auc_reranked"] == 0.5
     assert rows["retriever, best order"]["recall@20"] == pytest.approx(1 - missed / len(hits))
     assert rows["chance"]["hr@5"] <= rows["retriever, best order"]["hr@5"] == pytest.approx(1 - missed / len(hits))
 

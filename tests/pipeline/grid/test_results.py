@@ -17,7 +17,7 @@ from mllm_srec.__main__ import main
 from mllm_srec.pipeline.grid import run as runner
 from mllm_srec.pipeline.grid.merge import check_merge, merge_records
 from mllm_srec.pipeline.grid.read import read_grid
-from mllm_srec.pipeline.grid.results import check_output, read_records, tidy, write_results
+from mllm_srec.pipeline.grid.results import check_output, other_information, read_records, tidy, write_results
 from mllm_srec.pipeline.grid.summary import write_summary
 from mllm_srec.reports.tables.grid_about import AboutGrid, GridReport, Significance
 from mllm_srec.reports.tables.paper_names import row_name
@@ -240,6 +240,24 @@ def test_random_weights_and_generated_shops_are_said_to_be(records, tmp_path):
 
 
 # --- what must not be merged ----------------------------------------------------------------------------------------
+
+
+def test_rows_that_rest_on_other_information_are_named(records, tmp_path):
+    assert other_information(records) == []
+    for one in records:
+        if one["row"] == "sasrec":
+            one["metrics"]["test/learns_later_likes"] = True
+        else:
+            one["metrics"] |= {"test/no_pairs": "no AUC of pairs: why not", "test/n_without_negatives": 3}
+    assert other_information(records) == [
+        "rows that learned about each user from train likes after the test context, too, since the split is random: "
+        "sasrec; their ceiling, where the truth is known, is (hindsight, both), and not (reader, both)",
+        "popularity, ours: no AUC of pairs: why not",
+        "3 lists without negatives, in which every model scores 1, are left out",
+    ]
+    write_summary(tmp_path, "t", records, ["ndcg@10"], Significance())
+    text = (tmp_path / "summary.md").read_text()
+    assert all(line.split(":")[0] in text for line in other_information(records))
 
 
 def test_other_candidates_are_refused_by_name(records, tmp_path):
