@@ -11,8 +11,9 @@ A history is what a model reads of a user's past. Oldest items give way first, e
    (`stored_prompts/contexts.py`). Function: `latest_items`.
 4. `data.prompt.max_item_tokens` (96) and `data.prompt.max_preference_tokens` (256): tokens of one item's text and of a
    preference (`stored_prompts/item_texts.py`, `contexts.py`). Function: `cut_text`.
-5. `data.max_length` (tokens of a whole prompt): the history gets what instruction, profile, the longest target or
-   candidate list, and the answer leave; the oldest lines go, then the end of the preference. A user with likes is never
+5. `data.max_length` (tokens of a whole prompt): the history gets what instruction, profile, the longest target of the
+   catalogue (or candidate list) and the answer leave, whatever is asked: pairs and lists of one context show the same
+   history; the oldest lines go, then the end of the preference. A user with likes is never
    shown without any: where not even the newest line fits, its beginning stays (`stored_prompts/parts.py`,
    `contexts.py`). Functions: `room_for_history`, `newest_lines`, `first_that_fits`, `cut_line`, `cut_tokens`.
 6. `max_history` of a baseline (50 items): the latest that it reads; a training sequence has one more, since its first

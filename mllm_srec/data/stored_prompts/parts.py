@@ -86,14 +86,17 @@ class PromptParts:
         """Tokens between the candidates of a listwise prompt and its answer."""
         return self.encoder.encode(choices_end(self.settings))
 
-    def longest_list(self, choice_lengths: Sequence[int]) -> int:
-        """Return the tokens of the longest possible listwise prompt, its context left out.
+    def longest_question(self, targets: Sequence[Mapping[str, Any]]) -> int:
+        """Return the tokens of the longest target or, with listwise prompts, of a longer possible list.
 
         Args:
-            choice_lengths: Length of every item's `choice_ids`.
+            targets: Rows of `targets`, of the whole catalogue: a candidate list may hold any item.
         """
-        longest = sorted(choice_lengths)[-self.settings.list_size :]
-        return sum(longest) + len(longest) + len(self.list_end)
+        single = max((len(row["before_ids"]) + len(row["input_ids"]) for row in targets), default=0)
+        if not self.listwise:
+            return single
+        longest = sorted(len(row["choice_ids"]) for row in targets)[-self.settings.list_size :]
+        return max(single, sum(longest) + len(longest) + len(self.list_end))
 
     def _target_pieces(self, item: ShownItem, has_picture: bool) -> tuple[list[Piece], list[Piece]]:
         """Return the pieces before the context's middle part, and those behind it."""
@@ -114,37 +117,48 @@ class PromptParts:
         return kind(lines, self.encoder, self.settings, self.report)
 
     def context(
-        self, group: Mapping[str, Any], profile: str | None, body: ContextBody, fitter: ContextFitter
+        self, group: Mapping[str, Any], profile: str | None, body: ContextBody, fitter: ContextFitter, longest: int
     ) -> dict[str, Any]:
         """Return the tokens of a context: a row of `contexts`.
 
+        The history is cut alike for every purpose, so that pairs and lists of one context show the same.
+
         Args:
-            group: A row of the groups table, or at least `group_id` and `user_id`; `longest` has the tokens of its
-                longest target or candidate list, None where it has none.
+            group: A row of the groups table, or at least `group_id` and `user_id`.
             profile: The user's profile; None where there is none.
             body: Preference and items of the context.
             fitter: Fitter that holds the lines of these items.
+            longest: Tokens of the longest target of the catalogue, from `longest_question`, or of a longer new item.
 
         Raises:
             ConfigError: Even without any history the prompt exceeds `max_length`.
         """
-        frame = self._frame(group, profile)
-        head, tail, apart = (self.encoder.encode(pieces) for pieces in (frame.head, frame.tail, frame.apart))
-        room = self._room(group, len(head) + len(tail) + len(apart), len(fitter.nothing))
+        of_list = self.listwise and group.get("purpose") == "rank"
+        frame, parts = self._frame(group, profile, of_list)
+        head, tail, apart = parts
+        n_frame = sum(map(len, parts))
+        if self.listwise:  # the other purpose has another instruction
+            n_frame = max(n_frame, sum(map(len, self._frame(group, profile, not of_list)[1])))
+        room = self._room(group, n_frame, len(fitter.nothing), longest)
         fitted, n_dropped = fitter.fit(body, room)
         around_body = head + fitted + tail
         prefix, middle = (around_body, apart) if frame.body_first else (apart, around_body)
         return {"prefix_ids": prefix, "middle_ids": middle, "n_dropped": n_dropped}
 
-    def _frame(self, group: Mapping[str, Any], profile: str | None) -> ContextFrame:
+    def _frame(
+        self, group: Mapping[str, Any], profile: str | None, of_list: bool
+    ) -> tuple[ContextFrame, tuple[Ids, Ids, Ids]]:
+        """Return what stands around a body, and the tokens of its head, tail and rest."""
         user_id = group["user_id"]
         if self.chain_of_thought is None:
-            of_list = self.listwise and group.get("purpose") == "rank"
-            return plain_context(user_id, profile, self.settings, of_list)
-        return cot_context(self.chain_of_thought, user_id, profile, self.settings)
+            frame = plain_context(user_id, profile, self.settings, of_list)
+        else:
+            frame = cot_context(self.chain_of_thought, user_id, profile, self.settings)
+        head, tail, apart = (self.encoder.encode(pieces) for pieces in (frame.head, frame.tail, frame.apart))
+        return frame, (head, tail, apart)
 
-    def _room(self, group: Mapping[str, Any], n_frame: int, n_empty: int) -> int:
+    def _room(self, group: Mapping[str, Any], n_frame: int, n_empty: int, longest: int) -> int:
         """Return the tokens that `max_length` leaves for the body of a context."""
         n_answer = max(map(len, self.encoder.answer_ids.values()))
         about = f"group {group['group_id']} of user {group['user_id']!r}"
-        return room_for_history(self.max_length, n_frame, group["longest"] or 0, n_answer, n_empty, about)
+        return room_for_history(self.max_length, n_frame, longest, n_answer, n_empty, about)

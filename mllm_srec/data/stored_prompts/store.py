@@ -74,9 +74,9 @@ def build_prompt_store(
         "settings": asdict(settings),
         "tokenizer": encoder.fingerprint(),
         "max_length": max_length,
-        "room": "of the longest item, in lists",  # the store does not know which items a list may hold
+        "room": "of the longest item",  # the same for pairs and lists, which may hold any item
         "pictures": images.folder.name if images else None,
-        "tables": data.content_hash,  # with each interaction: it is a pair group, and its item a sample
+        "tables": data.content_hash,
         "summaries": [texts.identity, texts.modality, asdict(texts.prompts)] if texts else None,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
@@ -243,33 +243,18 @@ class PromptWriter:
         shown = zip(self.data.items["item_id"], self.items, strict=True)
         targets = [self.parts.target(item_id, item) for item_id, item in shown]
         _write_arrow(folder / TARGETS, TARGET_FEATURES, iter(targets))
-        lengths = [len(row["before_ids"]) + len(row["input_ids"]) for row in targets]
-        longest = max(lengths, default=0)  # a candidate list may hold any item
-        if self.parts.listwise:
-            longest = self.parts.longest_list([len(row["choice_ids"]) for row in targets])
-        contexts = self._context_rows(lengths, longest)
+        contexts = self._context_rows(self.parts.longest_question(targets))
         _write_arrow(folder / CONTEXTS, CONTEXT_FEATURES, contexts)
         note_checksums(folder, TARGETS, CONTEXTS)
 
-    def _context_rows(self, target_lengths: list[int], longest: int) -> Iterator[dict[str, Any]]:
-        """Yield the rows of `contexts`; `longest` are the tokens of the longest target or list of a rank group."""
+    def _context_rows(self, longest: int) -> Iterator[dict[str, Any]]:
+        """Yield the rows of `contexts`, each with room for a target or list of `longest` tokens."""
         lines = map(self.parts.line, self.items)
         fitter = self.parts.fitter(dict(zip(self.data.items["item_id"], lines, strict=True)))
         contexts = ContextTexts(self.data.interactions, self.parts.texts, self.parts.settings)
-        groups = self.data.groups.join(_longest_target(self.data, target_lengths), on="group_id", how="left")
-        groups = groups.with_columns(
-            longest=pl.when(pl.col("purpose") == "rank").then(longest).otherwise(pl.col("longest"))
-        )
-        for group in track(groups.iter_rows(named=True), groups.height, "tokenising prompts", "contexts"):
+        for group in track(self.data.groups.iter_rows(named=True), self.data.groups.height, "tokenising contexts"):
             profile = self.profiles.get(group["user_id"])
-            yield self.parts.context(group, profile, contexts.body(group), fitter)
-
-
-def _longest_target(data: PreparedDataset, target_lengths: list[int]) -> pl.DataFrame:
-    """Return the tokens of the longest target of each pair group: columns `group_id`, `longest`."""
-    lengths = pl.DataFrame({"item_id": data.items["item_id"], "longest": target_lengths})
-    asked = data.samples.select("group_id", "item_id")
-    return asked.join(lengths, on="item_id").group_by("group_id").agg(pl.col("longest").max())
+            yield self.parts.context(group, profile, contexts.body(group), fitter, longest)
 
 
 def _write_arrow(path: Path, features: datasets.Features, rows: Iterator[dict[str, Any]]) -> None:

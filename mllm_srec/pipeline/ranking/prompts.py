@@ -132,8 +132,8 @@ class RankPrompts:
         """
         lines = {item_id: self.parts.line(self._shown(item_id)) for item_id in person.body.items}
         new = [self._added[item_id].n_tokens for item_id in item_ids if item_id in self._added]
-        group = {**person.group, "longest": max([self._longest, *new])}
-        return RankContext(**self.parts.context(group, profile, person.body, self.parts.fitter(lines)))
+        longest = max([self._longest, *new])
+        return RankContext(**self.parts.context(person.group, profile, person.body, self.parts.fitter(lines), longest))
 
     def targets(self, item_ids: Sequence[str], middle_ids: Sequence[int]) -> list[PromptTarget]:
         """Make the prompts of items, in order."""

@@ -159,8 +159,8 @@ def shown_cut_offs(results: Mapping[str, Any], split: str) -> list[int]:
     >>> shown_cut_offs({"test/hr@5": 1, "test/hr@20": 1, "test/m": 20}, "test")
     [5]
     """
-    found = (re.fullmatch(rf"{split}/hr@(\d+)", key) for key in results)
-    measured = sorted(int(match[1]) for match in found if match)
+    found = (re.fullmatch(rf"{split}/\w+@(\d+)", key) for key in results)
+    measured = sorted({int(match[1]) for match in found if match})
     m = results.get(f"{split}/m")
     return [k for k in measured if m is None or k < m]
 

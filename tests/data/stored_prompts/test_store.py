@@ -77,12 +77,10 @@ def test_too_long_a_context_loses_its_oldest_items(shop, encoder, images):
     lengths = short.context_lengths().to_list()
     targets = short.target_lengths().to_list()
     index_of = {item: i for i, item in enumerate(shop.items["item_id"])}
-    rows = [*shop.samples.select("group_id", "item_id").iter_rows()]
     lines = [encoder.encode_text(f"- {' '.join(title.split())}\n") for title in shop.items["title"]]
     n_short = n_dropped = 0
     for index, group in enumerate(shop.groups.iter_rows(named=True)):
-        asked = [index_of[item] for g, item in rows if g == group["group_id"]]
-        longest = max(targets) if group["purpose"] == "rank" else max(targets[item] for item in asked)  # of any item
+        longest = max(targets)  # of any item, whatever is asked
         dropped = short._contexts[index]["n_dropped"]
         history = [len(lines[index_of[item]]) for item in group["history"]]
         assert lengths[index] + longest + 3 <= limit
@@ -96,6 +94,38 @@ def test_too_long_a_context_loses_its_oldest_items(shop, encoder, images):
     assert (short.report.n_shortened, short.report.n_dropped_items) == (n_short, n_dropped)
     assert n_short > 0
     assert whole.folder != short.folder
+
+
+def twins(shop):
+    """Rows of a rank group and of the pair group at the same key: one context, asked about in two ways."""
+    rows = shop.groups.with_row_index("row").to_dicts()
+    keys = {(r["user_id"], r["split"], r["timestamp"], r["order"]): r["row"] for r in rows if r["purpose"] == "pair"}
+    found = [
+        (r["row"], keys[r["user_id"], r["split"], r["timestamp"], r["order"]]) for r in rows if r["purpose"] == "rank"
+    ]
+    assert len(found) > 5
+    return found
+
+
+@pytest.mark.parametrize("limit", [215, 228, 240])
+def test_pairs_and_lists_of_one_context_show_the_same_history(shop, encoder, images, limit):
+    """Whatever their own longest targets are: training must show what is tested."""
+    prompts = store(shop, encoder, images, max_length=limit)
+    n_cut = 0
+    for in_list, in_pair in twins(shop):
+        assert prompts.prefix(in_list) == prompts.prefix(in_pair)
+        n_cut += prompts._contexts[in_list]["n_dropped"] > 0
+    assert n_cut > 0
+
+
+@pytest.mark.parametrize("limit", range(330, 480, 30))
+def test_so_do_listwise_prompts_with_their_other_instruction(shop, encoder, limit):
+    settings = PromptSettings(wording="rec_gpt4v", user_id=False, profile=False, layout="listwise", list_size=9)
+    prompts = build_prompt_store(shop, encoder, None, settings, limit)
+    dropped = prompts._contexts[:]["n_dropped"]
+    assert [dropped[row] for row, _ in twins(shop)] == [dropped[row] for _, row in twins(shop)]
+    if limit == 330:
+        assert sum(dropped[row] for row, _ in twins(shop)) > 0
 
 
 def test_no_room_even_without_history_is_an_error(shop, encoder, images):
