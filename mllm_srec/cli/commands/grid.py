@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from dataclasses import fields
+import shutil
+import tempfile
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from mllm_srec.pipeline.grid.settings import (
     QUICK_SUFFIX,
     GridSettings,
     described,
+    flat_settings,
+    only_rows,
     quickened,
 )
 from mllm_srec.types import ConfigError, MllmSrecError
@@ -23,7 +28,8 @@ DESCRIPTION = (
     "Run every row of a grid file on every data set with every seed, each as `run` in a process of its own, and write "
     "one table: means and deviations over seeds, differences with p-values, costs. Cells that any grid has finished "
     "are not run again; a killed grid continues when its command is given again. A failed cell is reported with its "
-    "log, and the others go on."
+    "log, and the others go on. --verify runs cells anew and compares them with the stored table, for "
+    "instance --verify --only popularity --seeds 0."
 )
 
 OUTPUT = Path("experiments/results")
@@ -31,35 +37,54 @@ OUTPUT = Path("experiments/results")
 
 
 def main(command: str, arguments: list[str]) -> None:
-    """Run a grid and write its results."""
+    """Run a grid and write its results, or run cells again and compare them with stored ones."""
     parser = _parser(command)
-    config = parser.parse_args(arguments)
+    config = parser.parse_args(_plain_lists(arguments))
     built = getattr(parser, "instantiate", parser.instantiate_classes)(config)  # older versions have the second name
     grid = GridSettings(**{field.name: built[field.name] for field in fields(GridSettings)})
     name = _name(config)
     if config.quick:
         grid, name = quickened(grid), f"{name}{QUICK_SUFFIX}"
+    grid = only_rows(grid, config.only)
+    output = Path(config.output) if config.output is not None else OUTPUT / name
+    if config.dry_run:
+        _print_commands(grid)
+    elif config.verify:
+        _verify(grid, name, output, config.jobs)
+    else:
+        _run(grid, name, config, output)
+
+
+def _print_commands(grid: GridSettings) -> None:
+    """Print the command of every cell."""
     from mllm_srec.pipeline.grid.plan import plan_cells
 
-    cells = plan_cells(grid, RUNS, DataLocation().name)
-    if config.dry_run:
-        for cell in cells:
-            note = f"  # and --ckpt_path, once {cell.needs.name} is trained" if cell.needs else ""
-            print(f"{PROGRAM} run {shlex.join(cell.command)}{'' if cell.tested else note}")
-        return
+    for cell in plan_cells(grid, RUNS, DataLocation().name):
+        note = f"  # and --ckpt_path, once {cell.needs.name} is trained" if cell.needs else ""
+        print(f"{PROGRAM} run {shlex.join(cell.command)}{'' if cell.tested else note}")
+
+
+def _run(grid: GridSettings, name: str, config: Any, output: Path) -> None:
+    """Run every cell that is not finished, and write the table."""
     from mllm_srec.pipeline.grid.merge import check_merge, merge_records
+    from mllm_srec.pipeline.grid.plan import plan_cells
     from mllm_srec.pipeline.grid.results import cell_record, check_output, read_records, write_results
     from mllm_srec.pipeline.grid.run import outcome_line, run_grid
-    from mllm_srec.pipeline.grid.summary import write_summary
+    from mllm_srec.pipeline.grid.summary import means_text, write_summary
 
-    output = Path(config.output) if config.output is not None else OUTPUT / name
-    check_output(output, name)
+    cells = plan_cells(grid, RUNS, DataLocation().name)
+    is_part = bool(config.only) and config.output is None  # the table has more rows, which would be lost
+    if not is_part:
+        check_output(output, name)
     others = [record for folder in config.merge for record in read_records(Path(folder))]
     check_merge(name, cells, others, bool(grid.significance.metrics))
     outcomes = {outcome.cell.run.path: outcome for outcome in run_grid(cells, n_jobs=config.jobs)}
     failed = [outcome_line(outcome) for outcome in outcomes.values() if outcome.state == "failed"]
     own = [cell_record(name, cell) for cell in cells if outcomes[cell.run.path].state in ("finished", "found")]
-    if own:
+    if own and is_part:
+        print(means_text(own, grid.metrics))
+        print(f"{output} was left as it is: it may have other rows; --output FOLDER writes these, --verify compares")
+    elif own:
         records = merge_records(own, others)
         write_results(output, records, described(grid, name, config.quick))
         write_summary(output, name, records, grid.metrics, grid.significance, failed)
@@ -67,6 +92,38 @@ def main(command: str, arguments: list[str]) -> None:
         print(f"written: {output}")
     if failed:
         raise MllmSrecError(f"{len(failed)} of {len(outcomes)} cells failed:\n  " + "\n  ".join(failed))
+
+
+def _verify(grid: GridSettings, name: str, stored: Path, n_jobs: int) -> None:
+    """Run cells anew in a folder of their own, and compare them with the stored ones.
+
+    Raises:
+        MllmSrecError: A cell failed, or a result is not the same.
+    """
+    from mllm_srec.pipeline.grid.plan import plan_cells
+    from mllm_srec.pipeline.grid.results import cell_record, read_records
+    from mllm_srec.pipeline.grid.run import outcome_line, run_grid
+    from mllm_srec.pipeline.grid.verify import compare_records
+
+    records = read_records(stored)
+    folder = tempfile.mkdtemp(prefix=f"verify-{name}-")
+    rows = [replace(row, set={**flat_settings(row.set), "trainer.default_root_dir": folder}) for row in grid.rows]
+    anew = replace(grid, rows=rows)
+    cells = plan_cells(anew, RUNS, DataLocation().name)
+    outcomes = run_grid(cells, n_jobs=n_jobs)
+    failed = [outcome_line(outcome) for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        raise MllmSrecError(f"{len(failed)} of {len(outcomes)} cells failed:\n  " + "\n  ".join(failed))
+    verdicts = compare_records([cell_record(name, cell) for cell in cells], records)
+    for verdict in verdicts:
+        print("\n".join(verdict.lines))
+    odd = [verdict.name for verdict in verdicts if not verdict.passed]
+    if odd:
+        raise MllmSrecError(
+            f"{len(odd)} of {len(verdicts)} cells are not what {stored} says: {', '.join(odd)}; their runs are in "
+            f"{folder}"
+        )
+    shutil.rmtree(folder)
 
 
 def _parser(command: str) -> Parser:
@@ -80,8 +137,34 @@ def _parser(command: str) -> Parser:
     parser.add_argument(
         "--merge", type=str, nargs="+", default=[], help="Results of other grids whose cells join the table."
     )
+    parser.add_argument(
+        "--only", type=str, nargs="+", default=[], metavar="ROW", help="Labels of the rows that are run; none: all."
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="Run the cells anew, apart, and compare their results with the stored table; it stays as it is.",
+    )
     parser.add_argument("--dry_run", action="store_true", help="Only print the command of every cell.")
     return parser
+
+
+def _plain_lists(arguments: list[str]) -> list[str]:
+    """Return the arguments with `--seeds 0 1` as the list that the parser expects.
+
+    >>> _plain_lists(["--seeds", "0", "1", "--quick"]), _plain_lists(["--seeds=2"]), _plain_lists(["--seeds", "[0]"])
+    (['--seeds=[0, 1]', '--quick'], ['--seeds=[2]'], ['--seeds', '[0]'])
+    """
+    written: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        numbers = re.findall(r"\d+", word) if re.fullmatch(r"--seeds=\d+(,\d+)*", word) else []
+        if word == "--seeds":
+            while rest and re.fullmatch(r"\d+(,\d+)*,?", rest[0]):
+                numbers += re.findall(r"\d+", rest.pop(0))
+        written.append(f"--seeds=[{', '.join(numbers)}]" if numbers else word)
+    return written
 
 
 def _name(config: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mllm_srec.reports.tables.grid_about import AboutDataSet, AboutGrid, GridReport, Significance
 from mllm_srec.reports.tables.metric_words import at_every_cut_off, check_metrics
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, did_you_mean
 
 QUICK_SUFFIX = "-quick"
 """End of the names of quick grids."""
@@ -125,6 +125,24 @@ def quickened(grid: GridSettings) -> GridSettings:
         raise ConfigError(f"quick_grid.data_sets={unknown[0]!r}: no such data set; accepted are {accepted}")
     data_sets = [data_set for data_set in grid.data_sets if not kept or data_set.name in kept]
     return replace(grid, rows=rows, data_sets=data_sets, seeds=grid.quick_grid.seeds or grid.seeds)
+
+
+def only_rows(grid: GridSettings, labels: Sequence[str]) -> GridSettings:
+    """Return the grid with some of its rows.
+
+    Args:
+        grid: The grid.
+        labels: Labels of the rows that are kept; none: all.
+
+    Raises:
+        ConfigError: There is no such row; the error names the nearest ones.
+    """
+    known = [row.label for row in grid.rows]
+    for label in labels:
+        if label not in known:
+            hint = did_you_mean(label, known) or f"; accepted are {', '.join(known)}"
+            raise ConfigError(f"only={label!r}: no such row{hint}")
+    return replace(grid, rows=[row for row in grid.rows if row.label in labels]) if labels else grid
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from mllm_srec.pipeline.grid.results import (
     shown_metrics,
     tidy,
 )
-from mllm_srec.reports.tables.grid import summarise
+from mllm_srec.reports.tables.grid import result_table, summarise
 from mllm_srec.reports.tables.grid_about import Significance
 from mllm_srec.reports.tables.grid_summary import DataSetReport, summary_rows, summary_text
-from mllm_srec.reports.tables.table_text import markdown_escaped
+from mllm_srec.reports.tables.table_text import markdown, markdown_escaped
 from mllm_srec.types import ConfigError, DataError
 
 
@@ -63,6 +63,25 @@ def write_summary(
         summary_rows(summary, reports).write_csv(folder / "summary.csv")
     except OSError as error:
         raise DataError(f"output={str(folder)!r}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def means_text(records: Sequence[CellRecord], metrics: Sequence[str]) -> str:
+    """Return the means of some cells in Markdown, a table for each data set, without any comparison.
+
+    Args:
+        records: Cells.
+        metrics: Columns of the tables.
+
+    Raises:
+        ConfigError: A metric is unknown.
+    """
+    shown = shown_metrics(records, metrics)
+    try:
+        summary = summarise(tidy(records), shown)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    tables = {name: result_table(of, shown, {}) for (name,), of in summary.group_by("data_set", maintain_order=True)}
+    return "\n\n".join(f"## {markdown_escaped(str(name))}\n\n{markdown(table)}" for name, table in tables.items())
 
 
 def _report(name: str, records: Sequence[CellRecord], significance: Significance) -> DataSetReport:

@@ -423,6 +423,56 @@ def test_the_command_prints_commands_and_runs_nothing(command, capsys):
     shutil.rmtree("runs")
 
 
+def test_one_row_with_one_seed_leaves_the_table_as_it_is(command, capsys):
+    rows = {"a": {}, "b": {"stand.gain": 0.2}}
+    assert command("small", rows, seeds=[0, 1]) == 0
+    before = {path: path.read_bytes() for path in Path("experiments/results/small").rglob("*") if path.is_file()}
+    invocations = Path("runs/invocations").read_text().split()
+    assert command("small", {**rows, "c": {"stand.gain": 0.1}}, "--only", "c", "--seeds", "0", seeds=[0, 1]) == 0
+    out = capsys.readouterr().out
+    assert f"| c | {user_values(0, 0.1)['hr@10'].mean():.4f} |" in out
+    assert "was left as it is" in out
+    assert len(Path("runs/invocations").read_text().split()) == len(invocations) + 1
+    assert {path: path.read_bytes() for path in before} == before
+    assert command("small", rows, "--only", "b", "--seeds=1", "--output", "mine") == 0
+    assert [path.name for path in Path("mine/cells").iterdir()] == ["shop--b--1.json"]
+    assert command("small", rows, "--only", "bb") == 1
+    assert "only='bb': no such row; did you mean 'b'?" in capsys.readouterr().err
+
+
+def test_verify_runs_a_cell_anew_and_compares_it(command, capsys):
+    rows = {"a": {}, "b": {"stand.gain": 0.2}}
+    assert command("small", rows, seeds=[0, 1]) == 0
+    capsys.readouterr()
+    before = Path("runs/invocations").read_text()
+    assert command("small", rows, "--verify", "--only", "b", "--seeds", "0", seeds=[0, 1]) == 0
+    assert "b on shop, seed 0: the same, 3 results equal to the digit" in capsys.readouterr().out
+    assert Path("runs/invocations").read_text() == before, "a finished run proves nothing"
+    path = Path("experiments/results/small/cells/shop--b--0.json")
+    cell, stored = json.loads(path.read_text()), path.read_bytes()
+    for by, status, words in (
+        (5e-4, 0, "the same, 2 results equal to the digit, 1 differ, most of all test/hr@10 by 0.0005"),
+        (5e-3, 1, "NOT the same, 2 results equal to the digit, 1 differ, most of all test/hr@10 by 0.005"),
+    ):
+        metrics = {**cell["metrics"], "test/hr@10": cell["metrics"]["test/hr@10"] + by}
+        path.write_text(json.dumps({**cell, "metrics": metrics}))
+        assert command("small", rows, "--verify", "--only", "b", "--seeds", "0", seeds=[0, 1]) == status
+        out = capsys.readouterr()
+        assert words in out.out
+        assert ("1 of 1 cells are not what experiments/results/small says: b on shop, seed 0" in out.err) == status
+    path.write_text(json.dumps({**cell, "metrics": {**cell["metrics"], "test/candidates_hash": "bead"}}))
+    assert command("small", rows, "--verify", "--only", "b", "--seeds", "0", seeds=[0, 1]) == 1
+    assert "test/candidates_hash: 'bead' is stored, now 'c0ffee'" in capsys.readouterr().out
+    path.write_bytes(stored)
+    changed = {"a": {}, "b": {"stand.gain": 0.2, "stand.sleep": 0.01}}
+    assert command("small", changed, "--verify", "--only", "b", "--seeds", "0", seeds=[0, 1]) == 1
+    assert "the settings of this cell have changed since it was stored" in capsys.readouterr().out
+    assert command("small", rows, "--verify", "--only", "b", "--seeds", "7", seeds=[0, 1]) == 1
+    assert "verify: nothing is stored of row 'b', data set 'shop', seed 7; there are a, b with seeds 0, 1" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

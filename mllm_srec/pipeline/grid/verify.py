@@ -1,0 +1,106 @@
+"""Compare cells that were run again with the stored ones: which numbers are equal, and how far the others are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mllm_srec.pipeline.grid.results import CellRecord, place
+from mllm_srec.types import ConfigError
+
+TOLERANCE = 1e-3
+"""Largest difference of a number that is still the same result; see `docs/experiments.md` for what was measured."""
+
+MUST_BE_EQUAL = ("test/candidates_hash", "test/evaluator", "test/m", "test/n_users", "test/n_pairs", "test/split")
+"""Results that say what was measured: a difference means other data, and not another rounding."""
+
+COST_AND_COUNTS = ("fit/", "test/tokens", "test/summaries/tokens")
+"""Beginnings of the keys that are no results."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a cell that was run again compares with the stored one.
+
+    Attributes:
+        name: Row, data set and seed.
+        n_equal: Number of results that are equal to the last digit.
+        differences: Key -> absolute difference of the other results, the largest first.
+        other: Lines on what must be equal and is not.
+        tolerance: Largest difference that passes.
+    """
+
+    name: str
+    n_equal: int
+    differences: Mapping[str, float]
+    other: tuple[str, ...]
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """True if the same was measured and no result differs by more than the tolerance."""
+        return not self.other and max(self.differences.values(), default=0.0) <= self.tolerance
+
+    @property
+    def lines(self) -> list[str]:
+        """Verdict for the terminal, the largest differences named."""
+        n, far = len(self.differences), [key for key, by in self.differences.items() if by > self.tolerance]
+        head = (
+            f"{self.name}: {'the same' if self.passed else 'NOT the same'}, {self.n_equal} results equal to the digit"
+        )
+        if n:
+            key, by = next(iter(self.differences.items()))
+            head += f", {n} differ, most of all {key} by {by:.2g} (tolerance {self.tolerance:g})"
+        return [head, *(f"  {line}" for line in self.other), *(f"  {key}: {self.differences[key]:.2g}" for key in far)]
+
+
+def compare_records(
+    again: Sequence[CellRecord], stored: Sequence[CellRecord], tolerance: float = TOLERANCE
+) -> list[Verdict]:
+    """Compare cells with stored cells of the same row, data set and seed.
+
+    Args:
+        again: Cells that were run again.
+        stored: Cells of `read_records`.
+        tolerance: Largest difference that passes.
+
+    Raises:
+        ConfigError: There is no such stored cell.
+    """
+    known = {place(record): record for record in stored}
+    verdicts = []
+    for record in again:
+        if place(record) not in known:
+            raise ConfigError(
+                f"verify: nothing is stored of row {record['row']!r}, data set {record['data_set']!r}, seed "
+                f"{record['seed']}; there are {', '.join(sorted({str(key[1]) for key in known}))} with seeds "
+                f"{', '.join(map(str, sorted({key[2] for key in known})))}"
+            )
+        verdicts.append(_verdict(record, known[place(record)], tolerance))
+    return verdicts
+
+
+def _verdict(again: CellRecord, stored: CellRecord, tolerance: float) -> Verdict:
+    new, old = again["metrics"], stored["metrics"]
+    other = [
+        f"{key}: {old.get(key)!r} is stored, now {new.get(key)!r}"
+        for key in MUST_BE_EQUAL
+        if key in old and old[key] != new.get(key)
+    ]
+    if again["config_hash"] != stored["config_hash"]:
+        other.append("the settings of this cell have changed since it was stored")
+    shared = [key for key in old if key in new and _is_result(key, old[key]) and _is_result(key, new[key])]
+    by = {key: abs(float(new[key]) - float(old[key])) for key in shared}
+    if not shared:
+        other.append("the two have no result in common")
+    apart = dict(sorted(((key, value) for key, value in by.items() if value > 0), key=lambda pair: -pair[1]))
+    name = f"{again['row']} on {again['data_set']}, seed {again['seed']}"
+    return Verdict(name, len(shared) - len(apart), apart, tuple(other), tolerance)
+
+
+def _is_result(key: str, value: Any) -> bool:
+    """Return True for numbers that say how good a model is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number and not key.startswith(COST_AND_COUNTS)
