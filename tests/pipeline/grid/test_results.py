@@ -446,13 +446,13 @@ def test_verify_runs_a_cell_anew_and_compares_it(command, capsys):
     capsys.readouterr()
     before = Path("runs/invocations").read_text()
     assert command("small", rows, "--verify", "--only", "b", "--seeds", "0", seeds=[0, 1]) == 0
-    assert "b on shop, seed 0: the same, 3 results equal to the digit" in capsys.readouterr().out
+    assert "b on shop, seed 0: the same, 8 results equal to the digit" in capsys.readouterr().out
     assert Path("runs/invocations").read_text() == before, "a finished run proves nothing"
     path = Path("experiments/results/small/cells/shop--b--0.json")
     cell, stored = json.loads(path.read_text()), path.read_bytes()
     for by, status, words in (
-        (5e-4, 0, "the same, 2 results equal to the digit, 1 differ, most of all test/hr@10 by 0.0005"),
-        (5e-3, 1, "NOT the same, 2 results equal to the digit, 1 differ, most of all test/hr@10 by 0.005"),
+        (5e-4, 0, "the same, 7 results equal to the digit, 1 differ, most of all test/hr@10 by 0.0005"),
+        (5e-3, 1, "NOT the same, 7 results equal to the digit, 1 differ, most of all test/hr@10 by 0.005"),
     ):
         metrics = {**cell["metrics"], "test/hr@10": cell["metrics"]["test/hr@10"] + by}
         path.write_text(json.dumps({**cell, "metrics": metrics}))
