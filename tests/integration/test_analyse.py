@@ -164,7 +164,7 @@ def refusal(capsys, *arguments):
 
 def test_what_must_not_be_mixed_is_refused(desk, capsys):
     assert "evaluator is 'sampled@4' in" in refusal(capsys, RUNS[1], "runs/shop/whole")
-    assert "did you mean 'ndcg@10'" in refusal(capsys, RUNS[1], "--metrics", "ndcg@2")
+    assert "did you mean 'ndcg@10'" in refusal(capsys, RUNS[1], "--metrics", "ndgc@10")
     assert "history_bins=[1]" in refusal(capsys, RUNS[1], "--history_bins", "1")
     assert "holds no val results" in refusal(capsys, RUNS[1], "--split", "val")
     assert "is not a finished run" in refusal(capsys, "nowhere")

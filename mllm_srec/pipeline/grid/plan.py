@@ -14,7 +14,7 @@ from mllm_srec.files.hashing import text_hash
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import belongs_to
-from mllm_srec.types import ConfigError
+from mllm_srec.types import EVAL_TOP_K, ConfigError, did_you_mean
 
 FOR_LOGS = {"trainer.enable_progress_bar": False}
 """Settings of every cell, unless the grid sets them."""
@@ -132,6 +132,7 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
                 own = {**flat_settings(data_set.set), **flat_settings(row.set)}
                 flags = {**FOR_LOGS, **flat_settings(grid.set), **own, "seed_everything": seed}
                 settings = merged_settings(files, flags)
+                _check_cut_offs(grid, settings)
                 needs = None if data_set.trained_on is None else trained[data_set.trained_on, row.label, seed]
                 if needs is not None:
                     settings["trained_on"] = needs.settings_hash
@@ -145,6 +146,30 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
                 cells.append(Cell(row.label, shown, seed, name, folder, arguments, settings, needs))
                 trained[data_set.name, row.label, seed] = cells[-1]
     return cells
+
+
+def _check_cut_offs(grid: GridSettings, settings: Mapping[str, Any]) -> None:
+    """Refuse columns at a K that a cell will not measure.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    given = _value(settings, "data.cut_offs", ())
+    measured = {1, *EVAL_TOP_K} if not isinstance(given, list | tuple) or not given else {*given, *EVAL_TOP_K}
+    asked = (
+        ("metrics", grid.metrics),
+        ("report.metrics", grid.report.metrics),
+        ("significance.metrics", grid.significance.metrics),
+    )
+    for setting, names in asked:
+        for name in names:
+            k = name.partition("@")[2]
+            if k and int(k) not in measured:
+                near = did_you_mean(name, [f"{name.partition('@')[0]}@{there}" for there in sorted(measured)])
+                raise ConfigError(
+                    f"{setting}={name!r}: no cell measures K = {k}{near}; add it to data.cut_offs, as in set: "
+                    f"{{data.cut_offs: {sorted({*measured, int(k)})}}}"
+                )
 
 
 def _files(grid: GridSettings, data_set: GridDataSet, row: GridRow) -> list[str]:

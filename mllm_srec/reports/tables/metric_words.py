@@ -159,7 +159,7 @@ def shown_cut_offs(results: Mapping[str, Any], split: str) -> list[int]:
     >>> shown_cut_offs({"test/hr@5": 1, "test/hr@20": 1, "test/m": 20}, "test")
     [5]
     """
-    found = (re.fullmatch(rf"{split}/\w+@(\d+)", key) for key in results)
+    found = (re.fullmatch(rf"{split}/(?!\w+_worst@)\w+@(\d+)", key) for key in results)
     measured = sorted({int(match[1]) for match in found if match})
     m = results.get(f"{split}/m")
     return [k for k in measured if m is None or k < m]

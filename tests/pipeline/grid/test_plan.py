@@ -270,11 +270,14 @@ def test_seeds_of_a_row_have_one_hash(desk):
     ("changes", "message"),
     [
         ({"metrics": ["ndgc@10"]}, r"^metrics='ndgc@10': unknown metric; did you mean 'ndcg@10' or .*\?"),
-        ({"metrics": ["hr@7"]}, r"^metrics='hr@7': unknown metric; did you mean .*hr@5"),
+        (
+            {"metrics": ["hr@7"]},
+            r"^metrics='hr@7': no cell measures K = 7; did you mean .*hr@.*data.cut_offs: \[1, 5, 7",
+        ),
         ({"metrics": ["zzz"]}, r"^metrics='zzz': unknown metric; accepted are auc, .*ece"),
         (
             {"significance": Significance(metrics=["auc"])},
-            r"^significance\.metrics='auc': users have no value of it; accepted are user_auc, hr@5",
+            r"^significance\.metrics='auc': users have no value of it; accepted are user_auc, .*hr@5",
         ),
         ({"report": GridReport(metrics=["aucc"])}, r"^report\.metrics='aucc': unknown metric; did you mean 'auc'"),
     ],
@@ -282,6 +285,13 @@ def test_seeds_of_a_row_have_one_hash(desk):
 def test_misspelt_metrics_are_found_before_anything_runs(desk, changes, message):
     with pytest.raises(ConfigError, match=message):
         plan(GridRow("a"), **changes)
+
+
+def test_a_column_at_a_cut_off_that_is_measured(desk):
+    assert plan(GridRow("a", set={"data.cut_offs": [3]}), metrics=["hr@3", "ndcg@20"])
+    with pytest.raises(ConfigError, match=r"^report.metrics='hr@1': no cell measures K = 1"):
+        plan(GridRow("a", set={"data.cut_offs": [3]}), metrics=["hr@3"], report=GridReport(metrics=["hr@1"]))
+    assert plan(GridRow("a"), metrics=["hr@1"])
 
 
 def test_all_that_is_measured_may_be_a_column():
