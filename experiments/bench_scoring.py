@@ -28,7 +28,7 @@ from scoring_inputs import BACKBONE, Inputs, InputSettings, count_tokens, make_b
 from scoring_measure import Run, check_scores, measure
 from scoring_variants import VARIANTS
 
-from mllm_srec.cli.quiet import silence_libraries, silence_loggers
+from mllm_srec.files.quiet import silence_libraries, silence_loggers
 from mllm_srec.models.random_backbone import RandomBackboneSettings
 from mllm_srec.models.recommender import MLLMRecommender
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PictureSettings, PrepareSettings
+from mllm_srec.files.quiet import silence_libraries
 from mllm_srec.pipeline.build import resolve_backbone
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.templates import PromptSettings

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mllm_srec.cli.quiet import silence_libraries, silence_loggers
+from mllm_srec.files.quiet import silence_libraries, silence_loggers
 from mllm_srec.reports.page.case_files import write_cases
 from mllm_srec.types import ConfigError, DataError
 

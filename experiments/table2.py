@@ -11,12 +11,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import dataset_settings, full_parser
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.manifest import check_manifest
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.tables.statistics import dataset_statistics
+from mllm_srec.files.quiet import silence_libraries
 from mllm_srec.reports.tables.data_statistics import write_table2
 from mllm_srec.types import ConfigError
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from mllm_srec.files.quiet import quiet_libraries
 from mllm_srec.types import VERSION, ConfigError, DataError, MllmSrecError
 
 __version__ = VERSION
@@ -48,7 +49,8 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _HOMES:
         raise AttributeError(f"module 'mllm_srec' has no attribute {name!r}; public names are {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f"mllm_srec.{_HOMES[name]}"), name)
+    with quiet_libraries():  # some print when they are imported
+        value = getattr(importlib.import_module(f"mllm_srec.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from mllm_srec.cli.quiet import silence_loggers
 from mllm_srec.cli.stopping import run_stoppable
+from mllm_srec.files.quiet import silence_loggers
 from mllm_srec.types import VERSION, MllmSrecError, did_you_mean
 
 COMMANDS = {

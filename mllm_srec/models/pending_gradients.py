@@ -39,7 +39,7 @@ def add_pending(checkpoint: dict[str, Any], module: pl.LightningModule) -> None:
         checkpoint: Content of the checkpoint that is about to be written.
         module: The model that is trained.
     """
-    if not n_pending(module.trainer):
+    if module._trainer is None or not n_pending(module.trainer):  # nothing waits outside a training loop
         return
     own = {name: p.grad.detach().cpu() for name, p in module.named_parameters() if p.grad is not None}
     gathered: list[Any] = [own]

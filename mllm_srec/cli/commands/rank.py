@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_srec.cli.parser import plain
-from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import PROGRAM, dataset_settings, full_parser, light_parser
+from mllm_srec.files.quiet import silence_libraries
 from mllm_srec.types import ConfigError
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_srec.cli.parser import plain
-from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import (
     PROGRAM,
     as_settings,
@@ -16,6 +15,7 @@ from mllm_srec.cli.schema import (
     light_parser,
 )
 from mllm_srec.data.settings import PictureSettings
+from mllm_srec.files.quiet import silence_libraries
 from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries.settings import STAGES, Stage, SummarySettings
 from mllm_srec.types import ConfigError

@@ -10,9 +10,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mllm_srec.cli.experiment import ExperimentCLI
 from mllm_srec.cli.parser import NearestNameMixin
-from mllm_srec.cli.quiet import silence_libraries
 from mllm_srec.cli.schema import PROGRAM
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
+from mllm_srec.files.quiet import silence_libraries
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.types import ConfigError, MllmSrecError
 

@@ -22,6 +22,7 @@ import polars as pl
 
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.data.tables.popularity import POPULARITY
+from mllm_srec.files.quiet import quiet_libraries
 from mllm_srec.pipeline.ranking.candidates import CandidateChooser
 from mllm_srec.pipeline.ranking.loaded_run import LoadedRun, load_run
 from mllm_srec.pipeline.ranking.new_items import NewItem
@@ -123,6 +124,7 @@ class Ranker:
         self._loading = Lock()
 
     @classmethod
+    @quiet_libraries()
     def open(
         cls,
         folder: Path | str,
@@ -158,11 +160,12 @@ class Ranker:
     @property
     def scorer(self) -> Scorer:
         """The model with its weights, loaded on first use."""
-        with self._loading:
+        with self._loading, quiet_libraries():
             if self._scorer is None:
                 self._scorer = Scorer(self.run, self._weights, self._device)
             return self._scorer
 
+    @quiet_libraries()
     def add(self, items: Sequence[NewItem]) -> list[str]:
         """Add new items, make their summaries and tokens, and return their ids.
 
@@ -171,6 +174,7 @@ class Ranker:
         """
         return self.prompts.add(items)
 
+    @quiet_libraries()
     def person(self, who: str | History) -> Person:
         """Return the history and preference of a user as of now, or of a new person.
 
@@ -243,6 +247,7 @@ class Ranker:
         for person in self._people(user_ids):
             yield self._ranked(person.user_id, person, None, added, top_k)
 
+    @quiet_libraries()
     def _ranked(
         self,
         who: str | History,
