@@ -25,8 +25,8 @@ ALLOWED = {
 ALLOWED["pipeline"] = {*ALLOWED}
 ALLOWED["serve"] = {*ALLOWED}
 ALLOWED["cli"] = {*ALLOWED, "cli"}
-ALLOWED[""] = {"types"}  # `mllm_srec/__init__.py` hands public names on by name, so that importing it loads nothing
-ALLOWED["__main__"] = {"cli", "types"}
+ALLOWED[""] = {"types", "files"}  # `mllm_srec/__init__.py` hands public names on by name: importing it loads nothing
+ALLOWED["__main__"] = {"cli", "files", "types"}
 FLOORS = {
     "data": [
         {"settings", "prepare_report", "history"},
