@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 
 from mllm_srec.cli.loggers import StartMessage
+from mllm_srec.cli.progress_lines import ProgressLines, on_terminal
 from mllm_srec.pipeline.evaluation.prediction_writer import PredictionWriter
 from mllm_srec.pipeline.evaluation.wandb_examples import ExampleTable
 from mllm_srec.pipeline.model_kinds import Experiment
@@ -30,7 +31,7 @@ def make_callbacks(
     """
     dry = bool(config.trainer.fast_dev_run)
     examples: list[Callback] = [ExampleTable()] if config.tracking.wandb and not dry else []
-    always: list[Callback] = [OwnSignals()]
+    always: list[Callback] = [OwnSignals(), *([] if on_terminal() else [ProgressLines()])]
     if command != "fit":
         written = [] if identity is None else [PredictionWriter(run.predictions, identity), *examples]
         return [*always, *written]

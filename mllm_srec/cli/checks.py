@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllm_srec.cli.devices import check_devices
 from mllm_srec.cli.parser import plain
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, Split
+
+if TYPE_CHECKING:
+    from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
 
 LIMITS = {
     "fit": ("limit_val_batches", "data.max_eval_groups"),
@@ -29,6 +32,8 @@ def check_settings(command: str, config: Any) -> None:
     Raises:
         ConfigError: A setting contradicts another; the message names both and what to set instead.
     """
+    if command == "fit":
+        _check_trains(config)
     check_devices(config.trainer)
     _check_precision(config.trainer.precision)
     _check_limit(command, config.trainer)
@@ -45,6 +50,44 @@ def check_settings(command: str, config: Any) -> None:
             "image summaries, item summaries and preferences; set summaries.variant to full, svi, sv or base"
         )
     _check_model(config.model)
+
+
+def check_examples(command: str, data: RankingDataModule) -> None:
+    """Refuse a command that would have nothing to work on, before a backbone is loaded.
+
+    Args:
+        command: `fit`, `validate`, `test` or `predict`.
+        data: The data module, with its inputs.
+
+    Raises:
+        ConfigError: The train split holds no example, or the measured split no candidate list.
+    """
+    if command == "fit":
+        if not data.n_train_examples:
+            raise ConfigError(
+                f"{data.folder}: there is nothing to train on; no example of its train split is left by "
+                "data.negatives and data.balance, see prepare_report.json beside the tables"
+            )
+        return
+    split: Split = "test" if command in ("test", "predict") else "val"
+    _, lists = data.eval_examples(split)
+    if not len(lists):
+        raise ConfigError(
+            f"{data.folder}: lists of no user can be measured; its {split} split holds no liked item: prepare it with "
+            "another prepare.split, or from users with more likes"
+        )
+
+
+def _check_trains(config: Any) -> None:
+    """Refuse to fit where no weight could change: an untouched model would pass for a trained one."""
+    if not is_trained(config):
+        if config.baseline is None:
+            raise ConfigError("model.finetune='none': leaves nothing to train; use `test` for zero-shot, or set lora")
+        name = baseline_class(config).__name__
+        raise ConfigError(f"baseline={name!r}: has nothing to train; use `test`, or `run`, which skips `fit`")
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if config.trainer[name] == 0:
+            raise ConfigError(f"trainer.{name}=0: leaves nothing to train; give more, or use `test`")
 
 
 def _check_model(model: Any) -> None:

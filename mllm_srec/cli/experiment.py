@@ -18,10 +18,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from mllm_srec.cli.callbacks import make_callbacks
-from mllm_srec.cli.checks import check_settings, needs_backbone, without_option
+from mllm_srec.cli.checks import check_examples, check_settings, needs_backbone, without_option
 from mllm_srec.cli.cluster import cluster_plugins
 from mllm_srec.cli.loggers import make_loggers
 from mllm_srec.cli.parser import instantiate, plain
+from mllm_srec.cli.progress_lines import on_terminal
 from mllm_srec.cli.results import ResultWriter, current_protocol, measured_split
 from mllm_srec.cli.schema import (
     PROGRAM,
@@ -137,6 +138,7 @@ class ExperimentCLI(LightningCLI):
         self.experiment = self._make_experiment()
         self.model, self.datamodule = self.experiment.model, self.experiment.datamodule
         self._give_inputs()
+        check_examples(self.subcommand, self.datamodule)
         self.run = self._separate_run()
         self.trainer = self._make_trainer()
         self._open_stores()
@@ -227,6 +229,8 @@ class ExperimentCLI(LightningCLI):
             chosen["logger"] = make_loggers(self.run, self.subcommand, config.tracking)
         if self.subcommand != "fit" and not config.trainer.callbacks:
             chosen["enable_checkpointing"] = False  # else Lightning adds a callback that takes the state of ours
+        if not on_terminal():
+            chosen["enable_progress_bar"] = False  # `ProgressLines` say the same in lines
         if not config.trainer.plugins:
             chosen["plugins"] = cluster_plugins(config.trainer.default_root_dir)
         identity = self._identity() if self.subcommand != "fit" and not self.dry else None

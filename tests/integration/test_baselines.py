@@ -131,6 +131,46 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(desk, command, number, stat
     assert metrics("runs/items/part")["val/ndcg@10"] == metrics("runs/items/whole")["val/ndcg@10"]
 
 
+def test_a_log_file_gets_lines_and_no_bar(desk, capfd, monkeypatch):
+    monkeypatch.setattr("mllm_srec.cli.progress_lines.LINE_EVERY", 0.0)
+    words = ["--config", "gru.yaml", "--trainer.enable_progress_bar", "true"]
+    assert main(["fit", *words, "--name", "b", "--trainer.max_epochs", "1"]) == 0
+    assert main(["test", *words, "--ckpt_path", "runs/items/b/checkpoints/best.ckpt"]) == 0
+    out, err = capfd.readouterr()
+    assert "training: 1 of 4 steps (25 %)" in err
+    assert "; epoch 1 of 1, loss " in err
+    assert "testing: 1 of " in err
+    assert "Epoch 0" not in out + err, "Lightning's bar"
+
+
+NOTHING = [
+    (["--trainer.max_epochs", "0"], "trainer.max_epochs=0: leaves nothing to train"),
+    (["--trainer.max_steps", "0"], "trainer.max_steps=0: leaves nothing to train"),
+    (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches=0: leaves nothing to train"),
+    (["--data.max_train_groups", "0"], "data.max_train_groups=0; give at least 1, or null for all"),
+    (["--data.max_eval_groups", "0"], "data.max_eval_groups=0; give at least 1, or null for all"),
+    (["--data.negatives", "explicit", "--baseline", "null"], "model.finetune='none': leaves nothing to train"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), NOTHING)
+def test_nothing_to_train_is_an_error_and_leaves_nothing(desk, capsys, words, message):
+    none = ["--model.finetune", "none"] if "null" in words else []
+    assert message in refused(["fit", "--config", "gru.yaml", "--name", "void", *words, *none], capsys)
+    assert not Path("runs/items/void").exists()
+
+
+def test_lists_of_no_user_are_no_result(desk, capsys):
+    """All interactions are of the train split: nothing is measured, and nothing pretends that it was."""
+    few = Path("few.csv")
+    few.write_text("user_id,item_id,rating,timestamp\n" + "".join(f"u{n},i{n:02d},5,{n}\n" for n in range(1, 9)))
+    words = ["--config", "popularity.yaml", "--data.name", "few", "--data.root", ".", "--prepare.reviews", str(few)]
+    for command in ("run", "test"):
+        message = refused([command, *words, "--name", "void"], capsys)
+        assert "lists of no user can be measured" in message or command == "run"
+    assert not Path("runs/few/void/metrics.json").exists()
+
+
 def test_a_damaged_last_checkpoint_gives_way_to_the_best(desk, capsys, monkeypatch):
     """Early stopping included: what follows is as if training had been killed right after the best validation."""
 

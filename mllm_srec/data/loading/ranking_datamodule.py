@@ -105,6 +105,9 @@ class RankingDataModule(lightning.LightningDataModule):
         if wrong := [k for k in cut_offs if k < 1 or k != int(k)]:
             raise ConfigError(f"data.cut_offs={list(cut_offs)}: {wrong[0]} is no cut-off; give whole numbers from 1")
         self.cut_offs = tuple(sorted({*map(int, cut_offs), *EVAL_TOP_K}))
+        for setting, limit in (("train", max_train_groups), ("eval", max_eval_groups), ("test", max_test_groups)):
+            if limit is not None and limit < 1:
+                raise ConfigError(f"data.max_{setting}_groups={limit}; give at least 1, or null for all")
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer lists than processes
         self.root, self.name = root, name
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
