@@ -10,10 +10,11 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mllm_srec.data.pictures.finder import PictureFinder, UnusablePictureError
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.files.progress import LateProgress
 from mllm_srec.types import DataError
@@ -28,13 +30,27 @@ from mllm_srec.types import DataError
 STAGE = "pictures"
 """Name of this stage in the report."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-"""Suffixes of pictures in any case; of several pictures of an item, the first in this order is taken."""
-
-TRUE_EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+TRUE_EXTENSIONS = {
+    "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "AVIF": ".avif",
+    "TIFF": ".tif",
+}  # fmt: skip
 """Format -> extension of the copy. None of these formats runs a program or a script, as EPS does."""
 
-_OPENED = [name for name in TRUE_EXTENSIONS if name != "MPO"]  # Pillow opens stereo pictures (MPO) as JPEG
+_AVIF = "AVIF, which this Pillow was built without"
+_KINDS = (
+    (re.compile(rb"version https://git-lfs"), "a pointer of git-lfs; fetch the files with `git lfs pull`"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), _AVIF),
+    (re.compile(rb"....ftyp(?:hei|hev|mif|msf)", re.DOTALL), "HEIC, not read here"),
+    (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<svg", re.DOTALL | re.IGNORECASE), "SVG, not read here"),
+    (re.compile(rb"\s*(?:<!doctype html|<html|<head)", re.IGNORECASE), "a page of the web, not a picture"),
+    (re.compile(rb"%PDF"), "PDF, not read here"),
+    (re.compile(rb"%!PS"), "PostScript, not read here"),
+    (re.compile(rb"8BPS"), "a file of Photoshop, not read here"),
+    (re.compile(rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000, not read here"),
+    (re.compile(rb"\x00\x00\x01\x00"), "an icon, not read here"),
+    (re.compile(rb"PK\x03\x04|\x1f\x8b"), "an archive, not a picture"),
+)
+"""Beginnings of files that people have under a picture's name, and what they are."""
 
 MAX_ASPECT_RATIO = 200
 """Largest ratio of the longer to the shorter side that Qwen2-VL's image processor accepts."""
@@ -51,27 +67,18 @@ _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 """Names that Windows reserves for devices, with any extension."""
 
 
-class UnusablePictureError(ValueError):
-    """A picture that cannot be used; `reason` is counted in the report, `details` go into its example."""
-
-    def __init__(self, reason: str, details: str = "") -> None:
-        super().__init__(f"{reason}: {details}" if details else reason)
-        self.reason = reason
-        self.details = details
-
-
 def import_pictures(
     items: pl.DataFrame, source: Path | None, target: Path, max_pixels: int, report: PrepareReport
 ) -> pl.DataFrame:
     """Copy the usable pictures of the items to `target` and fill the column `image`.
 
-    The picture of an item is the file in `source` that its `image` names, else `<item id>` with one of `SUFFIXES`
-    (an id with a slash means a subfolder). Bytes are copied unchanged; the copy's name is a safe form of the item id
-    (`safe_names`) with the extension of the actual format.
+    The picture of an item is the file in `source` that its `image` names, else `<item id>` with one of `SUFFIXES` or
+    none (an id with a slash means a subfolder); see `finder` for names that differ a little. Bytes are copied
+    unchanged; the copy's name is a safe form of the item id (`safe_names`) with the extension of the actual format.
 
     Args:
         items: Columns of `ITEM_SCHEMA`, one row per item.
-        source: Folder of pictures; with None no item gets one. Links inside it are followed; a path that leads out of
+        source: Folder of pictures; with None no item gets one. Links inside it are followed; a name that leads out of
             it is refused.
         target: Folder of the copies; created if missing.
         max_pixels: Largest picture in pixels; larger ones are refused before decoding.
@@ -91,18 +98,20 @@ def import_pictures(
             f"prepare.images={str(source)!r}: is not a folder; give the folder of pictures, or null for none"
         )
     target.mkdir(parents=True, exist_ok=True)
-    importer = _Importer(source, target, max_pixels)
+    ids, names = items["item_id"].to_list(), safe_names(items["item_id"].to_list())
+    finder = PictureFinder(str(source), ids, names)
+    found = [_find(finder, *item) for item in zip(ids, items["image"].to_list(), names, strict=True)]
+    importer = _Importer(finder.folder, target, max_pixels)
     with (
         _without_pillow_limit(),
         LateProgress("checking pictures", items.height, "pictures") as progress,
         ThreadPoolExecutor(N_THREADS) as pool,
     ):
-        names = safe_names(items["item_id"].to_list())
         outcomes = []
-        for outcome in pool.map(importer.run, items["item_id"], items["image"], names):
+        for outcome in pool.map(importer.run, ids, names, found):
             outcomes.append(outcome)
             progress.update(len(outcomes))
-    _count(outcomes, importer.files, report)
+    _count(outcomes, finder.files, report)
     return items.with_columns(pl.Series("image", [outcome.image for outcome in outcomes], pl.String))
 
 
@@ -116,11 +125,9 @@ def check_picture(path: Path, max_pixels: int) -> str:
     Raises:
         UnusablePictureError: The picture cannot be used.
     """
-    Image.init()  # registers WebP, which `formats` names below
     try:
-        if path.stat().st_size == 0:
-            raise UnusablePictureError("file of zero bytes")
-        with Image.open(path, formats=_OPENED) as picture:
+        _check_file(path)
+        with Image.open(path, formats=_opened_formats()) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise UnusablePictureError("more pixels than prepare.max_image_pixels", f"{width} x {height}")
@@ -130,15 +137,42 @@ def check_picture(path: Path, max_pixels: int) -> str:
             # a JPEG is read to its end but decoded at an eighth of its size
             picture.draft(picture.mode, (max(1, width // 8), max(1, height // 8)))
             picture.load()
+            if picture.mode == "F":
+                raise UnusablePictureError("colours are floating-point numbers of unknown range")
     except UnusablePictureError:
         raise
     except Image.DecompressionBombError as error:
         raise UnusablePictureError("more pixels than prepare.max_image_pixels", str(error)) from None
     except UnidentifiedImageError:
-        raise UnusablePictureError("not a picture in a known format") from None
+        raise _unidentified(path) from None
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise UnusablePictureError("broken picture", str(error)) from None
     return extension
+
+
+def _opened_formats() -> list[str]:
+    """Return the formats that are opened, as far as Pillow was built with them; stereo pictures (MPO) open as JPEG."""
+    Image.init()  # registers all of Pillow's
+    return [name for name in TRUE_EXTENSIONS if name != "MPO" and name in Image.OPEN]
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no file, such as a pipe, of which reading never ends, and an empty one."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise UnusablePictureError("not a file")
+    if about.st_size == 0:
+        raise UnusablePictureError("file of zero bytes")
+
+
+def _unidentified(path: Path) -> UnusablePictureError:
+    """Say what a file is that no format fits, as far as its first bytes tell."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    kind = next((kind for pattern, kind in _KINDS if pattern.match(start)), "")
+    if kind == _AVIF and "AVIF" in Image.OPEN:  # the only format whose first bytes are not enough for Pillow
+        return UnusablePictureError("broken picture", "AVIF")
+    return UnusablePictureError("not a picture in a known format", kind)
 
 
 def as_shown(image: Image.Image) -> Image.Image:
@@ -163,7 +197,7 @@ def small_copy(path: Path, max_side: int) -> Image.Image:
         UnusablePictureError: The file is missing or broken.
     """
     try:
-        with Image.open(path, formats=_OPENED) as opened:
+        with Image.open(path, formats=_opened_formats()) as opened:
             picture = as_shown(opened)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnusablePictureError("broken picture", str(error)) from error
@@ -188,64 +222,53 @@ def safe_names(item_ids: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Result of one item's import: the picture's path in the data set, or the reason why there is none."""
+    """Result of one item's import: the picture's path in the data set, or the reason why there is none.
 
-    image: str | None
+    `difference` says in what the file found differs from the name that was given.
+    """
+
+    image: str | None = None
     file: str | None = None
+    difference: str | None = None
     reason: str | None = None
     example: str | None = None
 
 
 class _Importer:
-    """Finds, checks and copies the picture of one item; immutable, since several threads use it."""
+    """Checks and copies the picture of one item; immutable, since several threads use it."""
 
-    def __init__(self, source: Path, target: Path, max_pixels: int) -> None:
-        self._source = os.path.abspath(source)
-        self._target = target
-        self._max_pixels = max_pixels
-        self.files = _picture_files(self._source)
-        # of several files with one stem the one with the first suffix wins: it is entered last
-        self._by_stem = {os.path.splitext(file)[0]: file for file in sorted(self.files, key=_rank, reverse=True)}
+    def __init__(self, source: str, target: Path, max_pixels: int) -> None:
+        self._source, self._target, self._max_pixels = source, target, max_pixels
 
-    def run(self, item_id: str, image: str | None, name: str) -> _Outcome:
-        """Import the picture of one item."""
-        file = None
+    def run(self, item_id: str, name: str, found: _Outcome) -> _Outcome:
+        """Import the picture of one item, if a file was found.
+
+        Args:
+            item_id: Id of the item.
+            name: Name of the copy, without suffix.
+            found: File of the picture, relative to the folder of pictures.
+        """
+        if found.file is None:
+            return found
+        path = Path(self._source, found.file)
         try:
-            file = self._find(item_id, image, name)
-            path = Path(self._source, file)
             copy = self._target / (name + check_picture(path, self._max_pixels))
             if not (copy.exists() and copy.samefile(path)):
                 shutil.copyfile(path, copy)
         except UnusablePictureError as error:
-            return _Outcome(None, file, error.reason, " ".join((item_id, file or image or "", error.details)).rstrip())
-        return _Outcome(f"{self._target.name}/{copy.name}", file)
-
-    def _find(self, item_id: str, image: str | None, name: str) -> str:
-        """Return the path of the item's picture, relative to the folder."""
-        if not image:
-            file = self._by_stem.get(item_id) or self._by_stem.get(name)
-            if file is None:
-                raise UnusablePictureError("no file of that name")
-            return file
-        path = os.path.normpath(os.path.join(self._source, image))
-        if not path.startswith(self._source + os.sep):
-            raise UnusablePictureError("path leads out of prepare.images")
-        if not os.path.isfile(path):
-            raise UnusablePictureError("named file is missing")
-        return Path(os.path.relpath(path, self._source)).as_posix()
+            example = " ".join((item_id, found.file, error.details)).rstrip()
+            return replace(found, reason=error.reason, example=example)
+        return replace(found, image=f"{self._target.name}/{copy.name}")
 
 
-def _picture_files(folder: str) -> list[str]:
-    """List the POSIX paths, relative to the folder, of all files with a picture's suffix, sorted."""
-    files = []
-    for root, _, names in os.walk(folder):
-        start = Path(os.path.relpath(root, folder))
-        files += [(start / name).as_posix() for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
-    return sorted(files)
-
-
-def _rank(file: str) -> tuple[int, str]:
-    return SUFFIXES.index(os.path.splitext(file)[1].lower()), file
+def _find(finder: PictureFinder, item_id: str, image: str | None, name: str) -> _Outcome:
+    """Find the file of one item's picture, or the reason why there is none."""
+    try:
+        file, difference = finder.find(item_id, image, name)
+    except UnusablePictureError as error:
+        example = " ".join((item_id, error.details or image or "")).rstrip()
+        return _Outcome(reason=error.reason, example=example)
+    return _Outcome(file=file, difference=difference, example=f"{item_id} {image or ''}".rstrip() + f": {file}")
 
 
 @contextlib.contextmanager
@@ -261,8 +284,9 @@ def _without_pillow_limit() -> Iterator[None]:
 
 def _count(outcomes: list[_Outcome], files: list[str], report: PrepareReport) -> None:
     for outcome in outcomes:
-        if outcome.reason is not None:
-            report.count(STAGE, outcome.reason, example=outcome.example)
+        counted = outcome.reason or outcome.difference
+        if counted is not None:
+            report.count(STAGE, counted, example=outcome.example)
     used = {outcome.file for outcome in outcomes}
     unused = [file for file in files if file not in used]
     report.count(STAGE, "file that is no item's picture", len(unused), unused[0] if unused else None)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
-from mllm_srec.data.pictures.files import UnusablePictureError, small_copy
+from mllm_srec.data.pictures.files import small_copy
+from mllm_srec.data.pictures.finder import UnusablePictureError
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.ranking_module import PAIRS, Scored
 from mllm_srec.pipeline.evaluation.schema import SCORES

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mllm_srec.data.pictures.files import SUFFIXES, UnusablePictureError, check_picture
+from mllm_srec.data.pictures.files import check_picture
+from mllm_srec.data.pictures.finder import SUFFIXES, UnusablePictureError
 from mllm_srec.data.raw.values import clean_text, clean_texts
 from mllm_srec.types import DataError, did_you_mean
 

@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
-from mllm_srec.data.pictures.files import UnusablePictureError, small_copy
+from mllm_srec.data.pictures.files import small_copy
+from mllm_srec.data.pictures.finder import UnusablePictureError
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.pipeline.ranking.loaded_run import load_run

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllm_srec.data.pictures.files import MAX_LENGTH, UnusablePictureError, check_picture, import_pictures, safe_names
+from mllm_srec.data.pictures.files import MAX_LENGTH, check_picture, import_pictures, safe_names
+from mllm_srec.data.pictures.finder import UnusablePictureError
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.types import DataError
 
@@ -76,19 +77,58 @@ def test_every_kind_of_picture_is_copied_byte_by_byte(tmp_path):
         "alpha.png": picture("PNG", mode="RGBA"),
         "bits.png": picture("PNG", mode="1"),
         "deep.png": picture("PNG", mode="I;16"),
-        "web.webp": picture("WEBP"),
+        "net.webp": picture("WEBP"),
         "moving.gif": picture("GIF", mode="P", save_all=True, append_images=frames),
         "map.bmp": picture("BMP"),
+        "old.jpe": picture(),
+        "web.jfif": picture(),
+        "scan.tif": picture("TIFF", mode="CMYK"),
+        "scan16.TIFF": picture("TIFF", mode="I;16"),
+        "small.avif": picture("AVIF"),
+        "without": picture(),
         "dot.png": picture("PNG", size=(1, 1)),
         "line.png": picture("PNG", size=(200, 1)),
     }
     images, counts, written = run(tmp_path, files, {os.path.splitext(name)[0]: None for name in files})
-    expected = {
-        os.path.splitext(name)[0]: "images/" + name.replace("jpeg", "jpg").replace("JPG", "jpg") for name in files
-    }
+    true = {".jpeg": ".jpg", ".JPG": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".TIFF": ".tif", "": ".jpg"}
+    parts = map(os.path.splitext, files)
+    expected = {stem: f"images/{stem}{true.get(suffix, suffix)}" for stem, suffix in parts}
     assert images == expected
     assert counts == {}
     assert written == {expected[os.path.splitext(name)[0]]: content for name, content in files.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "git-lfs"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"></svg>', "SVG"),
+        (b"\n<!DOCTYPE html><html>403</html>", "page of the web"),
+        (b"%PDF-1.7", "PDF"),
+        (b"PK\x03\x04abc", "archive"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path, content, words):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(UnusablePictureError, match="not a picture in a known format") as caught:
+        check_picture(tmp_path / "x.jpg", MAX_PIXELS)
+    assert words in caught.value.details
+
+
+def test_avif_where_pillow_lacks_it(tmp_path, monkeypatch):
+    (tmp_path / "x.jpg").write_bytes(picture("AVIF"))
+    assert check_picture(tmp_path / "x.jpg", MAX_PIXELS) == ".avif"
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    with pytest.raises(UnusablePictureError, match="AVIF, which this Pillow was built without"):
+        check_picture(tmp_path / "x.jpg", MAX_PIXELS)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(UnusablePictureError, match="not a file"):
+        check_picture(tmp_path / "x.jpg", MAX_PIXELS)
 
 
 def test_extension_follows_the_true_format(tmp_path):
@@ -101,7 +141,9 @@ BROKEN = {
     "empty": (b"", "file of zero bytes"),
     "text": (b"<html>404</html>", "not a picture in a known format"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture in a known format"),
-    "tiff": (picture("TIFF"), "not a picture in a known format"),
+    "floats": (picture("TIFF", mode="F"), "colours are floating-point numbers of unknown range"),
+    "half_tiff": (picture("TIFF", size=(300, 200))[:20_000], "broken picture"),
+    "half_avif": (picture("AVIF", size=(300, 200))[:8_000], "broken picture"),
     "half": (picture(size=(300, 200))[:20_000], "broken picture"),
     "half_png": (picture("PNG", size=(300, 200))[:20_000], "broken picture"),
     "half_webp": (picture("WEBP", size=(300, 200))[:5_000], "broken picture"),
