@@ -77,7 +77,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    """Import a command and run it."""
+    """Look at the command line, then import the command and run it."""
+    from mllm_srec.cli import early
+
+    early.let_waiting_threads_sleep()
+    if command in early.COMMANDS:
+        early.check_early(command, arguments)
+    if command in early.SLOW:
+        early.say_start(command, arguments)
     silence_loggers()
     importlib.import_module(f"mllm_srec.cli.commands.{COMMANDS[command][0]}").main(command, arguments)
 

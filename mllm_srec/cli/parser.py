@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
+from mllm_srec.cli.messages import explained, unclear_values
 from mllm_srec.pipeline.runs.settings import current_settings
 from mllm_srec.types import ConfigError, did_you_mean
 
@@ -40,12 +41,14 @@ class NearestNameMixin:
             ArgumentError: This parser reads the arguments of a chosen class; the one around it says where they stand.
         """
         parser: Any = getattr(ex, "subcommand_parser", None) or self
+        known = known_names(parser)
         name = _misspelt(message)
-        hint = f"\n{suggestion(name, known_names(parser))}" if name else ""
+        hint = f"\n{suggestion(name, known)}" if name and name not in known else ""
         if not parser.exit_on_error:
             raise argparse.ArgumentError(None, f"{message}{hint}") from ex
         prog = parser.prog.replace(" [options]", "")
-        print(f"{prog}: error: {_without_null(message).strip()}{hint}\nTry '{prog} --help'.", file=sys.stderr)
+        text = _without_null(explained(message, known)).strip()
+        print(f"{prog}: error: {text}{hint}\nTry '{prog} --help'.", file=sys.stderr)
         sys.exit(2)
 
 
@@ -69,6 +72,11 @@ class ConfigFile(ActionConfigFile):
             except ConfigError as error:
                 parser.error(str(error))
             _check_keys(parser, path, current)
+            if unclear := [f"{path}: {message}" for message in unclear_values(current)]:
+                parser.error("\n".join(unclear))
+            if free := getattr(parser, "free", ()):
+                parser.baselines += [current["baseline"]] if "baseline" in current else []
+                current = without(current, free)
             if current != content:
                 values = yaml.safe_dump(current, allow_unicode=True)
         super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
@@ -77,7 +85,7 @@ class ConfigFile(ActionConfigFile):
 def _read_file(parser: jsonargparse.ArgumentParser, path: Path) -> dict[str, Any]:
     """Read a YAML mapping; end with an error if the file holds something else."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place, problem = (f", line {mark.line + 1}", error.problem) if mark else ("", error)  # type: ignore[union-attr]
@@ -85,6 +93,34 @@ def _read_file(parser: jsonargparse.ArgumentParser, path: Path) -> dict[str, Any
     if not isinstance(content, dict | None):
         parser.error(f"{path} holds {type(content).__name__} {content!r}; sections such as `data:` are expected")
     return content or {}
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Safe loader that refuses a key that is given twice: the second would silently replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Make a mapping of a node.
+
+        Raises:
+            MarkedYAMLError: A key is given twice; the error names it and both lines.
+        """
+        first: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if isinstance(key_node, yaml.ScalarNode) and key != "<<" and key in first:
+                problem = f"{key!r} is given twice, first in line {first[key]}; give it once, with the content of both"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+            first.setdefault(key, line)
+        return super().construct_mapping(node, deep=deep)
+
+
+def without(content: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings without those of these dotted names."""
+    return {
+        key: without(value, names, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in content.items()
+        if f"{prefix}{key}" not in names
+    }
 
 
 def _check_keys(parser: jsonargparse.ArgumentParser, path: Path, content: Mapping[str, Any]) -> None:

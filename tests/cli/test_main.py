@@ -91,7 +91,7 @@ def test_an_explained_error_ends_with_status_1_and_no_traceback(capsys, monkeypa
 
     monkeypatch.setattr(mllm_srec.cli.commands.prepare, "main", fail)
     assert main(["prepare"]) == 1
-    assert capsys.readouterr().err == "mllm_srec prepare: error: k_core=0; set it to 1 or more\n"
+    assert capsys.readouterr().err.splitlines()[1:] == ["mllm_srec prepare: error: k_core=0; set it to 1 or more"]
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -21,7 +21,7 @@ from tests.docs.documents import DOCUMENTS, ROOT, blocks, command_lines, command
 WHERE = {tuple(words): name_of(path) for path in DOCUMENTS for words in commands(path.read_text(encoding="utf-8"))}
 """Arguments of every command -> a document that shows it."""
 CALLS = [pytest.param(words, id=f"{where}: {' '.join(words)[:60]}") for words, where in WHERE.items()]
-ADDED = {"rank": rank._add_flags, "summarize": summarize._add_stage}
+ADDED = {"rank": rank.add_flags, "summarize": summarize.add_flags}
 """What commands add to the schema that all share."""
 
 

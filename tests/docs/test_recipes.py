@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import torch
 
-from mllm_srec.cli.commands.summarize import _add_stage
+from mllm_srec.cli.commands.summarize import add_flags
 from mllm_srec.cli.parser import known_names
 from mllm_srec.cli.schema import full_parser
 from mllm_srec.data.dataset import PreparedDataset
@@ -260,6 +260,6 @@ def test_a_summary_stage_is_added_as_the_recipe_says(with_mood, shop, tiny_backb
 
 def test_yaml_and_the_command_know_every_stage():
     parser = full_parser("summarize", "")
-    _add_stage(parser)
+    add_flags(parser)
     assert {f"summaries.{stage}.backbone" for stage in STAGES} <= set(known_names(parser))
     assert [parser.parse_args([f"--stage={stage}"]).stage for stage in STAGES] == list(STAGES)

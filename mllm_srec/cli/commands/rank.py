@@ -62,11 +62,11 @@ def main(command: str, arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         light = light_parser(command, DESCRIPTION)
         light.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint of a run.")
-        _add_flags(light)
+        add_flags(light)
         light.parse_args(["--help"])
     silence_libraries()
     parser = full_parser(command, DESCRIPTION)
-    _add_flags(parser)
+    add_flags(parser)
     config = _parsed(parser, arguments)
     flags = {name: config[name] for name in FLAGS}
     _check(flags)
@@ -86,7 +86,8 @@ def main(command: str, arguments: list[str]) -> None:
         _write(ranker, Path(flags["output"]), users, new_items, flags["top_k"])
 
 
-def _add_flags(parser: jsonargparse.ArgumentParser) -> None:
+def add_flags(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the flags of this command alone."""
     for name, options in FLAGS.items():
         parser.add_argument(f"--{name}", **options)
 

@@ -40,11 +40,11 @@ def main(command: str, arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         parser = light_parser(command, DESCRIPTION)
         parser.add_argument("--summaries", type=SummarySettings, default=SummarySettings())
-        _add_stage(parser)
+        add_flags(parser)
         parser.parse_args(["--help"])
     silence_libraries()
     full = full_parser(command, DESCRIPTION)
-    _add_stage(full)
+    add_flags(full)
     config = full.parse_args(arguments)
     from mllm_srec.cli.devices import check_devices
     from mllm_srec.files.folders import build_lock
@@ -101,5 +101,6 @@ def _trainer(config: Any) -> Trainer:
         raise ConfigError(f"trainer: {error}") from error
 
 
-def _add_stage(parser: jsonargparse.ArgumentParser) -> None:
+def add_flags(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the flags of this command alone."""
     parser.add_argument("--stage", type=Literal[Stage, "all"], default="all", help="Stage to write.")

@@ -6,7 +6,6 @@ import os
 import time
 from pathlib import Path
 
-from mllm_srec.files.hashing import file_hash
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import SPLITS, ConfigError
 
@@ -131,7 +130,7 @@ def shortest(path: Path) -> Path:
 
 def note_weights(run: RunFolder, split: str, checkpoint: Path) -> None:
     """Record whose results this folder will hold, before a measurement begins."""
-    run.merge_metrics(split, {}, {BEGUN: file_hash(checkpoint)})
+    run.merge_metrics(split, {}, {BEGUN: _hash(checkpoint)})
 
 
 def belongs_to(run: RunFolder, checkpoint: Path) -> bool:
@@ -153,4 +152,6 @@ def was_tested(run: RunFolder, checkpoint: Path) -> bool:
 def _hash(checkpoint: Path) -> str:
     if not checkpoint.is_file():
         raise ConfigError(f"ckpt_path={str(checkpoint)!r}: no such file; give a file of a run's checkpoints/")
+    from mllm_srec.files.hashing import file_hash  # imports polars, which the first line of a command does not need
+
     return file_hash(checkpoint)
