@@ -12,6 +12,7 @@ from threading import Event, Lock
 from mllm_srec.files.signals import deferred, raise_received, received
 from mllm_srec.pipeline.grid.cell import POLL, Outcome, Say, run_cell
 from mllm_srec.pipeline.grid.plan import Cell
+from mllm_srec.pipeline.grid.time_left import GridClock
 
 PROGRAM = (sys.executable, "-m", "mllm_srec")
 """Command line of a cell before `run`."""
@@ -45,14 +46,19 @@ def run_grid(
     different = dict(reversed(different.items()))
     stop, building = Event(), defaultdict[Path, Lock](Lock)
     outcomes: dict[Path, Outcome] = {}
+    clock = GridClock(list(different.values()), n_jobs, say)
     pool = ThreadPoolExecutor(n_jobs, thread_name_prefix="cell")
 
+    def work(cell: Cell) -> Outcome:
+        clock.begin(cell)
+        return run_cell(cell, program, stop, building[cell.folder], clock.say)
+
     def submit(ready: Sequence[Cell]) -> set[Future[Outcome]]:
-        return {pool.submit(run_cell, cell, program, stop, building[cell.folder], say) for cell in ready}
+        return {pool.submit(work, cell) for cell in ready}
 
     def note(outcome: Outcome) -> None:
         outcomes[outcome.cell.run.path] = outcome
-        say(f"[{len(outcomes)}/{len(different)}] {outcome_line(outcome)}")
+        clock.end(outcome, outcome_line(outcome))
 
     with deferred():
         try:
@@ -60,6 +66,7 @@ def run_grid(
             waiting = submit([cell for cell in different.values() if cell.needs is None])
             while (waiting or later) and not received():
                 done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
+                clock.tick()
                 for future in done:
                     note(future.result())
                 ready, later, hopeless = _sorted_by_need(later, outcomes)
