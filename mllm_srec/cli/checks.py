@@ -21,6 +21,9 @@ LIMITS = {
 }
 """Command -> the Trainer's limit that would falsify its results, and our setting to use instead."""
 
+READ_FOR_FEATURES = ("backbone", "revision", "quantization", "dtype")
+"""Settings of `model` that decide the item features of a baseline."""
+
 
 def check_settings(command: str, config: Any) -> None:
     """Refuse combinations of settings that would do silent harm.
@@ -115,6 +118,39 @@ def is_trained(config: Any) -> bool:
         config: Parsed settings of a command.
     """
     return config.model.finetune != "none" if config.baseline is None else bool(baseline_class(config).trained)
+
+
+def initial_weights_note(command: str, config: Any) -> str | None:
+    """Return a line that says that weights are measured which nothing has trained; None where that is not so.
+
+    Args:
+        command: `fit`, `validate`, `test` or `predict`.
+        config: Parsed settings of the command.
+    """
+    if command == "fit" or config.ckpt_path is not None or not is_trained(config):
+        return None
+    weights = "of the backbone as it was loaded, without training" if config.baseline is None else "that are random"
+    return f"no --ckpt_path is given: `{command}` measures initial weights, {weights}"
+
+
+def unread_settings(config: Any) -> tuple[str, ...]:
+    """Return dotted settings and sections that the model of these settings does not read.
+
+    Args:
+        config: Parsed settings of a command.
+    """
+    if config.baseline is None:
+        stages = ("image", "item", "preference", "window", "step") if config.summaries.variant == "none" else ()
+        return ("item_features", *(f"summaries.{stage}" for stage in stages))
+    from inspect import signature
+
+    from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
+
+    shared = {*signature(RankingDataModule).parameters, "pictures"}
+    prompts = tuple(f"data.{name}" for name in plain(config.data) if name not in shared)
+    if not needs_backbone(config):
+        return ("model", "data.pictures", "summaries", "item_features", *prompts)
+    return ("summaries", *(f"model.{name}" for name in plain(config.model) if name not in READ_FOR_FEATURES), *prompts)
 
 
 def baseline_class(config: Any) -> Any:

@@ -26,11 +26,11 @@ SECTIONS = {
 }
 """Section -> module and class whose arguments it holds."""
 
-METHOD_ARGUMENTS = {
-    "fit": ("weights_only",),
-    "validate": ("verbose", "weights_only"),
-    "test": ("verbose", "weights_only"),
-    "predict": ("return_predictions", "weights_only"),
+METHOD_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "fit": (),
+    "validate": ("verbose",),
+    "test": ("verbose",),
+    "predict": ("return_predictions",),
 }
 """Command -> arguments of the Trainer's method that are flags, too."""
 

@@ -8,6 +8,7 @@ its data, make the Trainer, open the stores, write down what is about to run. Re
 from __future__ import annotations
 
 import shlex
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from mllm_srec.cli.callbacks import make_callbacks
-from mllm_srec.cli.checks import check_examples, check_settings, needs_backbone, without_option
+from mllm_srec.cli.checks import (
+    check_examples,
+    check_settings,
+    initial_weights_note,
+    needs_backbone,
+    unread_settings,
+    without_option,
+)
 from mllm_srec.cli.cluster import cluster_plugins
 from mllm_srec.cli.loggers import make_loggers
 from mllm_srec.cli.parser import instantiate, plain
@@ -32,6 +40,7 @@ from mllm_srec.cli.schema import (
     add_own_sections,
     dataset_settings,
     link_sections,
+    stated_settings,
 )
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule, ServedInputs
@@ -44,6 +53,7 @@ from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone
 from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
 from mllm_srec.pipeline.model_kinds import Experiment, ItemExperiment, PromptExperiment
+from mllm_srec.pipeline.runs.changes import check_same_model
 from mllm_srec.pipeline.runs.checkpoint_files import (
     read_checkpoint,
     readable_to_continue,
@@ -133,6 +143,8 @@ class ExperimentCLI(LightningCLI):
         self.settings = self.config[self.subcommand]
         self.dry = bool(self.settings.trainer.fast_dev_run)
         check_settings(self.subcommand, self.settings)
+        if is_first_process() and (note := initial_weights_note(self.subcommand, self.settings)) is not None:
+            print(note, file=sys.stderr, flush=True)
         self.run = self._choose_run()
         self._build_missing()
         self.experiment = self._make_experiment()
@@ -162,6 +174,8 @@ class ExperimentCLI(LightningCLI):
             if self.subcommand == "fit" and is_first_process() and run.holds_work():
                 hint = f", or continue it with --ckpt_path {run.last}" if run.last.exists() else ""
                 raise ConfigError(f"{run.path} holds a run already; choose another --name{hint}")
+            if self.subcommand != "fit" and is_first_process():
+                check_same_model(run, self._stated_settings(), unread_settings(config))
         if not self.dry:
             run.check_writable()
         return run
@@ -284,9 +298,11 @@ class ExperimentCLI(LightningCLI):
 
     def _resolved_settings(self) -> dict[str, Any]:
         """Every setting, given or left at its default, in the form that any command reads."""
-        dumped = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=True, skip_none=False))
-        settings = {key: value for key, value in dumped[self.subcommand].items() if key not in NOT_SETTINGS}
-        return {**settings, "name": self.run.path.name}
+        return {**self._stated_settings(), "name": self.run.path.name}
+
+    def _stated_settings(self) -> dict[str, Any]:
+        stated = stated_settings(self.parser, self.config)[self.subcommand]
+        return {key: value for key, value in stated.items() if key not in NOT_SETTINGS}
 
     def _protocol(self) -> dict[str, Any]:
         return current_protocol(self.subcommand, self.settings, self.experiment, self.run)

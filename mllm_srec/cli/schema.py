@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
+import yaml
 
 from mllm_srec.cli.parser import ConfigFile, NearestNameMixin, Parser, instantiate, plain
 from mllm_srec.data.settings import (
@@ -146,6 +147,12 @@ def link_sections(parser: jsonargparse.ArgumentParser) -> None:
     parser.link_arguments("model.revision", "data.revision")
     parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
     parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
+
+
+def stated_settings(parser: jsonargparse.ArgumentParser, config: Any) -> dict[str, Any]:
+    """Return every parsed setting as plain values, in the form of a run's `config.yaml`."""
+    dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_link_targets=True, skip_none=False))
+    return dumped
 
 
 def as_settings(kind: type[Settings], section: Any) -> Settings:

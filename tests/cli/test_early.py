@@ -76,7 +76,7 @@ RIGHT = [
     ["--trainer.strategy.class_path=DDPStrategy", "--trainer.devices", "[0, 1]", "--trainer.plugins", "null"],
     ["--data.max_eval_groups", "null", "--data.prompt.cot=True", "--data.n_negatives=5", "--seed_everything=1"],
     ["--model.lr=1e-05", "--model.lora.r=16", "--model.lora", '{"alpha": 3}', "--model.scoring_tokens=64"],
-    ["--tracking.tags", '["a", "b"]', "--name", "x", "--ckpt_path", "a.ckpt", "--weights_only", "true"],
+    ["--tracking.tags", '["a", "b"]', "--name", "x", "--ckpt_path", "a.ckpt"],
     ["--summaries.item.generation.max_new_tokens=3", "--prepare.columns.title=name", "--trainer.precision=32"],
 ]
 

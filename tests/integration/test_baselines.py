@@ -16,6 +16,7 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from mllm_srec.__main__ import main
+from mllm_srec.cli.experiment import ExperimentCLI
 from mllm_srec.cli.schema import full_parser
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -224,11 +225,19 @@ def test_training_that_ends_before_a_validation_keeps_its_weights(desk):
     assert "val/auc" not in found
 
 
-def test_initial_weights_are_called_so(desk, capsys):
+def test_initial_weights_are_called_so(desk, capsys, monkeypatch):
     assert main(["test", "--config", "gru.yaml", "--name", "b"]) == 0
-    assert "these are results of untrained initial weights" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "these are results of untrained initial weights" in said.out
+    assert "no --ckpt_path is given: `test` measures initial weights, that are random" in said.err
     assert main(["test", "--config", "popularity.yaml", "--name", "c"]) == 0
-    assert "initial weights" not in capsys.readouterr().out
+    assert main(["test", "--config", f"{A}/config.yaml", "--ckpt_path", BEST]) == 0
+    said = capsys.readouterr()
+    assert "initial weights" not in said.out + said.err
+    monkeypatch.setattr(ExperimentCLI, "_choose_run", lambda self: pytest.fail("said only later"))
+    with pytest.raises(BaseException, match="said only later"):
+        main(["validate", "--config", "gru.yaml"])
+    assert "`validate` measures initial weights" in capsys.readouterr().err
 
 
 def test_equal_seeds_are_equal_and_others_are_not(desk):
@@ -269,7 +278,8 @@ def test_a_bad_setting_is_explained(desk, capsys):
     assert "hidden=0: too small; give at least 1" in refused([*fit, "--baseline.init_args.hidden", "0"], capsys)
     with pytest.raises(SystemExit):
         main([*fit, "--baseline.init_args.hidden", "many"])
-    assert "Expected a <class 'int'>. Got value: many" in capsys.readouterr().err
+    assert "hidden" in (err := capsys.readouterr().err)
+    assert "many" in err
 
 
 def test_the_whole_catalogue_and_then_its_first_items_again(desk, capsys):
@@ -304,6 +314,58 @@ def test_where_nothing_is_trained_only_test_runs(desk, capfd):
     assert main(run) == 0
     assert "mllm_srec test" not in capfd.readouterr().out
     assert "has nothing to train" in refused(["fit", "--config", "popularity.yaml"], capsys=capfd)
+
+
+def test_a_finished_run_is_not_done_under_other_settings(desk, capsys):
+    run = ["run", "--config", "popularity.yaml", "--name", "pop"]
+    assert main(run) == 0
+    before = metrics("runs/items/pop")
+    for change, line in (
+        (["--data.n_negatives", "3"], "data.n_negatives: run 4, now 3"),
+        (["--data.evaluator", "full"], "data.evaluator: run 'sampled', now 'full'"),
+        (["--config", "gru.yaml"], "baseline: run 'mllm_srec.baselines.popularity.Popularity', now 'mllm_srec.bas"),
+        (["--seed_everything", "7"], "seed_everything: run 0, now 7"),
+        (["--data.max_test_groups", "3"], "data.max_test_groups: run None, now 3"),
+    ):
+        assert line in refused([*run, *change], capsys)
+    assert metrics("runs/items/pop") == before
+    assert main([*run, "--data.eval_batch_size", "2", "--model.lr", "5", "--summaries.variant", "none"]) == 0
+    assert "done: runs/items/pop" in capsys.readouterr().out
+
+
+def test_a_finished_training_is_not_done_under_other_settings(desk, capsys):
+    run = ["run", "--config", "gru.yaml", "--name", "a"]
+    assert main(run) == 0
+    for change, line in (
+        (["--trainer.max_epochs", "9"], "trainer.max_epochs: run 4, now 9"),
+        (["--baseline.init_args.hidden", "4"], "baseline.init_args.hidden: run 8, now 4"),
+    ):
+        message = refused([*run, *change], capsys)
+        assert line in message
+        assert f"test --ckpt_path {BEST}" in message
+    tested = ["run", "--config", "gru.yaml", "--name", "again", "--ckpt_path", BEST]
+    assert main(tested) == 0
+    assert "data.n_negatives: run 4, now 3" in refused([*tested, "--data.n_negatives", "3"], capsys)
+
+
+def test_weights_as_loaded_are_not_measured_in_the_folder_of_another_model(desk, capsys):
+    assert main(["test", "--config", "gru.yaml", "--name", "blank"]) == 0
+    again = ["test", "--config", "gru.yaml", "--name", "blank"]
+    before = metrics("runs/items/blank")
+    assert "seed_everything: run 0, now 3" in refused([*again, "--seed_everything", "3"], capsys)
+    assert "hidden: run 8, now 4" in refused([*again, "--baseline.init_args.hidden", "4"], capsys)
+    assert "holds a trained model; measure it with --ckpt_path" in refused([*again[:3], "--name", "a"], capsys)
+    assert metrics("runs/items/blank") == before
+    assert main([*again, "--data.n_negatives", "3"]) == 0, "another protocol has a folder of its own"
+    assert metrics("runs/items/blank") == before
+
+
+def test_a_run_on_data_that_was_prepared_again_is_not_done(desk, capsys):
+    run = ["run", "--config", "popularity.yaml", "--name", "pop"]
+    assert main(run) == 0
+    there = metrics("runs/items/pop")
+    Path("runs/items/pop/metrics.json").write_text(json.dumps({**there, "test/candidates_hash": "0" * 64}))
+    assert "holds a run on other data (candidates 00000000, now" in refused(run, capsys)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix("")))

@@ -313,7 +313,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(desk):
 
 @pytest.mark.slow
 def test_run_does_what_is_missing(desk):
-    """In processes of its own, as typed; the fit of run `a` is done."""
+    """In one process; the fit of run `a` is done."""
 
     def run():
         command = [sys.executable, "-m", "mllm_srec", "run", *SHOP, "--name", "a"]
@@ -327,7 +327,8 @@ def test_run_does_what_is_missing(desk):
     assert metrics(desk / A)["test/n_users"] == 11
     assert "Warning" not in done.stderr
     assert set(done.stderr.splitlines()) <= {
-        "Seed set to 0", "GPU available: False, used: False", f"Loaded model weights from the checkpoint at {BEST}",
+        "mllm_srec run: shop.yaml, loading libraries", "Seed set to 0", "GPU available: False, used: False",
+        f"Loaded model weights from the checkpoint at {BEST}",
     }  # fmt: skip
     before = tree(desk / A)
     again = run()
@@ -337,11 +338,11 @@ def test_run_does_what_is_missing(desk):
 
 @pytest.mark.slow
 def test_run_stops_where_a_stage_fails(desk, capfd):
-    assert main(["run", *SHOP, "--name", "b", "--trainer.precision", "bf16-true"]) == 1
+    assert main(["run", *SHOP, "--name", "b", "--data.n_negatives", "7"]) == 1
     err = capfd.readouterr().err
-    assert "trainer.precision='bf16-true': would silently cast LoRA weights" in err
-    assert "mllm_srec run: error: `fit` ended with status 1; see its output above" in err
+    assert "mllm_srec run: error: data.n_negatives=7, but the data set stores 6 candidates per list" in err
     assert "Traceback" not in err
+    assert not Path("runs/small/b/checkpoints").exists()
 
 
 @pytest.mark.slow

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypedDict
 
 from mllm_srec.files.atomic import write_text
 from mllm_srec.pipeline.grid.plan import Cell
+from mllm_srec.pipeline.runs.changes import data_changed
 from mllm_srec.pipeline.runs.names import was_tested
 from mllm_srec.pipeline.runs.provenance import commit, versions
+from mllm_srec.pipeline.runs.settings import read_settings
+from mllm_srec.types import MllmSrecError
 
 
 class Attempt(TypedDict):
@@ -34,11 +38,25 @@ def read_attempts(cell: Cell) -> list[Attempt]:
 
 
 def is_finished(cell: Cell) -> bool:
-    """Return True if the last attempt succeeded and its results are still there, measured with the right weights."""
+    """Return True if the last attempt succeeded and its results are still there, of the right weights and data."""
     attempts = read_attempts(cell)
     if not attempts or attempts[-1]["status"] != 0 or "test/n_users" not in cell.run.read_metrics():
         return False
+    if _saw_other_data(cell):
+        return False  # `run` refuses it and says why
     return cell.tested is None or not cell.tested.exists() or was_tested(cell.run, cell.tested)
+
+
+def _saw_other_data(cell: Cell) -> bool:
+    """Return True if the data set was prepared again after the cell ran, or if its settings cannot be read."""
+    if not cell.run.config.exists():
+        return False
+    try:
+        data = read_settings(cell.run.path).get("data") or {}
+    except MllmSrecError:
+        return True
+    known = "root" in data and "name" in data
+    return known and data_changed(cell.run, Path(data["root"], data["name"])) is not None
 
 
 def begin_attempt(cell: Cell) -> None:

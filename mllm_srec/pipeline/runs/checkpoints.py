@@ -9,22 +9,21 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from mllm_srec.pipeline.runs.changes import SAME_RESULTS, below, flat, same_value
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.types import ConfigError
 
 Settings = Mapping[str, Any]
 
+RESUMED = ("seed_everything", "model", "data", "baseline")
+"""Sections that decide what a resumed run trains, besides the `summaries` that the recommender reads."""
+
 MAY_CHANGE = (
-    "data.root",
-    "data.num_workers",
-    "data.eval_batch_size",
     "data.max_test_groups",
-    "data.pictures.serve",
-    "model.activation_checkpointing",
     "model.backbone",  # compared by its weights when the checkpoint is loaded; its folder may move
 )
-"""Settings of `model` and `data` that a resumed run may change, since they do not affect training."""
+"""Settings that a resumed run may change besides `SAME_RESULTS`, since they do not affect training."""
 
 
 def check_resume(checkpoint: Settings, settings: Settings, origin: RunFolder | None) -> None:
@@ -46,12 +45,15 @@ def check_resume(checkpoint: Settings, settings: Settings, origin: RunFolder | N
     before = {f"{section}.lr": rate, f"{section}.weight_decay": group["weight_decay"]}
     if origin is not None:
         stored = read_settings(origin.path)
-        before = _flat({key: stored.get(key) for key in ("seed_everything", "model", "data", "baseline")})
-    now = _flat(settings)
+        sections = RESUMED if settings.get("baseline") else (*RESUMED, "summaries")
+        before = flat({key: stored.get(key) for key in sections})
+    now = flat(settings)
     differing = [
         f"  {key}: run {value!r}, now {now[key]!r}"
         for key, value in before.items()
-        if key in now and key not in MAY_CHANGE and now[key] != value
+        if key in now
+        and not below(key, (*MAY_CHANGE, *SAME_RESULTS))
+        and not same_value(key, value, now[key], settings)
     ]
     if differing:
         source = f"--config {origin.config}" if origin is not None else "the settings of its run"
@@ -115,11 +117,3 @@ def _moved(value: Any, before: str, now: str) -> Any:
     if isinstance(value, str):
         return now + value.removeprefix(before) if value.startswith(before) else value
     return {_moved(key, before, now): item for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _flat(content: Settings, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings into dotted keys, as on the command line."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mllm_srec.files.reading import read_whole
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError
 
@@ -77,6 +78,7 @@ def read_settings(folder: Path | str, data_root: Path | str | None = None) -> di
 
     Raises:
         ConfigError: The folder holds no run.
+        DataError: Its settings cannot be read.
     """
     path = RunFolder(Path(folder)).config
     if not path.is_file():
@@ -84,7 +86,15 @@ def read_settings(folder: Path | str, data_root: Path | str | None = None) -> di
             f"run={str(folder)!r}: not a run folder (it has no {path.name}); give one that `fit` wrote, such as "
             "runs/demo/a"
         )
-    settings = current_settings(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    remedy = "give another run, or write its settings anew by `fit` with the same --config files and another --name"
+    settings = current_settings(read_whole(path, _read_yaml, "the settings of a run", remedy), str(path))
     if data_root is not None:
         settings["data"]["root"] = str(data_root)
     return settings
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("data", {}), dict | None):
+        raise ValueError("it holds no sections such as `data:`")
+    return content

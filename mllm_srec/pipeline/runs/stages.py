@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ def _content(path: Path) -> Any:
 def timed_stage(run: RunFolder, stage: str, now: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """Write the beginning of a stage, and at its end, whether it failed or not, its duration.
 
+    A folder that holds nothing else when its first stages fail is removed: it would be no run.
+
     Args:
         run: Folder of the run, which is made if it does not exist.
         stage: Name of the command that the stage is.
@@ -65,9 +68,17 @@ def timed_stage(run: RunFolder, stage: str, now: Callable[[], float] = time.mono
     _write(run, [*earlier, entry])
     try:
         yield
-    finally:
-        entry["seconds"] = round(now() - begun, 3)
-        _write(run, [*earlier, entry])
+    except BaseException:
+        _write(run, [*earlier, {**entry, "seconds": round(now() - begun, 3)}])
+        _remove_if_empty(run)
+        raise
+    _write(run, [*earlier, {**entry, "seconds": round(now() - begun, 3)}])
+
+
+def _remove_if_empty(run: RunFolder) -> None:
+    """Remove a run folder that holds times of stages only, and hidden files such as locks."""
+    if all(path.name == STAGES_FILE or path.name.startswith(".") for path in run.path.iterdir()):
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _write(run: RunFolder, stages: list[StageTime]) -> None:
@@ -96,6 +107,8 @@ class StageClock:
     def tick(self) -> None:
         """Look for new stages."""
         stages = read_stages(self._run)[self._n_before :]
+        if len(stages) < len(self._stages):
+            return  # the folder was removed, since its stages failed
         if len(stages) > len(self._stages):
             self._seen = self._now()
         self._stages = stages

@@ -115,7 +115,7 @@ def forget_training(folder, checkpoint):
     if checkpoint:
         weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
         content |= {"test/weights": weights, "test/begun_weights": weights}
-    (folder / "config.yaml").write_text("")
+    (folder / "config.yaml").write_text("{}\n")
     (folder / "metrics.json").write_text(json.dumps(content))
 
 

@@ -1,6 +1,7 @@
 """Settings that a checkpoint would silently override, and the best checkpoint of a run that was moved."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ SETTINGS = {
     "seed_everything": 0,
     "name": "a",
     "model": {"lr": 1e-3, "weight_decay": 0.1, "lora": {"r": 8}, "backbone": "x", "activation_checkpointing": False},
+    "summaries": {"variant": "full", "clip": None, "item": {"prompt": None, "token_budget": 9}},
     "data": {"root": "data", "batch_size": 4, "num_workers": 0, "pictures": {"serve": "pixels", "max_pixels": 99}},
     "trainer": {"max_epochs": 1},
 }
@@ -52,6 +54,7 @@ def changed(key, value):
         ("model.activation_checkpointing", True),
         ("model.backbone", "/moved"),
         ("model.lr", 1e-3),
+        ("summaries.item.token_budget", 1),
     ],
 )
 def test_what_may_change_when_a_run_is_continued(run, key, value):
@@ -66,11 +69,14 @@ def test_what_may_change_when_a_run_is_continued(run, key, value):
         ("model.lora.r", 4),
         ("data.batch_size", 8),
         ("data.pictures.max_pixels", 100),
+        ("data.pictures.serve", "none"),
+        ("summaries.variant", "base"),
+        ("summaries.item.prompt", "Why?"),
         ("seed_everything", 1),
     ],
 )
 def test_what_may_not_change(run, key, value):
-    with pytest.raises(ConfigError, match=rf"(?s){key}: run .*, now {value}.*--config {run.config}"):
+    with pytest.raises(ConfigError, match=rf"(?s){key}: run .*, now {re.escape(repr(value))}.*--config {run.config}"):
         check_resume(CHECKPOINT, changed(key, value), run)
 
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from mllm_srec.pipeline.runs.settings import MOVED, WITHOUT_EFFECT, current_settings, read_settings
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, DataError
 
 
 def test_a_moved_setting_gets_its_current_name():
@@ -58,3 +58,10 @@ def test_settings_of_a_run_folder(tmp_path):
 def test_a_section_that_is_null_takes_the_moved_setting():
     old = {"model": None, "data": {"packing": {"loss_on": "all"}}}
     assert current_settings(old, "x")["model"] == {"loss_on": "all"}
+
+
+@pytest.mark.parametrize("content", [b"", b"- a\n", b"data: [1\n", b"data: 3\n", b"\xff\xfe", b"just words"])
+def test_damaged_settings_are_named(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(DataError, match=r"config\.yaml: the settings of a run cannot be read .*; give another run"):
+        read_settings(tmp_path, "moved")

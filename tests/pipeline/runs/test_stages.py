@@ -42,9 +42,20 @@ def test_a_stage_is_written_when_it_begins_and_when_it_ends(run):
 
 
 def test_a_failing_stage_has_a_time_too(run):
+    run.create()
+    run.config.touch()
     with pytest.raises(RuntimeError, match="no memory"), timed_stage(run, "fit"):
         raise RuntimeError("no memory")
     assert read_stages(run)[0]["seconds"] is not None
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_folder_of_failed_stages_alone_does_not_stay(run, error):
+    with timed_stage(run, "prepare"):
+        pass
+    with pytest.raises(error), timed_stage(run, "fit"):
+        raise error
+    assert not run.path.exists()
 
 
 def test_a_killed_stage_has_none_and_a_continued_run_adds_to_it(run):
@@ -112,6 +123,20 @@ def test_a_stage_that_comes_twice_counts_twice(run):
             of_run.time += seconds
     clock.tick()
     assert clock.seconds() == {"fit": 8.0, "test": 1.0, "total": 9.0}
+
+
+def test_the_clock_keeps_what_it_saw_of_a_folder_that_is_removed(run):
+    of_run = Clock()
+    clock = StageClock(run, of_run)
+    stage = timed_stage(run, "fit", of_run)
+    stage.__enter__()
+    of_run.time = 3.0
+    clock.tick()
+    assert not stage.__exit__(RuntimeError, RuntimeError(), None)
+    assert not run.path.exists()
+    clock.tick()
+    assert clock.stage == "fit"
+    assert clock.seconds()["total"] == 3.0
 
 
 def test_the_clock_of_a_run_that_never_begins(run):
