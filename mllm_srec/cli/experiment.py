@@ -48,6 +48,7 @@ from mllm_srec.files.atomic import write_text
 from mllm_srec.files.hashing import file_hash, text_hash
 from mllm_srec.files.signals import Stopped
 from mllm_srec.models.backbone_files import describe_backbone
+from mllm_srec.models.lora_targets import check_lora_targets
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone
@@ -194,6 +195,8 @@ class ExperimentCLI(LightningCLI):
             config.model.backbone = config.data.backbone = resolve_backbone(config.model.backbone, data)
         if needs_backbone(config):
             describe_backbone(config.model.backbone, config.model.revision)  # an error of ours where it cannot be read
+        if config.baseline is None and config.model.finetune == "lora":
+            check_lora_targets(config.model.backbone, config.model.revision, config.model.lora.target_modules)
 
     def _make_experiment(self) -> Experiment:
         """Make the recommender with its prompts, or the baseline that the settings name."""

@@ -19,6 +19,7 @@ from mllm_srec.families.base import LANGUAGE_LAYERS, Family
 from mllm_srec.families.config_file import first_line, pinned_revision
 from mllm_srec.families.lookup import family_of, read_family
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone
+from mllm_srec.models.lora_targets import lora_targets
 from mllm_srec.models.turns import MODEL_TURN
 from mllm_srec.prompts.packing import attention_mask
 from mllm_srec.types import ConfigError, PackedBatch
@@ -281,14 +282,7 @@ def prepare_backbone(net: Any, info: BackboneInfo, settings: BackboneSettings) -
 def _attach_lora(net: Any, settings: BackboneSettings) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    family, pattern = family_of(net.config), settings.lora.target_modules
-    if pattern == LANGUAGE_LAYERS:
-        pattern = family.lora_targets
-    if not any(re.fullmatch(pattern, name) for name, _ in net.named_modules()):
-        raise ConfigError(
-            f"lora.target_modules={pattern!r}: names no module of {settings.name}; it must match whole names, such as "
-            f"{family.language_model}.layers.0.self_attn.q_proj; leave it at its default, or begin it with .*"
-        )
+    pattern = lora_targets(net, family_of(net.config), settings.lora.target_modules, settings.name)
     config = LoraConfig(
         r=settings.lora.r,
         lora_alpha=settings.lora.alpha,
@@ -300,13 +294,6 @@ def _attach_lora(net: Any, settings: BackboneSettings) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # equal adapters on every process
         adapted: nn.Module = get_peft_model(net, config)
-    inside = f".{family.language_model}."
-    outside = [name for name, p in adapted.named_parameters() if p.requires_grad and inside not in name]
-    if outside:
-        raise ConfigError(
-            f"lora.target_modules={pattern!r}: reaches beyond the language model: {outside[0]} and "
-            f"{len(outside) - 1} more; name language layers only, such as {family.lora_targets}"
-        )
     return adapted
 
 

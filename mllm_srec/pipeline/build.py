@@ -69,7 +69,7 @@ def resolve_backbone(name: str, data: PreparedDataset) -> str:
     if name == DEMO_BACKBONE:
         return str(DEMO_FOLDER)
     if name != RANDOM_BACKBONE:
-        return name
+        return str(Path(name).expanduser()) if name.startswith("~") else name
     from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
 
     settings = RandomBackboneSettings()

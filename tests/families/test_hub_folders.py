@@ -8,9 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mllm_srec.data.loading.prompt_batches import PromptDataset
+from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import _check_budget, build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.families import qwen2_vl
+from mllm_srec.models.backbone import BackboneSettings
+from mllm_srec.pipeline.features.pictures import extract_features
+from mllm_srec.prompts.templates import PromptSettings
+from mllm_srec.summaries.plan import SummaryPlan
+from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import ConfigError
 from tests.conftest import write_picture
 
@@ -91,6 +98,26 @@ def test_stored_and_added_pictures_keep_the_budget(hub_folder, tmp_path):
     assert 230 <= store.n_tokens(added) <= 256
     values, grids = store.pixel_values([store.picture_of("a"), added])
     assert len(values) == int(grids.prod(dim=1).sum()) <= 2 * 256 * 4
+
+
+@pytest.mark.parametrize("layout", ["hub", "saved", "newer"])
+def test_prompts_features_and_summaries_keep_the_budget(hub_folder, make_datamodule, layout):
+    """The shop's pictures of 120 x 60 pixels would take 8 tokens in these folders' own sizes."""
+    folder, settings = hub_folder(LAYOUTS[layout]), PictureSettings(max_pixels=4 * 784)
+    data = make_datamodule(pictures=settings)
+    data.backbone = folder
+    images = data.stores.images
+    assert max(images.n_tokens(picture) for picture in images.pictures) == 4
+    image_token = data.stores.encoder.image_token_id
+    data.setup("fit")
+    dataset = PromptDataset(data.train_examples(), data.stores, train=True)
+    shown = [target for place in range(len(dataset)) for target in dataset[place].targets if target.picture]
+    assert 0 < max(target.input_ids.count(image_token) for target in shown) <= 4
+    backbone = BackboneSettings(folder, finetune="none", quantization="none")
+    store = FeatureStore(extract_features(images, backbone))
+    assert max(len(store.features([picture])) for picture in images.pictures) == 4
+    plan = SummaryPlan(data.data, SummarySettings(), PromptSettings(), settings, folder, None)
+    assert max(plan.images.n_tokens(picture) for picture in plan.images.pictures) == 4
 
 
 class Deaf(qwen2_vl.Qwen2VLPictures):

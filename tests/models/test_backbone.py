@@ -16,6 +16,7 @@ from mllm_srec.models.backbone import (
     load_backbone,
 )
 from mllm_srec.models.backbone_files import describe_backbone
+from mllm_srec.models.lora_targets import check_lora_targets
 from mllm_srec.types import ConfigError
 
 CPU = torch.device("cpu")
@@ -141,6 +142,33 @@ def test_adapters_beyond_the_language_model_are_refused(tiny_backbone):
     settings = BackboneSettings(str(tiny_backbone), lora=LoraSettings(target_modules=r".*(qkv|q_proj)"))
     with pytest.raises(ConfigError, match=r"reaches beyond the language model: .*visual\.blocks\.0\.attn\.qkv"):
         load_backbone(settings, CPU)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (r".*\.query", "names no module of .* must match whole names, such as model.language_model.layers.0"),
+        (r"q_proj", "names no module"),
+        (r".*visual.*qkv", "reaches beyond the language model: model.visual.blocks.0.attn.qkv and 1 more"),
+        (
+            r".*language_model.*mlp",
+            r"names model.language_model.layers.0.mlp \(Qwen2MLP\) and 1 more that are no linear",
+        ),
+        (r".*language_model.*norm.*", r"names model.language_model.layers.0.input_layernorm \("),
+    ],
+)
+def test_layers_that_cannot_get_adapters_are_named_before_weights_are_loaded(tiny_backbone, pattern, message):
+    with pytest.raises(ConfigError, match=message):
+        check_lora_targets(str(tiny_backbone), None, pattern)
+    with pytest.raises(ConfigError, match=message):
+        load_backbone(BackboneSettings(str(tiny_backbone), lora=LoraSettings(target_modules=pattern)), CPU)
+
+
+def test_a_pattern_of_ones_own_passes(tiny_backbone):
+    pattern = r".*layers\.0\..*\.(q|v)_proj"
+    check_lora_targets(str(tiny_backbone), None, pattern)
+    backbone = load_backbone(BackboneSettings(str(tiny_backbone), lora=LoraSettings(target_modules=pattern)), CPU)
+    assert len([name for name, _ in backbone.named_parameters() if "lora_A" in name]) == 2
 
 
 def test_fingerprint_survives_another_release_of_transformers(tiny_backbone, monkeypatch):
