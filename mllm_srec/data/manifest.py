@@ -156,7 +156,9 @@ def _recorded_settings(manifest: Record) -> Record:
     source = manifest["prepare"].get("source", PrepareSettings.source)
     defaults = _flat("prepare", relevant_settings(PrepareSettings(source=source)))
     defaults |= _flat("candidates", asdict(CandidateSettings()))
-    return defaults | _flat("prepare", manifest["prepare"]) | _flat("candidates", manifest["candidates"])
+    recorded = _flat("prepare", manifest["prepare"]) | _flat("candidates", manifest["candidates"])
+    sections = {key.rpartition(".")[0] for key in recorded}  # a setting may have one value, or one per table
+    return {key: value for key, value in defaults.items() if key not in sections} | recorded
 
 
 def _raw_paths(settings: PrepareSettings) -> dict[str, Path]:

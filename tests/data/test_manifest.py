@@ -8,6 +8,7 @@ import pytest
 from mllm_srec import __version__
 from mllm_srec.data.manifest import check_manifest, raw_files, read_manifest, write_manifest
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, DemoSettings, PrepareSettings
+from mllm_srec.files.atomic import write_json
 from mllm_srec.types import ConfigError, DataError
 
 
@@ -63,6 +64,25 @@ def test_every_differing_key_is_named_with_both_values(prepared):
 def test_settings_of_other_sources_have_no_influence(prepared):
     folder, settings = prepared
     assert check_manifest(folder, replace(settings, demo=DemoSettings(n_users=7)), CandidateSettings())
+
+
+def test_a_setting_younger_than_the_data_set_counts_as_its_default(prepared):
+    folder, settings = prepared
+    content = read_manifest(folder)
+    del content["prepare"]["columns"]["separator"], content["prepare"]["columns"]["quote"]
+    write_json(content, folder / "manifest.json")
+    assert check_manifest(folder, settings, CandidateSettings())
+    with pytest.raises(ConfigError, match=r"prepare\.columns\.quote: prepared with .*, now null"):
+        check_manifest(folder, replace(settings, columns=ColumnMapping(quote=None)), CandidateSettings())
+
+
+def test_a_setting_per_table_is_compared(prepared):
+    folder, settings = prepared
+    per_table = replace(settings, columns=ColumnMapping(separator={"reviews": ";"}))
+    with pytest.raises(ConfigError, match=r"prepare\.columns\.separator"):
+        check_manifest(folder, per_table, CandidateSettings())
+    write_manifest(folder, per_table, CandidateSettings(), raw_files(per_table), {}, "beef")
+    assert check_manifest(folder, per_table, CandidateSettings())
 
 
 def test_a_changed_raw_file_of_the_same_size_differs(prepared, tmp_path):

@@ -163,6 +163,11 @@ def test_nothing_left_is_an_error_with_the_counts(tmp_path, settings):
         ({}, {"unit": "list"}, r"candidates\.unit='list': not one of user, instance"),
         ({"source": "demos"}, {}, r"prepare\.source='demos': not one of amazon2014, .*; did you mean 'demo'\?"),
         ({"columns": ColumnMapping(timestamp_unit="h")}, {}, r"prepare\.columns\.timestamp_unit='h': not one of s, ms"),
+        (
+            {"source": "tables", "columns": ColumnMapping(timestamp=None), "split": "global_time"},
+            {},
+            r"prepare\.split='global_time': needs times, and prepare\.columns\.timestamp is null",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, changes, candidates, message):

@@ -56,7 +56,7 @@ def parse_ids(values: pl.Series, report: PrepareReport, stage: str) -> pl.Series
 
 
 def explain_missing(wanted: pl.Series, available: pl.Series) -> tuple[str, str] | None:
-    """Return the probable cause why ids are not among others, and an example; None if no cause explains half of them.
+    """Return the probable cause why ids are not among others, and an example; None if no cause explains most of them.
 
     Args:
         wanted: Ids that are not available.
@@ -70,7 +70,7 @@ def explain_missing(wanted: pl.Series, available: pl.Series) -> tuple[str, str] 
         met = here.filter(pl.col("form") != "").join(
             there.unique("form"), on="form", how="inner", maintain_order="left"
         )
-        if met.height * 2 > here.height:
+        if met.height * 2 > min(here.height, there.height):
             return cause, f"{met['wanted'][0]!r} and {met['available'][0]!r}"
     return None
 

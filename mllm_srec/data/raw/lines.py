@@ -46,7 +46,7 @@ def read_records(
     if start.startswith(UTF16_MARKS):
         raise DataError(f"{path}: is {UTF16}")
     is_array = start.lstrip().startswith(b"[") and not _ROWS_OF_LISTS.match(start)
-    usable = malformed = 0
+    usable, malformed, first_fault = 0, 0, ""
     for index, found, shown in _array_elements(path) if is_array else _line_records(path):
         if isinstance(found, str):
             if strict:
@@ -55,12 +55,12 @@ def read_records(
                     "prepare.strict: false to skip and count such lines"
                 )
             report.count(stage, found, example=f"{path.name}:{index + 1}: {shown}")
-            malformed += 1
+            malformed, first_fault = malformed + 1, first_fault or f"{found}: {shown}"
             continue
         usable += 1
         yield index, found
     if not usable:
-        raise DataError(f"{path}: holds no record: {_why_no_record(start, malformed)}")
+        raise DataError(f"{path}: holds no record: {_why_no_record(start, malformed, first_fault)}")
 
 
 def _line_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str, str]]:
@@ -97,13 +97,13 @@ def _array_elements(path: Path) -> Iterator[tuple[int, dict[str, Any] | str, str
             yield index, "element is not a record", show_line(json.dumps(element))
 
 
-def _why_no_record(start: bytes, malformed: int) -> str:
-    lines = start.split(b"\n")
-    if lines[0].strip() in (b"{", b"[") or (start.lstrip().startswith(b"{") and malformed > 1):
+def _why_no_record(start: bytes, malformed: int, first_fault: str) -> str:
+    first_line = start.partition(b"\n")[0].strip()
+    if first_line in (b"{", b"[") or (first_line.startswith(b"{") and malformed > 1):
         return f"objects span several lines; {ONE_A_LINE}"
     return (
-        f"{malformed} lines, none of them a JSON object or a Python dict; check that the path and prepare.source "
-        "match (a CSV file is read with source: tables)"
+        f"{malformed} lines, none of them a JSON object or a Python dict (the first: {first_fault or 'blank'}); check "
+        "that the path and prepare.source match (a CSV file is read with source: tables)"
     )
 
 

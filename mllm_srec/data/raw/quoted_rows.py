@@ -10,7 +10,7 @@ import csv
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from mllm_srec.data.raw.blocks import show_line
 
@@ -29,6 +29,21 @@ Note = Callable[[str, int, str], None]
 
 Numbered = tuple[int, str]
 """A line's index from 0 and its text without the line end."""
+
+
+class _OneLine:
+    """The input of a parser that is given one line after another, and never more than one."""
+
+    text: str | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        text, self.text = self.text, None
+        if text is None:
+            raise StopIteration
+        return text
 
 
 class QuotedRows:
@@ -50,6 +65,8 @@ class QuotedRows:
         self._quote = quote
         self._delimiter = separator if len(separator) == 1 else stand_in
         self._note = note
+        self._one_line = _OneLine()
+        self._parser = None if quote is None else csv.reader(self._one_line, strict=True, **self._dialect)
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the index of each row's first line, and its fields."""
@@ -67,6 +84,10 @@ class QuotedRows:
 
     def _quoted_row(self, first: Numbered) -> list[str]:
         """Read the row that begins on a line with a mark."""
+        if self._parser is not None and first[1].count(str(self._quote)) % 2 == 0:
+            self._one_line.text = self._with_delimiter(first[1])
+            with suppress(csv.Error):  # out of order: done again below, with the lines after it at hand
+                return self._restored(next(self._parser))
         taken: list[Numbered] = []
         try:
             row = next(csv.reader(self._take(first, taken), strict=True, **self._dialect))

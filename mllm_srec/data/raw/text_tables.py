@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -86,7 +87,8 @@ def read_text_table(
 ) -> pl.DataFrame:
     """Read the requested columns of a text table as text, in file order, and add `ROW`.
 
-    Empty fields are null. `ROW` counts lines after the header, so that rows keep their place where lines are skipped.
+    Blanks around a field are left out, and an empty field is null. `ROW` counts lines after the header, so that rows
+    keep their place where lines are skipped.
 
     Args:
         path: The file, plain or gzip.
@@ -117,27 +119,38 @@ def read_text_table(
 
 
 def _parse_whole(data: bytes, form: TextFormat) -> pl.DataFrame | None:
-    """Parse a table with polars; None if it has marks, or a row that polars would refuse, fill or leave out."""
+    """Parse a table with polars; None if it has a row that polars would refuse, fill, leave out or read otherwise."""
     head, _, _ = data.partition(b"\n")
-    separator = form.separator.encode()
+    separator, has_marks = form.separator.encode(), form.quote is not None and form.quote.encode() in data
     n_lines = data.count(b"\n") + (not data.endswith(b"\n"))
-    plain = (
-        len(separator) == 1
-        and head.strip()
-        and (form.quote is None or form.quote.encode() not in data)
-        and b"\r" not in data
-        and b"\n\n" not in data
-        and data.count(separator) == n_lines * head.count(separator) > 0
-    )
     names = [name.strip() for name in head.split(separator)]
-    if not plain or (form.header and len(set(names)) < len(names)):
+    repeats = form.header and len(set(names)) < len(names)
+    if len(separator) > 1 or not head.strip() or repeats or b"\r" in data or b"\n\n" in data:
         return None
+    if not has_marks and not data.count(separator) == n_lines * head.count(separator) > 0:
+        return None
+    quote = form.quote if has_marks else None
     try:
-        return pl.read_csv(
-            io.BytesIO(data), separator=form.separator, quote_char=None, infer_schema=False, has_header=form.header
+        if quote and not _is_well_quoted(data, form.separator, quote, len(names)):
+            return None
+        frame = pl.read_csv(
+            io.BytesIO(data), separator=form.separator, quote_char=quote, infer_schema=False, has_header=form.header
         )
     except pl.exceptions.PolarsError:  # not UTF-8, or a row with too many fields beside one with too few
         return None
+    frame = frame.select(pl.all().str.strip_chars(" "))
+    return frame.select(pl.when(pl.all() != "").then(pl.all()))
+
+
+def _is_well_quoted(data: bytes, separator: str, quote: str, width: int) -> bool:
+    """True if each line has so many fields, each without a mark or between two, within which marks are doubled."""
+    apart = next((mark for mark in _STAND_INS if mark.encode() not in data), None)
+    if apart is None or separator == " ":
+        return False
+    lines = pl.read_csv(io.BytesIO(data), separator=apart, quote_char=None, infer_schema=False, has_header=False)
+    mark, end = re.escape(quote), re.escape(separator)
+    field = f"(?:[^{mark}{end}]*|{mark}(?:[^{mark}]|{mark}{mark})*{mark})"
+    return lines.width == 1 and bool(lines.to_series().str.contains(f"^{field}(?:{end}{field}){{{width - 1}}}$").all())
 
 
 def _parse_lines(
@@ -153,6 +166,8 @@ def _parse_lines(
     rows = QuotedRows(_text_lines(content, faults), form.separator, form.quote, stand_in, faults.note)
     with _unlimited_fields():
         found = iter(rows)
+        if form.header and content.too_long[:1] == (0,):
+            raise DataError(f"{path}: is no table: its first {TOO_LONG}")
         if form.header:
             first = next(found, (0, [""]))
             names = [name.strip() for name in first[1]]
@@ -165,7 +180,7 @@ def _parse_lines(
         places = [names.index(name) for name in wanted]
         skipped: Counter[int] = Counter()
         for index, row in _of_width(found, len(names), needed, faults, form.header, skipped):
-            buffer.append((index - form.header, *(row[place] or None for place in places)))
+            buffer.append((index - form.header, *(row[place].strip(" ") or None for place in places)))
     frame = buffer.frame()
     if skipped.total() > frame.height:
         raise DataError(_most_skipped(faults, len(names), frame.height, skipped))

@@ -172,6 +172,20 @@ def test_2023(tmp_path, shape):
     assert report.counts == {}
 
 
+def test_times_that_are_unlikely_are_pointed_out_with_the_first_and_the_last(tmp_path):
+    reviews = [{**REVIEW_2023, "timestamp": time} for time in (1588687728923, -1588687728923)]
+    _, report = read("amazon2023", write(tmp_path / "r", *reviews))
+    assert report.facts == {"first time": "1919-08-29 09:51", "last time": "2020-05-05 14:08"}
+    assert report.counts["reviews"] == {"time before 1995 (negative numbers)": 1}
+
+
+def test_words_for_nothing_are_no_title_and_no_brand(tmp_path):
+    metadata = write(tmp_path / "m", {**META_2023, "title": "nan", "store": "None"})
+    raw, report = read("amazon2023", write(tmp_path / "r", REVIEW_2023), metadata)
+    assert raw.items.select("title", "brand").rows() == [("", None)]
+    assert sum(report.counts["metadata"].values()) == 2
+
+
 BAD_REVIEWS = [
     ({"reviewerID": None}, "no user id"),
     ({"reviewerID": ""}, "no user id"),

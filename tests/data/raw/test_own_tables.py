@@ -303,3 +303,152 @@ def test_users(tmp_path):
     assert raw.users.schema == USER_SCHEMA
     assert raw.users.rows() == [("007", "a spy"), ("8", "")]
     assert report.counts["users"] == {"no user id": 1, "user repeated, first kept": 1}
+
+
+# --- tables of other people -----------------------------------------------------------------------------------------
+
+CSV = "user_id,item_id,rating,timestamp\n"
+
+
+def written(tmp_path: Path, content: str, name: str = "t.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_blanks_around_ids_ratings_and_times(tmp_path):
+    path = written(tmp_path, " user_id , item_id,rating ,timestamp\n u , i,  5 , 978307200 \n")
+    assert read(path, ColumnMapping())[0].interactions.rows() == [("u", "i", 5.0, 978307200000, 0, "")]
+
+
+def test_without_times_the_order_of_the_file_is_the_time(tmp_path):
+    path = written(tmp_path, "user_id,item_id,rating\nu,b,5\n\nu,a,5\n")
+    raw, report = read(path, ColumnMapping(timestamp=None))
+    assert raw.interactions.select("item_id", "timestamp", "order").rows() == [("b", 0, 0), ("a", 2, 2)]
+    assert report.facts == {"time": "the order of the file"}
+
+
+def test_the_report_says_when_it_began_and_ended(tmp_path):
+    path = written(tmp_path, CSV + "u,a,5,20180901\nu,b,5,20180903\n")
+    raw, report = read(path, ColumnMapping())
+    assert report.facts == {"first time": "2018-09-01", "last time": "2018-09-03"}
+    assert raw.interactions["timestamp"][0] == milliseconds(2018, 9, 1)
+
+
+def test_the_unit_that_fits_is_named_and_never_the_one_that_is_set(tmp_path):
+    path = written(tmp_path, CSV + "u,a,5,1600000000000000\n")
+    for unit in ("s", "ms"):
+        match = r"none of the 1 rows is usable \(time is out of range.*timestamp_unit: us\): 1, e\.g\. row 1: \{"
+        with pytest.raises(DataError, match=match):
+            read(path, ColumnMapping(timestamp_unit=unit))
+    assert read(path, ColumnMapping(timestamp_unit="us"))[0].interactions["timestamp"].to_list() == [1600000000000]
+
+
+@pytest.mark.parametrize("kind", [as_csv, as_parquet, as_json_lines])
+def test_ids_written_as_floats_meet_whole_ones(tmp_path, kind):
+    rows = [{"user_id": "u", "item_id": number, "rating": 5, "timestamp": 978307200} for number in (7.0, 8.0)]
+    path = tmp_path / "t.csv"
+    path = path.with_suffix({as_csv: ".csv", as_parquet: ".parquet", as_json_lines: ".jsonl"}[kind])
+    path.write_bytes(kind(rows))
+    items = written(tmp_path, "item_id,title\n7,A\n8,B\n", "items.csv")
+    raw, _ = read(path, ColumnMapping(), metadata=str(items))
+    assert raw.interactions["item_id"].to_list() == ["7", "8"]
+
+
+def test_lost_leading_zeros_are_the_named_cause(tmp_path):
+    path = written(tmp_path, CSV + "".join(f"u,00{n},5,978307200\n" for n in range(1, 9)))
+    with pytest.raises(DataError, match=r"no item in common .*'001' and '1' differ in leading zeros only; export ids"):
+        read(path, ColumnMapping(), metadata=str(written(tmp_path, "item_id,title\n1,A\n2,B\n", "items.csv")))
+    items = written(tmp_path, "item_id,title\n008,H\n" + "".join(f"{n},A\n" for n in range(1, 8)), "items.csv")
+    _, report = read(path, ColumnMapping(), metadata=str(items))
+    ((reason, n),) = report.counts["metadata"].items()
+    assert (n, "leading zeros" in reason) == (7, True)
+    assert report.examples["metadata"][reason] == ["'001' and '1'"]
+    users = written(tmp_path, "user_id,profile\nU,a spy\nv,b\n", "users.csv")
+    _, report = read(path, ColumnMapping(), users=str(users))
+    assert [n for reason, n in report.counts["users"].items() if "upper and lower case" in reason] == [1]
+
+
+def test_most_items_without_metadata_are_pointed_out_without_a_cause(tmp_path):
+    path = written(tmp_path, CSV + "u,a,5,978307200\nu,b,5,978307200\nu,c,5,978307200\n")
+    _, report = read(path, ColumnMapping(), metadata=str(written(tmp_path, "item_id,title\na,A\n", "items.csv")))
+    ((reason, n),) = report.counts["metadata"].items()
+    assert (n, "does the file belong" in reason) == (2, True)
+    _, report = read(path, ColumnMapping(), metadata=str(written(tmp_path, "item_id,title\na,A\nb,B\n", "items.csv")))
+    assert report.counts == {}
+
+
+def test_the_id_may_have_another_name_in_the_other_tables(tmp_path):
+    path = written(tmp_path, CSV + "u,a,5,978307200\n")
+    items, users = (
+        written(tmp_path, "sku,title\na,A\n", "items.csv"),
+        written(tmp_path, "who,profile\nu,spy\n", "w.csv"),
+    )
+    with pytest.raises(DataError, match=r"items\.csv: no column 'item_id' .*set prepare\.columns\.item_key"):
+        read(path, ColumnMapping(), metadata=str(items))
+    with pytest.raises(DataError, match=r"w\.csv: no column 'user_id' .*set prepare\.columns\.user_key"):
+        read(path, ColumnMapping(), users=str(users))
+    raw, _ = read(path, ColumnMapping(item_key="sku", user_key="who"), metadata=str(items), users=str(users))
+    assert (raw.items["title"].to_list(), raw.users.rows()) == (["A"], [("u", "spy")])
+
+
+def test_texts_that_are_words_for_nothing_are_empty_and_counted(tmp_path):
+    path = written(tmp_path, "user_id,item_id,rating,timestamp,text\nu,a,5,978307200,nan\nu,b,5,978307200,nan bread\n")
+    items = written(
+        tmp_path,
+        "item_id,title,brand,kinds,about,price,image\n"
+        "a,nan,None,nan|Food,NULL,nan,nan\nb,Nan bread,none such,None,<NA>,NULL,b.jpg\n",
+        "items.csv",
+    )
+    columns = ColumnMapping(
+        review="text", brand="brand", categories="kinds", description="about", price="price", image="image"
+    )
+    users = written(tmp_path, "user_id,profile\nu,None\n", "users.csv")
+    raw, report = read(path, columns, metadata=str(items), users=str(users))
+    assert raw.interactions["review"].to_list() == ["", "nan bread"]
+    assert raw.items.rows() == [
+        ("a", "", None, ["Food"], "", None, None, []),
+        ("b", "Nan bread", "none such", [], "", None, "b.jpg", []),
+    ]
+    assert raw.users.rows() == [("u", "")]
+    word = "is a word such as nan or NULL, emptied"
+    assert report.counts["metadata"] == {
+        f"title {word}": 1, f"brand {word}": 1, f"category {word}": 2, f"description {word}": 2
+    }  # fmt: skip
+    assert (report.counts["reviews"], report.counts["users"]) == ({f"review {word}": 1}, {f"profile {word}": 1})
+
+
+def test_control_characters_are_in_no_text(tmp_path):
+    text = "So\0ap \x1b[31mred\u202e\x9b \ufeff\x07x"
+    rows = [{"user_id": "u", "item_id": "a", "rating": 5, "timestamp": 978307200, "text": text}]
+    path, items, users = tmp_path / "t.jsonl", tmp_path / "i.jsonl", tmp_path / "u.jsonl"
+    path.write_bytes(as_json_lines(rows))
+    items.write_bytes(as_json_lines([{"item_id": "a", "title": text, "brand": text, "kinds": [text], "about": text}]))
+    users.write_bytes(as_json_lines([{"user_id": "u", "profile": text}]))
+    columns = ColumnMapping(review="text", brand="brand", categories="kinds", description="about")
+    raw, _ = read(path, columns, metadata=str(items), users=str(users))
+    found = [
+        raw.interactions["review"][0],
+        raw.users["profile"][0],
+        *raw.items.row(0)[1:3],
+        *raw.items["categories"][0],
+    ]
+    assert found == ["Soap red x"] * 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CSV + 'u,"[1, 2]",5,978307200\nv,"[3, 4]",5,978307200\n',
+        CSV + "u,1 2 3,5,978307200\nv,3 4 5 6,5,978307200\n",
+        CSV + 'u,"a,b,c",5,978307200\nv,"c,d,e",5,978307200\n',
+    ],
+)
+def test_a_row_for_each_sequence_is_refused(tmp_path, content):
+    match = "holds several items, such as .*; one row for each interaction is needed"
+    with pytest.raises(DataError, match=match):
+        read(written(tmp_path, content), ColumnMapping())
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(as_json_lines([{"user_id": "u", "item_id": ["a", "b"], "rating": 5, "timestamp": 1}]))
+    with pytest.raises(DataError, match=match):
+        read(path, ColumnMapping())

@@ -41,11 +41,13 @@ def texts(path: Path, content: str, **mapping) -> tuple[list[str], dict[str, int
 # --- two ways of reading ------------------------------------------------------------------------------------------
 
 cells = st.text(alphabet="ab1 .é\t;'\u2028\x0b\x85", max_size=3)
-lines = st.lists(st.lists(cells, min_size=1, max_size=4).map("|".join), min_size=1, max_size=8)
+quoted_cells = st.text(alphabet='a1 "|', max_size=4).map(lambda text: '"' + text.replace('"', '""') + '"')
+lines = st.lists(st.lists(cells | quoted_cells, min_size=1, max_size=4).map("|".join), min_size=1, max_size=8)
+full_lines = st.lists(st.tuples(*[cells | quoted_cells] * 3).map("|".join), min_size=1, max_size=8)
 
 
-@settings(max_examples=400, deadline=None)
-@given(lines, st.booleans(), st.booleans(), st.sampled_from(["\n", "\r\n"]))
+@settings(max_examples=600, deadline=None)
+@given(lines | full_lines, st.booleans(), st.booleans(), st.sampled_from(["\n", "\r\n"]))
 def test_the_quick_way_and_the_exact_way_agree(tmp_path_factory, rows, has_header, ends, line_end):
     content = line_end.join(["a|b|c", *rows] if has_header else rows) + line_end * ends
     path = tmp_path_factory.mktemp("t") / "t.txt"
@@ -67,10 +69,12 @@ def test_the_quick_way_and_the_exact_way_agree(tmp_path_factory, rows, has_heade
     assert found[0] == found[1]
 
 
-def test_a_clean_table_goes_the_quick_way(tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", ["ok", '"a ""b"", c"', '""'])
+def test_an_orderly_table_goes_the_quick_way(tmp_path, monkeypatch, text):
     monkeypatch.setattr(text_tables, "_parse_lines", lambda *args: pytest.fail("the slow way"))
-    rows, report = read(tmp_path / "t.csv", HEADER + "".join(map(row, range(5))))
+    rows, report = read(tmp_path / "t.csv", HEADER + "".join(row(n, text) for n in range(5)))
     assert [found[1] for found in rows] == ["i0", "i1", "i2", "i3", "i4"]
+    assert {found[4] for found in rows} == {{"ok": "ok", '""': None}.get(text, 'a "b", c')}
     assert report.counts == {}
 
 
@@ -101,7 +105,7 @@ def test_an_unpaired_mark_costs_no_row(tmp_path, separator):
         ('"a ""b"" c"', 'a "b" c', None),
         ('"a, b"', "a, b", None),
         (' "a, b"', "a, b", None),
-        ('"a, b" ', "a, b ", "quotation mark inside a field"),
+        ('"a, b" ', "a, b", "quotation mark inside a field"),
         ("'single", "'single", None),
     ],
 )

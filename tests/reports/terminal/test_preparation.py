@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from mllm_srec.reports.terminal import preparation
+from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.reports.terminal.preparation import MAX_SHOWN, print_prepared, print_quality
 
 QUALITY = {"n": 12345, "n_refused": 2, "n_empty": 0, "tokens_median": 7.5, "share": None, "all_states/x": 0.25}
@@ -93,3 +94,21 @@ def test_what_was_prepared(done, words, capsys):
     assert f"data/demo {words}" in out
     assert "1,234" in out
     assert "line is not JSON" in out
+
+
+def test_the_table_fits_80_columns_and_shows_what_could_not_be_used(capsys):
+    report = PrepareReport()
+    report.fact("candidates_hash", "ab" * 32)
+    reason = "field spans lines that look like rows (an unpaired mark? prepare.columns.quote: null reads it as text)"
+    report.count("reviews", reason, 7, "t.csv, line 4-20: \x1b[31mu0,i2,[bold]" + "x" * 500)
+    report.count("k-core", "users with too few interactions", 3, "u7")
+    print_prepared(Path("/a/rather/long/folder") / ("x" * 60), report.lines(), False)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "abababab" in out
+    text = " ".join(out.split())
+    assert "e.g. t.csv, line 4-20:" in text
+    assert "[bold]" in text
+    assert "\x1b" not in text
+    assert "u7" not in text, "an example of a filter is in the report only"
+    assert ("reviews", reason, "7") in report.lines()
