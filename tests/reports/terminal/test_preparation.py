@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mllm_srec.reports.terminal import preparation
 from mllm_srec.data.prepare_report import PrepareReport
+from mllm_srec.reports.terminal import preparation
 from mllm_srec.reports.terminal.preparation import MAX_SHOWN, print_prepared, print_quality
 
 QUALITY = {"n": 12345, "n_refused": 2, "n_empty": 0, "tokens_median": 7.5, "share": None, "all_states/x": 0.25}
