@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 
 from mllm_srec.cli.stopping import run_stoppable
@@ -89,5 +91,24 @@ def _run(command: str, arguments: list[str]) -> None:
     importlib.import_module(f"mllm_srec.cli.commands.{COMMANDS[command][0]}").main(command, arguments)
 
 
+def run_process() -> int:
+    """Run the command line of this process; a reader that has seen enough, such as `head`, ends it quietly.
+
+    Returns:
+        Exit status of `main`, or 141 as of other programs whose pipe was closed.
+    """
+    try:
+        try:
+            return main()
+        finally:
+            if sys.stdout is not None:  # None: closed from the beginning
+                sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):  # else Python would complain about what is still in their buffers
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 128 + 13
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_process())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
@@ -15,6 +16,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from mllm_srec.data.loading.summary_batches import SummaryCollator, SummaryDataset, TokenBudgetSampler, summary_loader
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.files.folders import build_lock
+from mllm_srec.files.progress import LateProgress
 from mllm_srec.models.summarizer import SummaryGenerator
 from mllm_srec.prompts.summaries import Summary, SummaryPrompt
 from mllm_srec.summaries.inputs import SummaryInputs, read_summary_texts
@@ -135,7 +137,8 @@ class Summarizer:
 
     def _items(self, loop: SummaryLoop) -> pl.DataFrame:
         prompts = self.inputs.item_prompts(loop.plan)
-        loop.write(prompts.values())
+        with self._counted(loop, len(prompts)):
+            loop.write(prompts.values())
         return item_view(list(prompts), [prompt.key for prompt in prompts.values()], loop.store)
 
     def _preferences(self, loop: SummaryLoop) -> pl.DataFrame:
@@ -145,15 +148,24 @@ class Summarizer:
         chains = build_chains(self.plan.data.interactions)
         rows = [(chain, step) for chain in chains for step in chain.steps(settings.window, settings.step, refined)]
         keys: dict[tuple[str, str, int], str] = {}
-        for wave in _waves(rows, refined):
-            prompts = []
-            for chain, step in wave:
-                previous = keys.get((chain.user_id, chain.visible, step.index - 1)) if refined else None
-                text = loop.store[previous].text if previous else None
-                prompts.append(self.inputs.preference_prompt(loop.plan, chain, step, text))
-                keys[chain.user_id, chain.visible, step.index] = prompts[-1].key
-            loop.write(prompts)
+        with self._counted(loop, len(rows)):
+            for wave in _waves(rows, refined):
+                prompts = []
+                for chain, step in wave:
+                    previous = keys.get((chain.user_id, chain.visible, step.index - 1)) if refined else None
+                    text = loop.store[previous].text if previous else None
+                    prompts.append(self.inputs.preference_prompt(loop.plan, chain, step, text))
+                    keys[chain.user_id, chain.visible, step.index] = prompts[-1].key
+                loop.write(prompts)
         return preference_view(rows, [keys[c.user_id, c.visible, s.index] for c, s in rows], loop.store)
+
+    @contextmanager
+    def _counted(self, loop: SummaryLoop, n: int) -> Iterator[None]:
+        """Show one bar for all `n` texts of a part, however many calls write them."""
+        shown = self._writer.shows_progress and self.trainer.is_global_zero
+        with LateProgress(f"{loop.plan.part} summaries", n, "texts", shown=shown) as progress:
+            loop.progress = self._writer.progress = progress
+            yield
 
 
 def _waves(rows: Sequence[tuple[Chain, ChainStep]], refined: bool) -> list[list[tuple[Chain, ChainStep]]]:
@@ -181,6 +193,7 @@ class SummaryLoop:
         self.plan, self.trainer, self.store = plan, trainer, store
         self.images = summary_plan.images if PARTS[plan.part].reads == "picture" else None
         self.n_written = 0
+        self.progress: LateProgress | None = None
         settings = plan.settings
         self._module = SummaryGenerator(
             str(settings.backbone),
@@ -192,7 +205,10 @@ class SummaryLoop:
 
     def write(self, prompts: Iterable[SummaryPrompt]) -> None:
         """Write the summaries that the store does not hold; afterwards the store of every process holds them all."""
-        missing = list({prompt.key: prompt for prompt in prompts if prompt.key not in self.store}.values())
+        wanted = list(prompts)
+        missing = list({prompt.key: prompt for prompt in wanted if prompt.key not in self.store}.values())
+        if self.progress is not None:
+            self.progress.skip(len(wanted) - len(missing))
         if not missing:
             return
         settings = self.plan.settings
@@ -212,8 +228,10 @@ class SummaryWriter(BasePredictionWriter):
 
     store: SummaryStore
 
-    def __init__(self) -> None:
+    def __init__(self, shows_progress: bool = True) -> None:
         super().__init__("batch")
+        self.shows_progress = shows_progress
+        self.progress: LateProgress | None = None
 
     def write_on_batch_end(
         self, trainer: Any, pl_module: Any, prediction: list[Summary], *args: Any, **kwargs: Any
@@ -224,15 +242,18 @@ class SummaryWriter(BasePredictionWriter):
             SystemExit: With status 143, after SIGTERM: Lightning catches that signal, but exits in fit and test only.
         """
         self.store.append(prediction)
+        if self.progress is not None:
+            self.progress.advance(len(prediction) * trainer.world_size)  # the others write about as many
         if trainer.received_sigterm:
             print("stopped by SIGTERM; the same command continues from here", file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGTERM)
 
 
-def summary_trainer(**kwargs: Any) -> Trainer:
+def summary_trainer(enable_progress_bar: bool | None = None, **kwargs: Any) -> Trainer:
     """Make a Trainer for the loops, without loggers and checkpoints.
 
     Args:
+        enable_progress_bar: False shows none; else there is one bar for each part, not one for each call of `predict`.
         kwargs: Arguments of the Trainer: `accelerator`, `devices`, `strategy`, `num_nodes` and the like.
     """
     return Trainer(
@@ -240,6 +261,7 @@ def summary_trainer(**kwargs: Any) -> Trainer:
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,  # our own sampler shards, and leaves no process without a batch
-        callbacks=[SummaryWriter()],
+        enable_progress_bar=False,
+        callbacks=[SummaryWriter(shows_progress=enable_progress_bar is not False)],
         **kwargs,
     )

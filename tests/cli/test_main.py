@@ -166,3 +166,24 @@ def test_other_precisions_pass(precision):
     from mllm_srec.cli.checks import _check_precision
 
     _check_precision(precision)
+
+
+@pytest.mark.parametrize("command", ["--help", "rank --help", "prepare --help", "compare --help", "--version"])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(command):
+    """`| head` closes the pipe while more is to come, or before anything was written."""
+    for reader in ("head -n 1", "true"):
+        line = f"{sys.executable} -m mllm_srec {command} | {reader}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False)
+        assert done.stderr == ""
+        assert done.returncode in (0, 141)  # 0: the pipe took all of it before it was closed
+
+
+def test_report_says_what_it_does_before_it_loads_its_libraries(tmp_path):
+    code = (
+        "import builtins, sys; from mllm_srec.__main__ import main; say = print\n"
+        f"def first(*a, **k): builtins.print = say; say(a[0], [name for name in {HEAVY!r} if name in sys.modules])\n"
+        f"builtins.print = first\nmain(['report', 'nothing', '--output', {str(tmp_path / 'page')!r}])"
+    )
+    done = python("-c", code)
+    assert done.stdout.splitlines()[0] == f"making the report in {tmp_path / 'page'} []", done.stderr
+    assert "nothing" in done.stderr

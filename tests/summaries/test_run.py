@@ -32,6 +32,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.prepare import prepare_dataset
 from mllm_srec.data.settings import CandidateSettings, ColumnMapping, PictureSettings, PrepareSettings
 from mllm_srec.data.stored_prompts.store import build_prompt_store
+from mllm_srec.files import progress
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model
 from mllm_srec.prompts.decoding import GenerationSettings
 from mllm_srec.prompts.summaries import Summary
@@ -638,3 +639,34 @@ def test_a_prompt_made_of_written_summaries_knows_the_visible_past(marked, echo,
         told = {f"said_{context.user_id}_{item}_" for item in known[: len(known) // 2 * 2]}
         seen = {mark for mark in marks_of(plan, known, context.user_id) if not mark.startswith("said")}
         assert set(MARKS.findall(encoder.tokenizer.decode(prompts.prefix(index)))) == seen | told
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_part_is_counted_once_however_many_waves_write_it(
+    written, tiny_backbone, tmp_path, monkeypatch, capsys, wanted
+):
+    """Half of the texts are there already: they count as done and not as speed."""
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    folder = shutil.copytree(written, tmp_path / "shop")
+    plan = make_plan(folder, tiny_backbone)
+    n = {part: len(view(plan, part)) for part in ("image", "preference")}
+    for part in n:
+        shutil.rmtree(plan.folder(part) / "views")
+        records = plan.folder(part) / "records-0.jsonl"
+        lines = records.read_text().splitlines(keepends=True)
+        records.write_text("".join(lines[: len(lines) // 2]))
+    capsys.readouterr()
+    trainer = summarize.summary_trainer(accelerator="cpu", devices=1, enable_progress_bar=None if wanted else False)
+    summarize.Summarizer(plan, trainer).run(["image", "preference"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if " texts (" in line]
+    if not wanted:
+        assert lines == []
+        return
+    for part, total in n.items():
+        own = [line for line in lines if line.startswith(f"{part} summaries: ")]
+        assert len(own) >= 2
+        done = [int(re.match(rf".*: (\d+) of {total} texts", line)[1]) for line in own]
+        assert done == sorted(done)
+        assert done[0] > 0
+        assert done[-1] == total
+    assert "Predicting" not in "".join(lines)

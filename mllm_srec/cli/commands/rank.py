@@ -1,4 +1,4 @@
-"""`rank`: recommendations for one person on the terminal, or for all users as a Parquet file."""
+"""`rank`: recommendations for one person on the terminal, or for all users as a file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "output": {
         "type": str | None,
         "default": None,
-        "help": "Parquet file for the lists of all users, or of --user. Interrupted and run again, it continues.",
+        "help": "File for the lists of all users, or of --user, ending in .parquet or .csv. Run again, it continues.",
     },
     "top_k": {"type": int, "default": 10, "help": "Number of items of a list."},
     "max_items": {

@@ -22,6 +22,7 @@ TITLE = "Multimodal sequential recommendation: results"
 def main(command: str, arguments: list[str]) -> None:
     """Write the report."""
     config = _parser(command).parse_args(arguments)
+    print(f"making the report in {config.output}", flush=True)  # before the libraries, which take seconds
     from mllm_srec.files.quiet import silence_libraries
     from mllm_srec.pipeline.report.report import check_report_folder, write_report
     from mllm_srec.pipeline.report.sources import find_results

@@ -1,4 +1,4 @@
-"""Ranked lists of many users in one Parquet file, written in parts so that a killed command can be resumed."""
+"""Ranked lists of many users in one file, Parquet or CSV, written in parts so that a killed command can be resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.files.atomic import write_table
+from mllm_srec.files.atomic import atomic_file, write_table
 from mllm_srec.files.folders import lock_if_free, make_writable
 from mllm_srec.files.hashing import file_hash
 from mllm_srec.files.progress import LateProgress
@@ -23,18 +23,27 @@ USERS_PER_PART = 50
 """Lists per part: a killed command loses at most so many."""
 
 
+FORMATS = (".parquet", ".csv")
+"""Endings of a file's name, by which its format is chosen."""
+
+
 def check_output(path: Path) -> None:
     """Check that a file can be written, before hours are spent on its content.
 
     Raises:
-        ConfigError: The file cannot be written.
+        ConfigError: The file cannot be written, or its name does not say its format.
     """
+    if path.is_dir():
+        raise ConfigError(f"output={str(path)!r}: is a folder; give the name of a file, such as lists.parquet")
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(
+            f"output={str(path)!r}: does not say whether to write Parquet or CSV; give a name that ends in "
+            f"{' or '.join(FORMATS)}"
+        )
     try:
         make_writable(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
-    if path.is_dir():
-        raise ConfigError(f"output={str(path)!r}: is a folder; give the name of a file, such as lists.parquet")
 
 
 def write_lists(
@@ -46,7 +55,7 @@ def write_lists(
 
     Args:
         ranker: Ranker of the run.
-        path: File to write.
+        path: File to write, in the format that its ending names.
         user_ids: Ids of the users to rank for, one list each.
         new_items: New items, ranked together with those of the data set.
         top_k: Length of the lists; None keeps all items.
@@ -68,7 +77,7 @@ def write_lists(
             )
         try:
             table = pl.concat([pl.DataFrame(schema=LIST_SCHEMA), *_parts(ranker, parts, user_ids, new_items, top_k)])
-            write_table(table, path)
+            _write(table, path)
         finally:
             lock.release()
     except OSError as error:
@@ -78,20 +87,32 @@ def write_lists(
     return table
 
 
+def _write(table: pl.DataFrame, path: Path) -> None:
+    if path.suffix.lower() == ".csv":
+        with atomic_file(path) as file:
+            table.write_csv(file)
+    else:
+        write_table(table, path)
+
+
 def _parts(
     ranker: Ranker, folder: Path, user_ids: Sequence[str], new_items: Sequence[NewItem], top_k: int | None
 ) -> list[pl.DataFrame]:
     """Rank the users part by part; parts of an earlier command are read back."""
     tables = []
-    with LateProgress("ranking", len(user_ids)) as progress:
+    with LateProgress("ranking", len(user_ids), "users") as progress:
         for begin in range(0, len(user_ids), USERS_PER_PART):
             part = folder / f"{begin:09d}.parquet"
-            if not part.exists():
-                chunk = user_ids[begin : begin + USERS_PER_PART]
-                lists = [ranked.table for ranked in ranker.rank_all(chunk, new_items, top_k)]
+            chunk = user_ids[begin : begin + USERS_PER_PART]
+            if part.exists():
+                progress.skip(len(chunk))
+            else:
+                lists = []
+                for ranked in ranker.rank_all(chunk, new_items, top_k):
+                    lists.append(ranked.table)
+                    progress.advance()
                 write_table(pl.concat(lists), part)
             tables.append(pl.read_parquet(part, glob=False))
-            progress.update(min(begin + USERS_PER_PART, len(user_ids)))
     return tables
 
 
@@ -111,7 +132,7 @@ def _key(ranker: Ranker, user_ids: Sequence[str], new_items: Sequence[NewItem], 
             chooser.retriever,
             _optional_hash(retriever if retriever.is_file() else None),
         ],
-        "new": [[*map(str, asdict(item).values()), _optional_hash(item.image)] for item in new_items],
+        "new": [[*map(str, asdict(item).values()), _optional_hash(item.picture)] for item in new_items],
         "users": list(user_ids),
         "top_k": top_k,
     }

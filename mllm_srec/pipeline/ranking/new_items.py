@@ -13,6 +13,9 @@ from mllm_srec.data.pictures.finder import SUFFIXES, UnusablePictureError
 from mllm_srec.data.raw.values import clean_text, clean_texts
 from mllm_srec.types import DataError, did_you_mean
 
+LARGEST_FILE = 64 << 20
+"""Bytes of a file of new items that are read: somebody gave another file if it holds more."""
+
 
 @dataclass(frozen=True)
 class NewItem:
@@ -65,8 +68,9 @@ class NewItem:
         Raises:
             DataError: The picture cannot be used.
         """
-        if self.image is not None:
-            _check_image(Path(self.image), max_pixels)
+        picture = self.picture
+        if picture is not None:
+            _check_image(picture, max_pixels)
         return {
             "item_id": item_id,
             "title": clean_text(self.title),
@@ -74,9 +78,17 @@ class NewItem:
             "categories": clean_texts(self.categories),
             "description": clean_text(self.description),
             "price": None,
-            "image": None if self.image is None else str(self.image),
+            "image": None if picture is None else str(picture),
             "image_urls": [],
         }
+
+    @property
+    def picture(self) -> Path | None:
+        """The picture file, with `~` as the home folder."""
+        try:
+            return None if self.image is None else Path(self.image).expanduser()
+        except RuntimeError:  # ~ of nobody
+            return Path(str(self.image))
 
 
 def read_new_items(values: Sequence[str]) -> list[NewItem]:
@@ -94,26 +106,46 @@ def read_new_items(values: Sequence[str]) -> list[NewItem]:
         if value.lstrip().startswith("{"):
             items.append(_parse(value, "--new_item"))
         else:
-            items += _read_file(Path(value))
+            items += _read_file(value)
     return items
 
 
-def _read_file(path: Path) -> list[NewItem]:
+def _read_file(value: str) -> list[NewItem]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        path = Path(value).expanduser()
+        lines = _read_text(path).splitlines()
+    except (OSError, ValueError, RuntimeError) as error:  # of a wrong encoding, a path with a null byte, an unknown ~
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"new_item={str(path)!r}: is neither a JSON object nor a readable file ({error}); give an object such as "
-            '\'{"title": "red mug", "image": "mug.png"}\', or a file with one per line'
+            f"new_item={value[:200]!r}: is neither a JSON object nor a readable file ({reason}); give an object such "
+            'as \'{"title": "red mug", "image": "mug.png"}\', or a file with one per line'
         ) from error
+    if not any(line.strip() for line in lines):
+        raise DataError(f"new_item={value[:200]!r}: holds no item; write a JSON object per line into it")
     items = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
-    return [item if item.image is None else replace(item, image=path.parent / item.image) for item in items]
+    return [item if item.picture is None else replace(item, image=path.parent / item.picture) for item in items]
+
+
+def _read_text(path: Path) -> str:
+    """Read a file or a pipe.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no text, or never ends.
+    """
+    if path.is_char_device() or path.is_block_device():
+        raise ValueError("it is a device")
+    with path.open("rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"it has more than {LARGEST_FILE >> 20} MB")
+    return content.decode("utf-8-sig")
 
 
 def _parse(text: str, source: str) -> NewItem:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{source}: {text[:80]!r} is not valid JSON ({error}); give a JSON object") from error
     known = [field.name for field in fields(NewItem)]
     if not isinstance(content, dict):
@@ -132,7 +164,7 @@ def _check_image(path: Path, max_pixels: int) -> None:
     try:
         check_picture(path, max_pixels)
     except UnusablePictureError as error:
-        reason = "there is no such file" if not path.is_file() else str(error)
+        reason = str(error) if path.is_file() else "it is no file" if path.exists() else "there is no such file"
         raise DataError(
             f"image={str(path)!r} of a new item: cannot be used ({reason}); give a file in one of the formats "
             f"{', '.join(suffix.lstrip('.') for suffix in SUFFIXES)}, or leave the picture out"

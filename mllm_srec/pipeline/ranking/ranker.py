@@ -117,7 +117,7 @@ class Ranker:
             )
         self.run, self.data, self._device = run, run.datamodule.data, device
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
-        self._weights = None if checkpoint is None else read_checkpoint(checkpoint)
+        self._weights = None if checkpoint is None else _read_weights(Path(checkpoint))
         self.chooser = CandidateChooser(self.data, max_items, retriever)
         self.prompts = RankPrompts(run.datamodule, run.arrivals)
         self._scorer: Scorer | None = None
@@ -290,6 +290,21 @@ class Ranker:
             "new": [item_id not in self.prompts.index for item_id in item_ids],
         }
         return pl.DataFrame(columns, schema=LIST_SCHEMA)
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of the recommender.
+
+    Raises:
+        ConfigError: It is one of a baseline, or of another program.
+    """
+    checkpoint = read_checkpoint(path)
+    if missing := {"state_dict", "PromptDataModule"} - set(checkpoint):
+        raise ConfigError(
+            f"ckpt_path={str(path)!r}: is no checkpoint of the recommender (it has no {', '.join(sorted(missing))}); "
+            "give one from the checkpoints/ of the run"
+        )
+    return checkpoint
 
 
 def history_table(ranker: Ranker, person: Person) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mllm_srec.files.atomic import write_text
+from mllm_srec.files.progress import track
 from mllm_srec.pipeline.report.sections import Cases, run_section
 from mllm_srec.pipeline.report.sources import open_results, scripted_name
 from mllm_srec.reports.figures.drawing import write_drawing
@@ -77,7 +78,8 @@ def write_report(
     named = [open_results(path, cases) for path in results]
     named += [(path.resolve().name, partial(run_section, path, cases=cases)) for path in runs]
     anchors = _anchors([name for name, _ in named])
-    sections = [make(anchor=anchor) for anchor, (_, make) in zip(anchors, named, strict=True)]
+    makers = track(zip(anchors, named, strict=True), len(named), "reading results", "sections")
+    sections = [make(anchor=anchor) for anchor, (_, make) in makers]
     n_grids = sum(scripted_name(path) is None for path in results)
     made = f"Made by mllm_srec {VERSION} from {n_grids} grids and {len(runs)} single runs."
     page = render_page(title, sections, made)
@@ -108,13 +110,13 @@ def _write(folder: Path, page: str, sections: Sequence[Section]) -> list[str]:
         (folder / part).mkdir(parents=True, exist_ok=True)
     _write_list(folder, sorted(before))  # marks the folder, even if writing is interrupted
     files = [PAGE]
-    for section in sections:
-        for block in section.blocks:
-            if isinstance(block, TableBlock):
-                files += _write_table(folder, block)
-            elif isinstance(block, FigureBlock):
-                paths = write_drawing(block.drawing, folder / FIGURES)
-                files += [f"{FIGURES}/{path.name}" for path in paths]
+    blocks = [block for section in sections for block in section.blocks if isinstance(block, TableBlock | FigureBlock)]
+    for block in track(blocks, len(blocks), "writing tables and figures"):
+        if isinstance(block, TableBlock):
+            files += _write_table(folder, block)
+        else:
+            paths = write_drawing(block.drawing, folder / FIGURES)
+            files += [f"{FIGURES}/{path.name}" for path in paths]
     write_text(page, folder / PAGE)
     for name in before - set(files):
         (folder / name).unlink(missing_ok=True)

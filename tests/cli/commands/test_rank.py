@@ -91,12 +91,14 @@ def test_a_retriever_without_lists_for_all(checkpoint, tmp_path, capsys):
 
 def test_what_cannot_be_done(run, checkpoint, capsys, tmp_path):
     assert "set --user ID for one person, or --output FILE" in refused(checkpoint, capsys)
-    assert "no user 'u99' among the 12" in refused([*checkpoint, "--user", "u99"], capsys)
+    assert "user='u99': is not among the 12 users" in refused([*checkpoint, "--user", "u99"], capsys)
     assert "top_k=0: must be at least 1" in refused([*checkpoint, "--user", "u01", "--top_k", "0"], capsys)
     assert "max_items=-1: must be at least 1" in refused([*checkpoint, "--user", "u01", "--max_items", "-1"], capsys)
     new = ["--new_item", '{"title": "mug", "colour": "red"}']
     assert "unknown field 'colour'" in refused([*checkpoint, "--user", "u01", *new], capsys)
     assert "is a folder" in refused([*checkpoint, "--output", str(tmp_path)], capsys)
+    found = refused([*checkpoint, "--output", str(tmp_path / "lists.json")], capsys)
+    assert "does not say whether to write Parquet or CSV; give a name that ends in .parquet or .csv" in found
     config = ["--config", str(run / "config.yaml")]
     assert "needs fine-tuned weights; give a run's checkpoint" in refused([*config, "--user", "u01"], capsys)
     assert "nothing.ckpt': no such file" in refused([*config, "--user", "u01", "--ckpt_path", "nothing.ckpt"], capsys)

@@ -3,7 +3,9 @@
 import polars as pl
 import pytest
 from filelock import FileLock
+from polars.testing import assert_frame_equal
 
+from mllm_srec.files import progress
 from mllm_srec.pipeline.ranking import all_users as list_files
 from mllm_srec.pipeline.ranking.all_users import check_output, write_lists
 from mllm_srec.pipeline.ranking.new_items import NewItem
@@ -75,6 +77,30 @@ def test_other_settings_start_again(ranker, ranked, tmp_path):
     write_lists(ranker, path, users, [], 5)
     assert found == [*users[:5], *users[3:]]
     assert [entry.name for entry in tmp_path.iterdir()] == ["lists.parquet"]
+
+
+def test_a_csv_file_holds_the_same_table(ranker, tmp_path):
+    named = [NewItem('violet, "large" mug')]
+    for name in ("lists.csv", "lists.CSV"):
+        write_lists(ranker, tmp_path / name, ranker.user_ids[:3], named, 20)
+        text = (tmp_path / name).read_text()
+        assert text.splitlines()[0] == ",".join(LIST_SCHEMA)
+        found = pl.read_csv(tmp_path / name, schema=LIST_SCHEMA)
+        expected = write_lists(ranker, tmp_path / "lists.parquet", ranker.user_ids[:3], named, 20)
+        assert_frame_equal(found, expected, abs_tol=1e-6)
+        assert 'violet, ""large"" mug' in text
+
+
+@pytest.mark.parametrize("name", ["lists", "lists.json", "lists.xlsx", "lists.csv.gz", ".csv"])
+def test_a_name_that_does_not_say_the_format(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"does not say .* a name that ends in \.parquet or \.csv"):
+        check_output(tmp_path / name)
+
+
+def test_progress_in_a_log_file(ranker, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    write_lists(ranker, tmp_path / "lists.parquet", ranker.user_ids[:2], [], 4)
+    assert capsys.readouterr().err.startswith("ranking: 1 of 2 users (50 %), ")
 
 
 def test_no_users(ranker, tmp_path):

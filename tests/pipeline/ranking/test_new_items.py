@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from mllm_srec.pipeline.ranking import new_items
 from mllm_srec.pipeline.ranking.new_items import NewItem, read_new_items
 from mllm_srec.types import DataError
 
@@ -80,6 +81,47 @@ def test_the_command_line_takes_objects_and_files(tmp_path):
 def test_wrong_values(value, match):
     with pytest.raises(DataError, match=match):
         read_new_items([value])
+
+
+def test_any_path_is_answered_in_a_sentence(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "blank").write_text(" \n\n")
+    (tmp_path / "binary").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, match in [
+        (tmp_path, "Is a directory"), (tmp_path / "missing", "No such file"), ("", "Is a directory"),
+        (tmp_path / "empty", "holds no item"), (tmp_path / "blank", "holds no item"), ("/dev/zero", "it is a device"),
+        (tmp_path / "binary", "neither a JSON object nor a readable file"), ("a\0b", "null byte"),
+        ("x" * 5000, "too long"), (tmp_path / "loop", "symbolic links"), ("~nobody-here/x", "home"),
+        (tmp_path / "empty/x", "Not a directory"),
+    ]:  # fmt: skip
+        with pytest.raises(DataError, match=match) as raised:
+            read_new_items([str(path)])
+        assert str(raised.value).startswith("new_item='")
+    deep = '{"title": ' + "[" * 200_000
+    with pytest.raises(DataError, match="is not valid JSON"):
+        read_new_items([deep])
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(new_items, "LARGEST_FILE", 20)
+    (tmp_path / "large").write_text('{"title": "a red mug"}\n')
+    with pytest.raises(DataError, match=r"large': is neither .* \(it has more than 0 MB\)"):
+        read_new_items([str(tmp_path / "large")])
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "/dev/zero", "~nobody-here/mug.png", ".", "x" * 5000])
+def test_any_picture_path_is_answered_in_a_sentence(path):
+    with pytest.raises(DataError, match=r"image=.* of a new item: cannot be used"):
+        NewItem("mug", image=path).row("x", 10_000)
+
+
+def test_a_path_in_the_home_folder(picture, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "new.jsonl").write_text('{"image": "~/mug.png"}\n')
+    (item,) = read_new_items(["~/new.jsonl"])
+    assert item.row("x", 10_000)["image"] == str(picture)
+    assert NewItem(image="~/mug.png").row("x", 10_000)["image"] == str(picture)
 
 
 def test_a_wrong_line_of_a_file_is_named(tmp_path):

@@ -320,10 +320,11 @@ def test_people_with_hardly_any_history(tiny_backbone, write_run, tmp_path):
     assert "no history" in said
 
 
-def test_an_unknown_user(ranker_of):
-    message = r"no user 'u0' among the 12 of the data set; the nearest are 'u\d\d', 'u\d\d', 'u\d\d'; for a person who"
-    with pytest.raises(DataError, match=message):
-        ranker_of("titles").rank("u0")
+@pytest.mark.parametrize("unknown", ["u0", "u099", "nobody"])
+def test_an_unknown_user_is_nobody_else(ranker_of, unknown):
+    with pytest.raises(DataError, match=f"user='{unknown}': is not among the 12 users of the data set; give") as raised:
+        ranker_of("titles").rank(unknown)
+    assert not [user for user in ranker_of("titles").user_ids if user in str(raised.value)]
 
 
 def test_unknown_items_and_empty_lists(ranker_of):
@@ -522,6 +523,24 @@ def test_folders_that_are_no_run(run_of, tmp_path):
         Ranker(load_run(read_settings(run_of("titles"))), None)
     with pytest.raises(ConfigError, match="holds no prepared data set"):
         Ranker.open(run_of("titles"), data_root=tmp_path)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named_when_the_run_is_opened(run_of, tmp_path):
+    whole = (run_of("titles") / "checkpoints/best.ckpt").read_bytes()
+    stored = torch.load(run_of("titles") / "checkpoints/best.ckpt", weights_only=True)
+    folder = shutil.copytree(run_of("titles"), tmp_path / "run")
+    path = folder / "checkpoints/best.ckpt"
+    for content in (b"", whole[: len(whole) // 2], b"no checkpoint at all"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"best.ckpt: the checkpoint cannot be read"):
+            Ranker.open(folder)
+    foreign = {key: value for key, value in stored.items() if key != "PromptDataModule"}
+    torch.save(foreign, path)
+    with pytest.raises(ConfigError, match=r"best.ckpt': is no checkpoint of the recommender \(it has no PromptData"):
+        Ranker.open(folder)
+    torch.save({"state_dict": {}, "weights": 1}, path)
+    with pytest.raises(ConfigError, match=r"best.ckpt': was not written by mllm_srec"):
+        Ranker.open(folder)
 
 
 def test_a_checkpoint_of_other_settings(run_of, run_settings, told_root):
