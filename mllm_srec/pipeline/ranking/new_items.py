@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -164,8 +165,10 @@ def _check_image(path: Path, max_pixels: int) -> None:
     try:
         check_picture(path, max_pixels)
     except UnusablePictureError as error:
-        reason = str(error) if path.is_file() else "it is no file" if path.exists() else "there is no such file"
+        # Not the methods of Path, which raise where a name is too long.
+        missing = "it is no file" if os.path.exists(path) else "there is no such file"
+        reason = str(error) if os.path.isfile(path) else missing
         raise DataError(
-            f"image={str(path)!r} of a new item: cannot be used ({reason}); give a file in one of the formats "
+            f"image={str(path)[:200]!r} of a new item: cannot be used ({reason}); give a file in one of the formats "
             f"{', '.join(suffix.lstrip('.') for suffix in SUFFIXES)}, or leave the picture out"
         ) from error

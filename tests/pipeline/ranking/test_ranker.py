@@ -324,7 +324,7 @@ def test_people_with_hardly_any_history(tiny_backbone, write_run, tmp_path):
 def test_an_unknown_user_is_nobody_else(ranker_of, unknown):
     with pytest.raises(DataError, match=f"user='{unknown}': is not among the 12 users of the data set; give") as raised:
         ranker_of("titles").rank(unknown)
-    assert not [user for user in ranker_of("titles").user_ids if user in str(raised.value)]
+    assert not [user for user in ranker_of("titles").user_ids if f"'{user}'" in str(raised.value)]
 
 
 def test_unknown_items_and_empty_lists(ranker_of):
