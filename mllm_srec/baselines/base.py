@@ -49,6 +49,7 @@ class ItemRecommender(RankingModule):
     needs_features: ClassVar[bool] = False
     learns_users: ClassVar[bool] = False
     monitor: ClassVar[str] = "val/ndcg@10"
+    lr_setting: ClassVar[str] = "baseline.init_args.lr"
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, max_history: int = 50, patience: int = 10) -> None:
         super().__init__()

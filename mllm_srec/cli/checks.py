@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from mllm_srec.cli.devices import check_devices
 from mllm_srec.cli.parser import plain
+from mllm_srec.pipeline.runs.effects import without_effect
 from mllm_srec.types import ConfigError, Split
 
 if TYPE_CHECKING:
@@ -53,6 +56,20 @@ def check_settings(command: str, config: Any) -> None:
             "image summaries, item summaries and preferences; set summaries.variant to full, svi, sv or base"
         )
     _check_model(config.model)
+
+
+def check_typed(arguments: Sequence[str], config: Any) -> None:
+    """Refuse settings that were typed and would do nothing; in a file they may serve another model.
+
+    Args:
+        arguments: What was typed.
+        config: Parsed settings of the command.
+
+    Raises:
+        ConfigError: There is one; the message says why, and what to set instead.
+    """
+    for name, reason in without_effect(_typed_names(arguments), plain(config)).items():
+        raise ConfigError(f"{name}: would have no effect: it {reason}")
 
 
 def check_examples(command: str, data: RankingDataModule) -> None:
@@ -178,6 +195,19 @@ def _check_limit(command: str, trainer: Any) -> None:
         f"trainer.{limit}={value:g}: would measure a part and report it as the whole; set {ours}, which draws complete "
         "groups with the seed and is named in the results"
     )
+
+
+def _typed_names(arguments: Sequence[str]) -> list[str]:
+    """Return the dotted names of the settings on a command line, in their order; a section in braces gives its keys."""
+    names = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if not word.startswith("--"):
+            continue
+        name, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else following
+        section = yaml.safe_load(value) if value.lstrip().startswith("{") else None
+        names += [f"{name}.{key}" for key in section] if isinstance(section, dict) else [name]
+    return names
 
 
 def without_option(arguments: Sequence[str], name: str) -> list[str]:

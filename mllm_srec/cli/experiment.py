@@ -22,6 +22,7 @@ from mllm_srec.cli.callbacks import make_callbacks
 from mllm_srec.cli.checks import (
     check_examples,
     check_settings,
+    check_typed,
     initial_weights_note,
     needs_backbone,
     unread_settings,
@@ -144,6 +145,7 @@ class ExperimentCLI(LightningCLI):
         self.settings = self.config[self.subcommand]
         self.dry = bool(self.settings.trainer.fast_dev_run)
         check_settings(self.subcommand, self.settings)
+        check_typed(self.typed, self.settings)
         if is_first_process() and (note := initial_weights_note(self.subcommand, self.settings)) is not None:
             print(note, file=sys.stderr, flush=True)
         self.run = self._choose_run()

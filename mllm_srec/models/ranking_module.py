@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import lightning.pytorch as pl
 import numpy as np
@@ -36,7 +36,10 @@ class RankingModule(pl.LightningModule):
     Attributes:
         seed: Seed of every draw in training, set by the subclass.
         results: Metrics of the last validation or test, with keys such as `test/ndcg@10`.
+        lr_setting: Name of the setting of its learning rate, for messages.
     """
+
+    lr_setting: ClassVar[str] = "model.lr"
 
     def __init__(self, probabilities: bool = False) -> None:
         super().__init__()
@@ -127,7 +130,7 @@ class RankingModule(pl.LightningModule):
             raise DataError(
                 f"{int(odd.sum())} of {int(batch['candidate_mask'].sum())} scores of a batch are infinite or NaN, the "
                 f"first of item number {item} in group {group}; look for an overflow: train with bf16-mixed or "
-                "32-true, a lower model.lr, or trainer.gradient_clip_val"
+                f"32-true, a lower {self.lr_setting}, or trainer.gradient_clip_val"
             )
         return scored
 

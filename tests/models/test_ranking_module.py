@@ -6,6 +6,7 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 
+from mllm_srec.baselines.base import ItemRecommender
 from mllm_srec.metrics.pair_auc import PairAUC
 from mllm_srec.metrics.ranking import RankingMetrics
 from mllm_srec.models.ranking_module import RankingModule
@@ -75,6 +76,18 @@ def test_scores_that_are_no_numbers_are_refused(value):
     for step in (Overflowing().test_step, Overflowing().validation_step, Overflowing().predict_step):
         with pytest.raises(DataError, match="1 of 4 scores of a batch are infinite or NaN, the first of item number 3"):
             step(PAIRS[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"), [(RankingModule, "model.lr"), (ItemRecommender, "baseline.init_args.lr")]
+)
+def test_the_advice_names_the_setting_that_the_model_has(model, setting):
+    class Overflowing(model):
+        def score_candidates(self, batch):
+            return torch.full(batch["item_index"].shape, math.nan)
+
+    with pytest.raises(DataError, match=f"a lower {setting}, or trainer.gradient_clip_val"):
+        Overflowing().test_step(PAIRS[0], 0)
 
 
 def test_a_model_without_scores_says_what_is_missing():

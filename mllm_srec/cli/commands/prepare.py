@@ -17,10 +17,12 @@ def main(command: str, arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         light_parser(command, DESCRIPTION).parse_args(["--help"])
     config = full_parser(command, DESCRIPTION).parse_args(arguments)
+    from mllm_srec.cli.checks import check_typed
     from mllm_srec.data.manifest import check_manifest
     from mllm_srec.data.prepare import NOBODY_RANKED, prepare_dataset
     from mllm_srec.reports.terminal.preparation import print_prepared
 
+    check_typed(arguments, config)
     folder, prepare, candidates = dataset_settings(config)
     done = check_manifest(folder, prepare, candidates)
     report = prepare_dataset(folder, prepare, candidates)

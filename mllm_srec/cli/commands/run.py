@@ -34,9 +34,10 @@ def main(command: str, arguments: list[str]) -> None:
         light_parser(command, DESCRIPTION).parse_args(["--help"])
     parser = full_parser(command, DESCRIPTION)
     config = parser.parse_args(arguments)
-    from mllm_srec.cli.checks import check_settings, is_trained
+    from mllm_srec.cli.checks import check_settings, check_typed, is_trained
 
     trained = is_trained(config)
+    check_typed(arguments, config)
     if config.ckpt_path is not None and not trained:
         raise ConfigError(f"ckpt_path={config.ckpt_path!r}: these settings train nothing; leave it out")
     for stage in ("fit", "test") if trained and config.ckpt_path is None else ("test",):

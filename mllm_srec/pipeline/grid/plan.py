@@ -12,6 +12,7 @@ import yaml
 
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
+from mllm_srec.pipeline.runs.effects import without_effect
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import belongs_to
 from mllm_srec.types import EVAL_TOP_K, ConfigError, did_you_mean
@@ -141,7 +142,9 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
                 key = settings_hash(settings)[:HASH_DIGITS]
                 name = names.get((folder, key)) or _name(folder, file_name(row.label), seed, key)
                 names[folder, key] = name
-                arguments = (*(part for file in files for part in ("--config", file)), *_flags(flags), "--name", name)
+                shared = without_effect(flags.keys() - flat_settings(row.set).keys(), settings)  # meant for other rows
+                typed = _flags({key: value for key, value in flags.items() if key not in shared})
+                arguments = (*(part for file in files for part in ("--config", file)), *typed, "--name", name)
                 shown = data_set.name or data_name
                 cells.append(Cell(row.label, shown, seed, name, folder, arguments, settings, needs))
                 trained[data_set.name, row.label, seed] = cells[-1]

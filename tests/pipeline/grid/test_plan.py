@@ -44,6 +44,15 @@ def plan(*rows, **changes):
     return plan_cells(GridSettings(**{"rows": list(rows), "base": ["shop.yaml"], "seeds": [0], **changes}), "runs", "d")
 
 
+def test_what_all_rows_share_is_given_to_those_that_read_it(desk):
+    """A common setting of the recommender is no argument of a baseline's cell, where it would be refused."""
+    sasrec = {"baseline.class_path": "mllm_srec.baselines.sasrec.SASRec"}
+    ours, baseline = plan(GridRow("ours"), GridRow("sasrec", set=sasrec), set={"model.lr": 0.5, "data.batch_size": 2})
+    assert {"--model.lr=0.5", "--data.batch_size=2"} <= set(ours.arguments)
+    assert "--data.batch_size=2" in baseline.arguments
+    assert "--model.lr=0.5" not in baseline.arguments
+
+
 def test_what_a_cell_runs_is_given_from_the_common_to_the_own(desk):
     row = GridRow("a", ["fast.yaml"], {"model.lr": 1e-3, "data.retriever": "x y", "data.pictures": {"serve": "none"}})
     data_set = GridDataSet("set of toys", ["toys.yaml"], "own")
