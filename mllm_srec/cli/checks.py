@@ -28,16 +28,18 @@ READ_FOR_FEATURES = ("backbone", "revision", "quantization", "dtype")
 """Settings of `model` that decide the item features of a baseline."""
 
 
-def check_settings(command: str, config: Any) -> None:
+def check_settings(command: str, config: Any, typed: Sequence[str] = ()) -> None:
     """Refuse combinations of settings that would do silent harm.
 
     Args:
         command: `fit`, `validate`, `test` or `predict`.
         config: Parsed settings of the command.
+        typed: Arguments as they were typed; see `check_typed`.
 
     Raises:
         ConfigError: A setting contradicts another; the message names both and what to set instead.
     """
+    check_typed(typed, config)
     if command == "fit":
         _check_trains(config)
     check_devices(config.trainer)

@@ -22,7 +22,6 @@ from mllm_srec.cli.callbacks import make_callbacks
 from mllm_srec.cli.checks import (
     check_examples,
     check_settings,
-    check_typed,
     initial_weights_note,
     needs_backbone,
     unread_settings,
@@ -144,8 +143,7 @@ class ExperimentCLI(LightningCLI):
         """Prepare the run: everything between the parsed configuration and the Trainer's method, in this order."""
         self.settings = self.config[self.subcommand]
         self.dry = bool(self.settings.trainer.fast_dev_run)
-        check_settings(self.subcommand, self.settings)
-        check_typed(self.typed, self.settings)
+        check_settings(self.subcommand, self.settings, self.typed)
         if is_first_process() and (note := initial_weights_note(self.subcommand, self.settings)) is not None:
             print(note, file=sys.stderr, flush=True)
         self.run = self._choose_run()
