@@ -30,8 +30,8 @@ ScoreFunction = Callable[[GroupExamples], np.ndarray | None]
 
 CEILINGS_NOTE = (
     "ceilings: the oracle knows each user's taste at that time, the reader draws every conclusion that the history "
-    "before it allows; hindsight also reads what the user rated later, as models with a vector per user do. The "
-    "heading says which modality they may use"
+    "before it allows; hindsight (later) also reads what the user rated later, as models with a vector per user do. "
+    "The heading says which modality they may use"
 )
 """Explains the columns that `references` adds on the demo shop."""
 

@@ -128,7 +128,7 @@ def quickened(grid: GridSettings) -> GridSettings:
 
 
 def only_rows(grid: GridSettings, labels: Sequence[str]) -> GridSettings:
-    """Return the grid with some of its rows.
+    """Return the grid with some of its rows; without the row that the others are compared with, none are compared.
 
     Args:
         grid: The grid.
@@ -142,7 +142,13 @@ def only_rows(grid: GridSettings, labels: Sequence[str]) -> GridSettings:
         if label not in known:
             hint = did_you_mean(label, known) or f"; accepted are {', '.join(known)}"
             raise ConfigError(f"only={label!r}: no such row{hint}")
-    return replace(grid, rows=[row for row in grid.rows if row.label in labels]) if labels else grid
+    if not labels:
+        return grid
+    base = grid.significance.base
+    compared = grid.significance if base in ("best", "first", *labels) else Significance("best", [])
+    shown = replace(grid.report, baseline_rows=[row for row in grid.report.baseline_rows if row in labels])
+    kept = [row for row in grid.rows if row.label in labels]
+    return replace(grid, rows=kept, significance=compared, report=shown)
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from mllm_srec.pipeline.grid.results import CellRecord, place
+from mllm_srec.reports.tables.metric_words import find_metric
 from mllm_srec.types import ConfigError
 
 TOLERANCE = 1e-3
-"""Largest difference of a number that is still the same result; see `docs/experiments.md` for what was measured."""
+"""Largest difference of a number that is still the same result.
+
+Where a model was trained, a mean over lists may also differ by what one list adds to it: sums in another order (other
+threads, another processor) lead to other roundings, which training carries on. `docs/experiments.md` says what was
+measured.
+"""
+
+EQUAL = 1e-12
+"""Largest difference that the order of a sum alone makes, which counts as none."""
 
 MUST_BE_EQUAL = ("test/candidates_hash", "test/evaluator", "test/m", "test/n_users", "test/n_pairs", "test/split")
 """Results that say what was measured: a difference means other data, and not another rounding."""
@@ -29,30 +38,30 @@ class Verdict:
         n_equal: Number of results that are equal to the last digit.
         differences: Key -> absolute difference of the other results, the largest first.
         other: Lines on what must be equal and is not.
-        tolerance: Largest difference that passes.
+        allowed: Key -> largest difference that passes.
     """
 
     name: str
     n_equal: int
     differences: Mapping[str, float]
     other: tuple[str, ...]
-    tolerance: float
+    allowed: Mapping[str, float]
 
     @property
     def passed(self) -> bool:
-        """True if the same was measured and no result differs by more than the tolerance."""
-        return not self.other and max(self.differences.values(), default=0.0) <= self.tolerance
+        """True if the same was measured and no result differs by more than it may."""
+        return not self.other and all(by <= self.allowed[key] for key, by in self.differences.items())
 
     @property
     def lines(self) -> list[str]:
         """Verdict for the terminal, the largest differences named."""
-        n, far = len(self.differences), [key for key, by in self.differences.items() if by > self.tolerance]
+        n, far = len(self.differences), [key for key, by in self.differences.items() if by > self.allowed[key]]
         head = (
             f"{self.name}: {'the same' if self.passed else 'NOT the same'}, {self.n_equal} results equal to the digit"
         )
         if n:
             key, by = next(iter(self.differences.items()))
-            head += f", {n} differ, most of all {key} by {by:.2g} (tolerance {self.tolerance:g})"
+            head += f", {n} differ, most of all {key} by {by:.2g} (allowed {self.allowed[key]:.2g})"
         return [head, *(f"  {line}" for line in self.other), *(f"  {key}: {self.differences[key]:.2g}" for key in far)]
 
 
@@ -64,7 +73,7 @@ def compare_records(
     Args:
         again: Cells that were run again.
         stored: Cells of `read_records`.
-        tolerance: Largest difference that passes.
+        tolerance: Largest difference that passes, see `TOLERANCE`.
 
     Raises:
         ConfigError: There is no such stored cell.
@@ -95,9 +104,19 @@ def _verdict(again: CellRecord, stored: CellRecord, tolerance: float) -> Verdict
     by = {key: abs(float(new[key]) - float(old[key])) for key in shared}
     if not shared:
         other.append("the two have no result in common")
-    apart = dict(sorted(((key, value) for key, value in by.items() if value > 0), key=lambda pair: -pair[1]))
+    apart = dict(sorted(((key, value) for key, value in by.items() if value > EQUAL), key=lambda pair: -pair[1]))
     name = f"{again['row']} on {again['data_set']}, seed {again['seed']}"
-    return Verdict(name, len(shared) - len(apart), apart, tuple(other), tolerance)
+    allowed = {key: _allowed(key, new, tolerance) for key in apart}
+    return Verdict(name, len(shared) - len(apart), apart, tuple(other), allowed)
+
+
+def _allowed(key: str, metrics: Mapping[str, Any], tolerance: float) -> float:
+    """Return how far a result may differ: of a trained model, a mean over lists by one list."""
+    split, _, name = key.partition("/")
+    metric, n_lists = find_metric(name), metrics.get(f"{split}/n_users")
+    if "fit/steps" not in metrics or metric is None or not metric.per_user or not n_lists:
+        return tolerance
+    return max(tolerance, 1 / float(n_lists))
 
 
 def _is_result(key: str, value: Any) -> bool:

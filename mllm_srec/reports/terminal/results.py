@@ -10,7 +10,7 @@ from mllm_srec.reports.safe_text import wide_console
 from mllm_srec.reports.tables.metric_words import headline_columns, shown_cut_offs
 from mllm_srec.reports.terminal.plain_table import plain_table, shown_number
 
-_HEADERS = {"popularity": "popular", "retriever, best order": "retriever, best"}
+_HEADERS = {"popularity": "popular", "retriever, best order": "retriever, best", "hindsight, both": "later, both"}
 """Shorter names of reference columns."""
 
 _HIDDEN = ("oracle, text", "oracle, image", "hindsight, text", "hindsight, image")

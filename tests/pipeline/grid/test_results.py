@@ -19,6 +19,7 @@ from mllm_srec.pipeline.grid.merge import check_merge, merge_records
 from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.results import check_output, other_information, read_records, tidy, write_results
 from mllm_srec.pipeline.grid.summary import write_summary
+from mllm_srec.pipeline.grid.verify import compare_records
 from mllm_srec.reports.tables.grid_about import AboutGrid, GridReport, Significance
 from mllm_srec.reports.tables.paper_names import row_name
 from mllm_srec.types import ConfigError, DataError
@@ -423,12 +424,40 @@ def test_the_command_prints_commands_and_runs_nothing(command, capsys):
     shutil.rmtree("runs")
 
 
+def test_of_a_trained_model_a_mean_over_lists_may_differ_by_one_list(records):
+    trained = {
+        "fit/steps": 9,
+        "test/n_users": 100,
+        "test/auc": 0.5,
+        "test/ndcg@10": 0.5,
+        "test/reference/chance/hr@5": 0.2,
+    }
+    moved = {**trained, "test/ndcg@10": 0.509}
+
+    def verdict(**changes):
+        one = {**records[0], "metrics": {**trained, **changes.pop("old", {})}}
+        return compare_records([{**records[0], "metrics": {**moved, **changes}}], [one])[0]
+
+    assert verdict().passed
+    assert not verdict(**{"test/ndcg@10": 0.511}).passed
+    assert not verdict(**{"test/auc": 0.502}).passed
+    assert not verdict(**{"test/reference/chance/hr@5": 0.205}).passed, "a reference is not trained"
+    assert not verdict(**{"test/n_users": 99}).passed
+    untrained = {key: value for key, value in trained.items() if key != "fit/steps"}
+    found = compare_records(
+        [{**records[0], "metrics": {**untrained, "test/ndcg@10": 0.509}}], [{**records[0], "metrics": untrained}]
+    )[0]
+    assert not found.passed
+    assert found.lines[1:] == ["  test/ndcg@10: 0.009"]
+
+
 def test_one_row_with_one_seed_leaves_the_table_as_it_is(command, capsys):
     rows = {"a": {}, "b": {"stand.gain": 0.2}}
     assert command("small", rows, seeds=[0, 1]) == 0
     before = {path: path.read_bytes() for path in Path("experiments/results/small").rglob("*") if path.is_file()}
     invocations = Path("runs/invocations").read_text().split()
-    assert command("small", {**rows, "c": {"stand.gain": 0.1}}, "--only", "c", "--seeds", "0", seeds=[0, 1]) == 0
+    more, apart = {**rows, "c": {"stand.gain": 0.1}}, {"seeds": [0, 1], "significance": {"base": "a"}}
+    assert command("small", more, "--only", "c", "--seeds", "0", report={"baseline_rows": ["a"]}, **apart) == 0
     out = capsys.readouterr().out
     assert f"| c | {user_values(0, 0.1)['hr@10'].mean():.4f} |" in out
     assert "was left as it is" in out
@@ -460,6 +489,11 @@ def test_verify_runs_a_cell_anew_and_compares_it(command, capsys):
         out = capsys.readouterr()
         assert words in out.out
         assert ("1 of 1 cells are not what experiments/results/small says: b on shop, seed 0" in out.err) == status
+    path.write_text(
+        json.dumps({**cell, "metrics": {**cell["metrics"], "test/hr@10": cell["metrics"]["test/hr@10"] + 1e-14}})
+    )
+    assert command("small", rows, "--verify", "--only", "b", "--seeds", "0", seeds=[0, 1]) == 0
+    assert "b on shop, seed 0: the same, 8 results equal to the digit" in capsys.readouterr().out
     path.write_text(json.dumps({**cell, "metrics": {**cell["metrics"], "test/candidates_hash": "bead"}}))
     assert command("small", rows, "--verify", "--only", "b", "--seeds", "0", seeds=[0, 1]) == 1
     assert "test/candidates_hash: 'bead' is stored, now 'c0ffee'" in capsys.readouterr().out

@@ -31,6 +31,15 @@ def test_a_row_a_metric_beside_its_references(capsys):
     assert out.splitlines()[0].strip() == "demo, test"
 
 
+def test_cut_offs_are_those_that_were_measured_and_say_something(capsys):
+    more = {**METRICS, "test/hr@1": 0.125, "test/m": 20}
+    assert rows(printed(capsys, metrics=more))["hr@1"] == ["0.1250"]
+    assert "hr@20" in rows(printed(capsys, metrics=more))
+    assert "hr@20" not in rows(printed(capsys, metrics=more, n_drawn=20))
+    assert "n_without" not in printed(capsys)
+    assert "3 lists without negatives" in printed(capsys, metrics={**METRICS, "test/n_without_negatives": 3})
+
+
 def test_what_is_undefined_or_of_another_stage_has_no_row(capsys):
     found = rows(printed(capsys))
     assert "auc_disliked" not in found
@@ -52,6 +61,10 @@ def test_all_columns_fit_into_80_characters(capsys):
     table = [line for line in out.splitlines() if not line.startswith("measured")]
     assert max(len(line.rstrip()) for line in table) <= 80
     assert rows(out)["auc"] == ["0.7500", "0.5000", "0.5000", *["0.9877"] * 4]
+    hindsight = {f"hindsight, {what}": {"auc": 0.98765} for what in ("both", "text", "image")}
+    wider = printed(capsys, references={"chance": {"auc": 0.5}, "popularity": {"auc": 0.5}, **CEILINGS, **hindsight})
+    assert max(len(line.rstrip()) for line in wider.splitlines() if not line.startswith("measured")) <= 80
+    assert rows(wider)["auc"] == ["0.7500", "0.5000", "0.5000", *["0.9877"] * 5]
     headers = [line.split() for line in out.splitlines()[1:5]]
     assert ["oracle"] + ["reader"] * 3 in headers
     assert ["this", "run", "chance", "popular", "both", "both", "text", "image"] in headers
