@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,10 +37,18 @@ OUTPUT = Path("experiments/results")
 """Parent of the results, which are in a folder of the grid's name."""
 
 
+class GridParser(Parser):
+    """Parser that takes seeds as numbers, too: `--seeds 0 1`."""
+
+    def parse_args(self, args: Any = None, *rest: Any, **settings: Any) -> Any:
+        """Parse arguments; those of the command line if none are given."""
+        return super().parse_args(_plain_lists(list(sys.argv[1:] if args is None else args)), *rest, **settings)
+
+
 def main(command: str, arguments: list[str]) -> None:
     """Run a grid and write its results, or run cells again and compare them with stored ones."""
     parser = _parser(command)
-    config = parser.parse_args(_plain_lists(arguments))
+    config = parser.parse_args(arguments)
     built = getattr(parser, "instantiate", parser.instantiate_classes)(config)  # older versions have the second name
     grid = GridSettings(**{field.name: built[field.name] for field in fields(GridSettings)})
     name = _name(config)
@@ -127,7 +136,7 @@ def _verify(grid: GridSettings, name: str, stored: Path, n_jobs: int) -> None:
 
 
 def _parser(command: str) -> Parser:
-    parser = Parser(prog=f"{PROGRAM} {command}", description=DESCRIPTION)
+    parser = GridParser(prog=f"{PROGRAM} {command}", description=DESCRIPTION)
     add_config_file(parser)
     parser.add_class_arguments(GridSettings)
     parser.add_argument("--name", type=str | None, default=None, help="Name of the table; null: that of the grid file.")

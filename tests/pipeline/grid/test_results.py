@@ -481,7 +481,11 @@ def test_verify_runs_a_cell_anew_and_compares_it(command, capsys):
     cell, stored = json.loads(path.read_text()), path.read_bytes()
     for by, status, words in (
         (5e-4, 0, "the same, 7 results equal to the digit, 1 differ, most of all test/hr@10 by 0.0005"),
-        (5e-3, 1, "NOT the same, 7 results equal to the digit, 1 differ, most of all test/hr@10 by 0.005"),
+        (
+            5e-2,
+            1,
+            "NOT the same, 7 results equal to the digit, 1 differ, most of all test/hr@10 by 0.05 (allowed 0.025)",
+        ),
     ):
         metrics = {**cell["metrics"], "test/hr@10": cell["metrics"]["test/hr@10"] + by}
         path.write_text(json.dumps({**cell, "metrics": metrics}))
