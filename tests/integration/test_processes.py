@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from mllm_srec.metrics.evaluation import CALIBRATION
@@ -104,6 +106,33 @@ def test_training_on_three_processes_validates_every_list_once(folder):
     found = json.loads((folder / "runs/processes/a/metrics.json").read_text())
     assert (found["val/n_users"], found["fit/steps"]) == (2, 2)
     assert found["val/auc"] is not None
+
+
+def weights(made):
+    return torch.load(made / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_processes_that_are_told_to_stop_agree_on_a_step(folder):
+    """SIGTERM to the first one only, as by `kill`; what is continued equals what was never stopped."""
+    settings = yaml.safe_load((folder / "shop.yaml").read_text())
+    settings["baseline"] = {"class_path": "mllm_srec.baselines.gru4rec.GRU4Rec", "init_args": {"patience": 99}}
+    settings["trainer"] |= {"max_epochs": 60, "accumulate_grad_batches": 2, "devices": 2, "strategy": "ddp"}
+    settings["data"] |= {"batch_size": 1, "max_train_groups": 10}
+    (folder / "gru.yaml").write_text(yaml.safe_dump(settings))
+    whole, part = (folder / "runs/processes" / name for name in ("gru-whole", "gru-part"))
+    start = [sys.executable, "-m", "mllm_srec", "fit", "--config", "gru.yaml", "--name"]
+    subprocess.run([*start, whole.name], cwd=folder, check=True, capture_output=True)
+    process = subprocess.Popen([*start, part.name], cwd=folder, stderr=subprocess.PIPE, text=True)
+    while not (part / "checkpoints/last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert err.count("stopped by SIGTERM") == 1, "the first process speaks for all"
+    words = shlex.split(err.strip().splitlines()[-1])[1:]
+    done = subprocess.run([sys.executable, *words], cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(torch.equal(value, weights(part)[name]) for name, value in weights(whole).items())
 
 
 @pytest.mark.parametrize("n", [2, 3])
