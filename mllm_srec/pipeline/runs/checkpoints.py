@@ -21,6 +21,7 @@ RESUMED = ("seed_everything", "model", "data", "baseline")
 
 MAY_CHANGE = (
     "data.max_test_groups",
+    "data.cut_offs",
     "model.backbone",  # compared by its weights when the checkpoint is loaded; its folder may move
 )
 """Settings that a resumed run may change besides `SAME_RESULTS`, since they do not affect training."""

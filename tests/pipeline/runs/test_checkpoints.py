@@ -80,6 +80,20 @@ def test_what_may_not_change(run, key, value):
         check_resume(CHECKPOINT, changed(key, value), run)
 
 
+def test_a_list_is_equal_in_yaml_and_in_a_command(tmp_path):
+    """YAML gives lists where a parser's defaults are tuples: nothing could be continued."""
+    folder = tmp_path / "runs/demo/t"
+    folder.mkdir(parents=True)
+    settings = copy.deepcopy(SETTINGS)
+    settings["data"]["several"] = [1, 5]
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    settings["data"]["several"] = (1, 5)
+    check_resume(CHECKPOINT, settings, RunFolder(folder))
+    settings["data"]["several"] = (1, 6)
+    with pytest.raises(ConfigError, match=r"data\.several"):
+        check_resume(CHECKPOINT, settings, RunFolder(folder))
+
+
 def test_a_checkpoint_outside_a_run_is_compared_with_its_optimizer():
     check_resume(CHECKPOINT, changed("data.batch_size", 8), None)
     with pytest.raises(ConfigError, match=r"model.lr: run 0.001, now 0.002"):
