@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -14,9 +15,10 @@ import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from mllm_srec.cli.messages import explained, unclear_values
-from mllm_srec.pipeline.runs.settings import current_settings
+from mllm_srec.pipeline.runs.settings import current_settings, with_included
 from mllm_srec.types import ConfigError, did_you_mean
 
+_HOME_ARGUMENT = re.compile(r"^(?P<flag>--[\w.]+\+?=)?(?P<path>~\w*/.*)$", re.DOTALL)
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments?: --?([\w.]+)")
 _UNKNOWN_OPTION = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 _OPTIONAL = re.compile(
@@ -33,6 +35,13 @@ class NearestNameMixin:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)  # else `--trainer.max_epoch` would pass as `--trainer.max_epochs`
         super().__init__(*args, **kwargs)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments; `~` at the beginning of a path is the home folder, also behind a `=`."""
+        given = args[0] if args else kwargs.pop("args", None)
+        words = sys.argv[1:] if given is None else given
+        words = [_HOME_ARGUMENT.sub(_at_home, word) if isinstance(word, str) else word for word in words]
+        return super().parse_args(words, *args[1:], **kwargs)  # type: ignore[misc]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error and the nearest valid name, and exit with status 2.
@@ -68,7 +77,8 @@ class ConfigFile(ActionConfigFile):
         if path.is_file():
             content = _read_file(parser, path)
             try:
-                current = current_settings(content, str(path))
+                whole = with_included(content, path, lambda other: _read_file(parser, other))
+                current = with_home(current_settings(whole, str(path)))
             except ConfigError as error:
                 parser.error(str(error))
             _check_keys(parser, path, current)
@@ -80,6 +90,19 @@ class ConfigFile(ActionConfigFile):
             if current != content:
                 values = yaml.safe_dump(current, allow_unicode=True)
         super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def with_home(value: Any) -> Any:
+    """Return nested settings with the home folder in place of `~` at the beginning of a path."""
+    if isinstance(value, dict):
+        return {key: with_home(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [with_home(entry) for entry in value]
+    return _HOME_ARGUMENT.sub(_at_home, value) if isinstance(value, str) else value
+
+
+def _at_home(match: re.Match[str]) -> str:
+    return f"{match['flag'] or ''}{os.path.expanduser(match['path'])}"
 
 
 def _read_file(parser: jsonargparse.ArgumentParser, path: Path) -> dict[str, Any]:

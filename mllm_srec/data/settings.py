@@ -5,6 +5,7 @@ This file imports no library, so that `--help` is quick.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -171,6 +172,12 @@ class PrepareSettings:
     max_image_pixels: int = 50_000_000
     strict: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Put the home folder in place of `~` in paths."""
+        for name in ("reviews", "metadata", "users", "images"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, os.path.expanduser(path))
 
 
 @dataclass(frozen=True)

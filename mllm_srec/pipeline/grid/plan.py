@@ -15,6 +15,7 @@ from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings,
 from mllm_srec.pipeline.runs.effects import without_effect
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import belongs_to
+from mllm_srec.pipeline.runs.settings import with_included
 from mllm_srec.types import EVAL_TOP_K, ConfigError, did_you_mean
 
 FOR_LOGS = {"trainer.enable_progress_bar": False}
@@ -209,16 +210,20 @@ def merged_settings(files: Sequence[str], flags: Mapping[str, Any]) -> dict[str,
     """
     merged: dict[str, Any] = {}
     for file in files:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: not valid YAML ({error}); correct it") from error
-        if not isinstance(content, dict | None):
-            raise ConfigError(f"{file}: holds {type(content).__name__}; give sections such as `data:`")
-        _merge(merged, content or {})
+        _merge(merged, with_included(_read_yaml(Path(file)), Path(file), _read_yaml))
     for key, value in flags.items():
         _merge(merged, {key: value})
     return merged
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid YAML ({error}); correct it") from error
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{file}: holds {type(content).__name__}; give sections such as `data:`")
+    return content or {}
 
 
 def _merge(into: dict[str, Any], content: Mapping[Any, Any]) -> None:
