@@ -19,6 +19,9 @@ from mllm_srec.types import ConfigError, DataError
 TABLES = ("items", "users", "groups", "samples", "candidates")
 """Tables that decide what is made of a data set; each interaction is a pair group, and its item a sample."""
 
+_LEADS_OUT = r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)"
+"""Paths that are absolute or go upwards, in the notation of any system."""
+
 _compared: dict[Path, tuple[int, int, str]] = {}
 """File -> time, size and hash of a table that this process has compared with its manifest."""
 
@@ -95,8 +98,22 @@ class PreparedDataset:
 
     @cached_property
     def items(self) -> pl.DataFrame:
-        """Items, sorted by `item_id`; the row number is the item's index everywhere."""
-        return self._read("items")
+        """Items, sorted by `item_id`; the row number is the item's index everywhere.
+
+        Raises:
+            DataError: See `_read`; or the path of a picture leads out of the data set's folder.
+        """
+        items = self._read("items")
+        if "image" not in items.columns:  # of a table that is read for something else
+            return items
+        outside = items.filter(pl.col("image").cast(pl.String).str.contains(_LEADS_OUT))
+        if outside.height:
+            raise DataError(
+                f"{self.folder / 'items.parquet'}: the picture of {outside.height:,} items lies outside the data set, "
+                f"for example {outside['image'][0]!r} of {outside['item_id'][0]!r}; give paths below {self.folder}, "
+                "such as images/x.jpg"
+            )
+        return items
 
     @cached_property
     def users(self) -> pl.DataFrame | None:

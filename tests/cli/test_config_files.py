@@ -90,7 +90,10 @@ def test_the_home_folder_in_paths(tmp_path, parse, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = write(
         tmp_path / "c.yaml",
-        {"data": {"root": "~/data"}, "prepare": {"reviews": "~/r.csv", "columns": {"separator": {"reviews": "~"}, "title": "~x"}}},
+        {
+            "data": {"root": "~/data"},
+            "prepare": {"reviews": "~/r.csv", "columns": {"separator": {"reviews": "~"}, "title": "~x"}},
+        },
     )
     config = parse(["--config", path, "--prepare.metadata=~/m.csv", "--prepare.images", "~/p"])
     assert config.data.root == str(tmp_path / "data")

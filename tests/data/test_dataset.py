@@ -55,6 +55,18 @@ def test_users_are_there_only_where_the_source_has_profiles(folder):
         _ = PreparedDataset.open(folder).profiles
 
 
+@pytest.mark.parametrize(
+    "image", ["/etc/passwd", "../x.jpg", "images/../../x.jpg", "C:\\\\x.jpg", "\\\\\\\\host\\\\x.jpg"]
+)
+def test_a_picture_outside_the_data_set_is_refused(tmp_path, image):
+    items = pl.DataFrame({"item_id": ["a", "b", "c"], "image": [None, "images/a..b.jpg", image]})
+    data = PreparedDataset.open(write(tmp_path, TABLES | {"items": items}))
+    with pytest.raises(DataError, match=r"items\.parquet: the picture of 1 items lies outside the data set, .* of 'c'"):
+        _ = data.items
+    inside = items.with_columns(image=pl.lit("images/a..b.jpg"))
+    assert PreparedDataset.open(write(tmp_path, TABLES | {"items": inside})).items.equals(inside)
+
+
 CHANGES = {
     "another label": pl.col("label").replace({1: 0, 0: 1}),
     "another item": pl.col("item_id").str.replace("b", "c"),

@@ -68,6 +68,8 @@ def _format_hint(first_line: str, available: Sequence[str], separator: str) -> s
         )
     if first_line.startswith(("{", "[")):
         return "the file seems to hold JSON; name it .jsonl (one object a line) or .json"
+    if first_line.startswith("<"):
+        return "the file seems to be a page of the web, in place of a download; get the file again"
     other = guess_separator(first_line, besides=separator) if len(available) == 1 else None
     if other is not None:
         parts = [part.strip() for part in first_line.split(other)]

@@ -20,12 +20,15 @@ from mllm_srec.types import DataError
 
 ONE_A_LINE = "one object a line is read (pandas: to_json(orient='records', lines=True); or jq -c '.[]')"
 
+CHECK_SOURCE = "check that the path and prepare.source match (a CSV file is read with source: tables)"
+"""What to do where no line holds a record, unless the source is tables."""
+
 _QUOTED = re.compile(r"'([^']*)'|\"[^\"]*\"")
 _ROWS_OF_LISTS = re.compile(rb"\s*\[[^\n]*\]\s*\n\s*[\[{]")
 
 
 def read_records(
-    path: Path, report: PrepareReport, stage: str, *, strict: bool = False
+    path: Path, report: PrepareReport, stage: str, *, strict: bool = False, advice: str = CHECK_SOURCE
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield `(line index from 0, record)` of every usable line; blank lines are skipped.
 
@@ -37,6 +40,7 @@ def read_records(
         report: Receives counts of malformed lines, with `file:line` (from 1) of the first few.
         stage: Stage of the report under which they are counted.
         strict: Raise at a malformed line instead of counting it.
+        advice: What to do where nothing is a record, for the error.
 
     Raises:
         DataError: The file is missing, empty, in another format, has a truncated or corrupt gzip stream, or holds no
@@ -60,7 +64,7 @@ def read_records(
         usable += 1
         yield index, found
     if not usable:
-        raise DataError(f"{path}: holds no record: {_why_no_record(start, malformed, first_fault)}")
+        raise DataError(f"{path}: holds no record: {_why_no_record(start, malformed, first_fault, advice)}")
 
 
 def _line_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str, str]]:
@@ -97,13 +101,13 @@ def _array_elements(path: Path) -> Iterator[tuple[int, dict[str, Any] | str, str
             yield index, "element is not a record", show_line(json.dumps(element))
 
 
-def _why_no_record(start: bytes, malformed: int, first_fault: str) -> str:
+def _why_no_record(start: bytes, malformed: int, first_fault: str, advice: str) -> str:
     first_line = start.partition(b"\n")[0].strip()
     if first_line in (b"{", b"[") or (first_line.startswith(b"{") and malformed > 1):
         return f"objects span several lines; {ONE_A_LINE}"
     return (
-        f"{malformed} lines, none of them a JSON object or a Python dict (the first: {first_fault or 'blank'}); check "
-        "that the path and prepare.source match (a CSV file is read with source: tables)"
+        f"{malformed} lines, none of them a JSON object or a Python dict (the first: {first_fault or 'blank'}); "
+        f"{advice}"
     )
 
 

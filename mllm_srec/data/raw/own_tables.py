@@ -25,7 +25,7 @@ from mllm_srec.data.raw.schema import (
 )
 from mllm_srec.data.raw.table_files import read_table
 from mllm_srec.data.raw.text_tables import ROW
-from mllm_srec.data.raw.times import beyond_range, parse_times, report_times
+from mllm_srec.data.raw.times import NO_TIME, beyond_range, parse_times, report_times
 from mllm_srec.data.raw.usable_rows import Where, usable_rows
 from mllm_srec.data.raw.values import LATEST_TIME_MS, NO_TEXT, clean_texts, parse_price, picture_urls
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
@@ -33,6 +33,7 @@ from mllm_srec.types import ConfigError, DataError
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "rating", "timestamp", "review")
 ITEM_COLUMNS = ("title", "brand", "categories", "description", "price", "image", "image_urls")
+_DECIMAL_COMMA = r"^(-?\d+),(\d{1,2})$"
 RATING_OF_IMPLICIT = 5.0
 """Rating of every interaction of a source without ratings: liked."""
 
@@ -114,6 +115,11 @@ def _read_interactions(where: Where, columns: ColumnMapping) -> pl.DataFrame:
     report, stage, unit = where.report, where.stage, columns.timestamp_unit
     order = raw[ROW].cast(pl.Int64)
     is_timeless = columns.timestamp is None
+    if not is_timeless and raw[wanted["timestamp"]].dtype in (pl.Time, pl.Duration):
+        raise DataError(
+            f"{where.path}: column {wanted['timestamp']!r} holds {raw[wanted['timestamp']].dtype}, which is no moment; "
+            "give one of dates or of Unix times"
+        )
     time = order.cast(pl.Float64) if is_timeless else parse_times(raw[wanted["timestamp"]], unit, report, stage)
     reviews = raw[wanted["review"]].to_list() if "review" in wanted else [None] * raw.height
     users = parse_ids(raw[wanted["user_id"]], report, stage)
@@ -121,7 +127,7 @@ def _read_interactions(where: Where, columns: ColumnMapping) -> pl.DataFrame:
         {
             "user_id": users,
             "item_id": parse_ids(raw[wanted["item_id"]], report, stage),
-            "rating": _numbers(raw, wanted.get("rating")),
+            "rating": _numbers(where, raw, wanted.get("rating")),
             "timestamp": time,
             "order": order,
             "review": pl.Series([read_text(text, report, stage, "review", "row") for text in reviews], dtype=pl.String),
@@ -132,7 +138,7 @@ def _read_interactions(where: Where, columns: ColumnMapping) -> pl.DataFrame:
         "no item id": pl.col("item_id").is_null(),
         "line break in an id (an unclosed quotation mark?)": pl.concat_str("user_id", "item_id").str.contains("\n"),
         "rating does not parse": pl.col("rating").is_null(),
-        "time does not parse": pl.col("timestamp").is_null(),
+        NO_TIME: pl.col("timestamp").is_null(),
         beyond_range(time, unit): pl.col("timestamp").abs() > LATEST_TIME_MS,
     }
     frame = usable_rows(where, raw, frame, faults).with_columns(pl.col("timestamp").cast(pl.Int64))
@@ -217,10 +223,17 @@ def _unique(where: Where, raw: pl.DataFrame, frame: pl.DataFrame, key: str) -> p
     return unique
 
 
-def _numbers(raw: pl.DataFrame, column: str | None) -> pl.Series:
+def _numbers(where: Where, raw: pl.DataFrame, column: str | None) -> pl.Series:
     """Convert ratings to finite numbers, or null; without a column every row is liked."""
     if column is None:
         return pl.Series([RATING_OF_IMPLICIT], dtype=pl.Float64).new_from_index(0, raw.height)
     values = raw[column]
-    number = (values.str.strip_chars() if values.dtype == pl.String else values).cast(pl.Float64, strict=False)
+    if values.dtype.is_temporal():
+        raise DataError(f"{where.path}: column {column!r} holds {values.dtype}; give one of numbers as the rating")
+    if values.dtype == pl.String:
+        values = values.str.strip_chars()
+        with_comma = values.str.contains(_DECIMAL_COMMA).fill_null(False)
+        where.report.count(where.stage, "rating with a decimal comma, read as a point", int(with_comma.sum()))
+        values = values.str.replace(_DECIMAL_COMMA, "$1.$2")
+    number = values.cast(pl.Float64, strict=False)
     return pl.select(pl.when(number.is_finite()).then(number).alias("rating"))["rating"]

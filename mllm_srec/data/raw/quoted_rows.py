@@ -125,8 +125,7 @@ class QuotedRows:
                     ways.append(
                         self._restored(next(csv.reader([self._with_delimiter(line)], **self._dialect | options)))
                     )
-        is_paired = line.count(str(self._quote)) % 2 == 0
-        ways = [*ways, plain] if is_paired else [plain, *ways]
+        ways = [plain, *ways] if line.count(str(self._quote)) == 1 else [*ways, plain]
         return next((way for way in ways if len(way) == self.width), ways[0])
 
     def _take(self, first: Numbered, taken: list[Numbered]) -> Iterator[str]:

@@ -141,7 +141,7 @@ def _read_json(path: Path, columns: Mapping[str, str], report: PrepareReport, st
     values: dict[str, list[Any]] = {name: [] for name in columns.values()}
     keys: dict[str, None] = {}
     record: dict[str, Any] = {}
-    for index, record in read_records(path, report, stage, strict=strict):
+    for index, record in read_records(path, report, stage, strict=strict, advice="name a CSV file .csv"):
         rows.append(index)
         keys.update(dict.fromkeys(record))
         for name, cells in values.items():

@@ -286,11 +286,11 @@ def _most_skipped(faults: Faults, width: int, n_kept: int, skipped: Counter[int]
     examples = faults.report.examples.get(faults.stage, {})
     shown = next((texts[0] for reason, texts in examples.items() if reason.startswith("row has ")), "")
     lengths = ", ".join(f"{n:,} with {length}" for length, n in skipped.most_common(MAX_WIDTHS))
-    advice = (
-        "one row for each interaction is needed, not one for each user's sequence"
-        if len(skipped) > 2
-        else "check prepare.columns.separator, quote and header against the file"
-    )
+    advice = "check prepare.columns.separator, quote and header against the file"
+    if len(skipped) > 2:
+        advice = "one row for each interaction is needed, not one for each user's sequence"
+    elif set(skipped) == {width + 1}:
+        advice = "the first column has no name (row names?): put one into the first line"
     return f"{faults.path}: {n_kept:,} rows with {width} fields, but {lengths} (e.g. {shown}); {advice}"
 
 

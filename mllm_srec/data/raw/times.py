@@ -21,9 +21,12 @@ EARLIEST_LIKELY_MS = int(datetime(1995, 1, 1, tzinfo=UTC).timestamp()) * 1000
 FEW = 10
 """Rows that may well be of one moment; where more are, it is pointed out."""
 
+NO_TIME = "time does not parse (Unix time or a date such as 2018-09-01 12:30:00 is read)"
+"""Reason under which values that are no time are counted."""
+
 _DAY_MS = 86_400_000
 _ISO = (
-    r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2})(\.\d+)?)?)?\s*(?:Z|([+-])(\d{2}):?(\d{2})?)?$"
+    r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2})(\.\d+)?)?)?\s*(?:Z|UTC|GMT|([+-])(\d{2}):?(\d{2})?)?$"
     # day          hour:minute      second fraction          sign  hours    minutes of the offset from UTC
 )
 _COMPACT = r"^((?:19|20)\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?:([01]\d|2[0-3])([0-5]\d)([0-5]\d))?(?:\.0)?$"
@@ -137,8 +140,9 @@ def _compact_milliseconds(text: pl.Series) -> pl.Series:
 
 
 def _iso_milliseconds(text: pl.Series) -> pl.Series:
-    """Parse ISO 8601 dates, with or without time, fraction and offset, to Unix milliseconds; null where malformed."""
-    part = [pl.col("text").str.extract(_ISO, index) for index in range(8)]
+    """Parse dates, year first, perhaps with time, fraction and offset, to Unix milliseconds; null where malformed."""
+    dashed = pl.col("text").str.replace(r"^(\d{4})/(\d{2})/(\d{2})", "$1-$2-$3")
+    part = [dashed.str.extract(_ISO, index) for index in range(8)]
     clock = pl.concat_str(part[1], pl.lit(" "), part[2].fill_null("00:00"), pl.lit(":"), part[3].fill_null("00"))
     moment = clock.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False).dt.epoch("ms").cast(pl.Float64)
     fraction = (part[4].cast(pl.Float64, strict=False).fill_null(0.0) * 1000).round()

@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pytest
 
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.own_tables import read_tables
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, RawData
+from mllm_srec.data.raw.times import NO_TIME
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
 from mllm_srec.types import ConfigError, DataError
 
@@ -115,6 +117,8 @@ def milliseconds(*parts: int) -> int:
         ("2001-02-03T04:05:06+01:30", "s", milliseconds(2001, 2, 3, 2, 35, 6)),
         ("2001-02-03 04:05:06-0800", "s", milliseconds(2001, 2, 3, 12, 5, 6)),
         (" 1969-12-31 ", "s", -86400000),
+        ("2001-02-03 04:05:06 UTC", "s", milliseconds(2001, 2, 3, 4, 5, 6)),
+        ("2001/02/03 04:05:06", "s", milliseconds(2001, 2, 3, 4, 5, 6)),
     ],
 )
 def test_times(tmp_path, text, unit, expected):
@@ -145,9 +149,9 @@ BAD_ROWS = [
     ({"stars": "many"}, "rating does not parse"),
     ({"stars": "nan"}, "rating does not parse"),
     ({"stars": ""}, "rating does not parse"),
-    ({"when": "yesterday"}, "time does not parse"),
-    ({"when": "2001-02-30"}, "time does not parse"),
-    ({"when": ""}, "time does not parse"),
+    ({"when": "yesterday"}, NO_TIME),
+    ({"when": "2001-02-30"}, NO_TIME),
+    ({"when": ""}, NO_TIME),
     (
         {"when": "978307200000"},
         "time is out of range in seconds (in milliseconds? set prepare.columns.timestamp_unit: ms)",
@@ -452,3 +456,48 @@ def test_a_row_for_each_sequence_is_refused(tmp_path, content):
     path.write_bytes(as_json_lines([{"user_id": "u", "item_id": ["a", "b"], "rating": 5, "timestamp": 1}]))
     with pytest.raises(DataError, match=match):
         read(path, ColumnMapping())
+
+
+def test_a_rating_with_a_decimal_comma(tmp_path):
+    path = written(tmp_path, CSV.replace(",", ";") + "u;a;4,5;978307200\nu;b;1,000;978307200\n")
+    raw, report = read(path, ColumnMapping(separator=";"))
+    assert raw.interactions["rating"].to_list() == [4.5]
+    assert report.counts["reviews"] == {
+        "rating with a decimal comma, read as a point": 1, "rating does not parse": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype", "words"),
+    [
+        ("timestamp", pl.Duration("ms"), "which is no moment"),
+        ("timestamp", pl.Time(), "which is no moment"),
+        ("rating", pl.Date(), "give one of numbers"),
+        ("user_id", pl.List(pl.Int64()), "one value per row"),
+    ],
+)
+def test_a_column_of_a_type_that_cannot_be_meant_is_named(tmp_path, column, dtype, words):
+    table = pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "rating": [5], "timestamp": [978307200]})
+    table.with_columns(pl.lit(None, dtype=dtype).alias(column)).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=rf"column '{column}' holds .*{words}"):
+        read(tmp_path / "t.parquet", ColumnMapping())
+
+
+def test_ids_and_ratings_of_other_types(tmp_path):
+    table = pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "rating": [4.5], "timestamp": [978307200]})
+    for column, dtype in (("user_id", pl.Categorical), ("rating", pl.Decimal(5, 2)), ("item_id", pl.Binary)):
+        table.with_columns(pl.col(column).cast(dtype)).write_parquet(tmp_path / "t.parquet")
+        assert read(tmp_path / "t.parquet", ColumnMapping())[0].interactions.rows()[0][:3] == ("u", "a", 4.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", "<!DOCTYPE html>\n<html>\n", "a page of the web"),
+        ("t.jsonl", CSV + "u,a,5,978307200\n", "name a CSV file .csv"),
+        ("t.csv", "user_id,item_id,rating,timestamp\n1,u,a,5,978307200\n", r"the first column has no name"),
+    ],
+)
+def test_files_that_are_something_else_are_named(tmp_path, name, content, words):
+    with pytest.raises(DataError, match=words.replace(".", r"\.")):
+        read(written(tmp_path, content, name), ColumnMapping())

@@ -349,3 +349,9 @@ def test_a_setting_that_is_none_is_named(tmp_path, mapping, name):
     path.write_text(HEADER + row(0))
     with pytest.raises(ConfigError, match=rf"prepare\.columns\.{name}="):
         interactions(path, **mapping)
+
+
+def test_a_mark_left_open_beside_fields_in_order(tmp_path):
+    rows, report = read(tmp_path / "t.csv", HEADER + '"u0","i0","5","1600000000","open\n' + row(1))
+    assert [found[:3] for found in rows] == [("u0", "i0", "5"), ("u1", "i1", "5")]
+    assert report.counts == {"reviews": {"quotation mark is not closed, read as text": 1}}
