@@ -85,7 +85,6 @@ def _run(command: str, arguments: list[str]) -> None:
     early.let_waiting_threads_sleep()
     if command in early.COMMANDS:
         early.check_early(command, arguments)
-    if command in early.SLOW:
         early.say_start(command, arguments)
     silence_loggers()
     importlib.import_module(f"mllm_srec.cli.commands.{COMMANDS[command][0]}").main(command, arguments)

@@ -40,9 +40,6 @@ OWN_FLAGS = {"summarize": "summarize", "rank": "rank"}
 COMMANDS = ("prepare", "run", *METHOD_ARGUMENTS, *OWN_FLAGS)
 """Commands that take the whole schema."""
 
-SLOW = (*COMMANDS, "report")
-"""Commands that import libraries for seconds."""
-
 TRACKED = ("run", *METHOD_ARGUMENTS)
 """Commands that log to the tracker."""
 

@@ -72,9 +72,14 @@ def _wrong_value(key: str, value: str, kinds: list[str]) -> str:
     if not advice and value == "None":
         advice = "; write null for no value" if "null" in words else "; it cannot be left empty, so give one"
     if not advice and "a list" in words:
-        entries = ", ".join(f'"{entry.strip()}"' for entry in value.split(","))
+        entries = ", ".join(_entry(entry.strip()) for entry in value.split(","))
         advice = f"; write --{key} '[{entries}]'"
     return f"{key}={value!r}: not {accepted}{advice or '; give one'}"
+
+
+def _entry(text: str) -> str:
+    """An entry of a list as JSON: numbers as they are, texts in quotes."""
+    return text if re.fullmatch(r"-?\d+(\.\d+)?", text) else f'"{text}"'
 
 
 def unclear_values(content: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

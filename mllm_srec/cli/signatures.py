@@ -10,12 +10,16 @@ import ast
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import field, make_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, Literal, Union, get_args, get_origin
 
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 """Types that are checked, by the names that files give them."""
+
+LISTS = ("list", "tuple", "Sequence")
+"""Types of several values of one type."""
 
 Argument = tuple[str, str, ast.expr | None]
 """Name, module in which its annotation stands, and annotation."""
@@ -36,7 +40,7 @@ def settings_class(module: str, name: str) -> type:
     for argument, at, annotation in _arguments(module, name):
         kind = _kind(at, annotation)
         nested = hasattr(kind, "__dataclass_fields__")
-        default = field(default_factory=kind) if nested else field(default=_some_value(kind))
+        default = field(default_factory=kind if nested else partial(_some_value, kind))
         fields.append((argument, kind, default))
     return make_dataclass(name, fields)
 
@@ -44,6 +48,8 @@ def settings_class(module: str, name: str) -> type:
 def _some_value(kind: Any) -> Any:
     """Return a value of a type; a default of null would make the type accept null."""
     accepted = get_args(kind)
+    if get_origin(kind) in (list, tuple):
+        return get_origin(kind)()
     if get_origin(kind) is Literal:
         return accepted[0]
     if accepted:
@@ -99,6 +105,8 @@ def _kind(module: str, node: ast.expr | None) -> Any:
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         if node.value.id == "Literal":
             return Literal[tuple(ast.literal_eval(value) for value in inner)]
+        if node.value.id in LISTS and (entry := _kind(module, inner[0])) is not Any:
+            return GenericAlias(list, (entry,)) if node.value.id == "list" else GenericAlias(tuple, (entry, ...))
         if node.value.id in ("Union", "Optional"):
             return _union(module, [*inner, *([ast.Constant(None)] if node.value.id == "Optional" else [])])
     return Any

@@ -77,7 +77,7 @@ REFUSED = {
     "model.weight_decay=-1": "model.weight_decay=-1.0: must be at least 0",
     "model.warmup_steps=-1": "model.warmup_steps=-1: must be at least 0",
     "model.scoring_tokens=0": "scoring_tokens=0: must be at least 1",
-    "model.finetune=full": "finetune='full' with quantization='nf4'",
+    "model.finetune=full": "finetune='full'",
     "trainer.accelerator=tpu": "accelerator='tpu': this machine has none",
 }
 

@@ -100,6 +100,8 @@ WRONG = [
     (["--name", "None"], "name='None': is read as a text"),
     (["--data.root", "${HOME}/data"], "${HOME} is not replaced in settings; write the value itself"),
     (["--tracking.tags", "a,b"], """tracking.tags='a,b': not a list; write --tracking.tags '["a", "b"]'"""),
+    (["--data.cut_offs", "1,5"], """data.cut_offs='1,5': not a list; write --data.cut_offs '[1, 5]'"""),
+    (["--data.cut_offs", '["a"]'], "data.cut_offs='a': not a whole number"),
     (["--tracking.tags+=a"], "tracking.tags: += adds to lists of classes only, such as trainer.callbacks; give the"),
     (["--data.batch_size+=3"], "data.batch_size: += adds to lists of classes only"),
     (["--model.lora", "7"], "model.lora='7': has settings of its own; set them one by one, such as --model.lora."),
@@ -240,6 +242,7 @@ def test_a_class_is_read_with_what_it_hands_on():
     types = {entry.name: entry.type for entry in kind.__dataclass_fields__.values()}
     assert types["num_workers"] is int, "of the base class"
     assert types["max_eval_groups"] == int | None
+    assert types["cut_offs"] == tuple[int, ...]
     assert set(types["evaluator"].__args__) == {"sampled", "rerank", "full"}
     assert types["pictures"].__dataclass_fields__["max_pixels"].type is int
     with pytest.raises(LookupError, match=r"mllm_srec.types defines no class Nothing"):
