@@ -40,7 +40,7 @@ def explained(message: str, known: list[str]) -> str:
     """
     if (added := _ADDED.search(message)) and added[1] in known:
         return (
-            f"{added[1]}: += adds to lists of classes only, such as trainer.callbacks; give the whole value, a list as "
+            f"{added[1]}: takes no += (trainer.callbacks and data.cut_offs do); give the whole value, a list as "
             f'--{added[1]} \'["a", "b"]\''
         )
     if (section := _NO_MAPPING.search(message)) and (inside := _first_below(section[1], known)):

@@ -106,7 +106,7 @@ def _kind(module: str, node: ast.expr | None) -> Any:
         if node.value.id == "Literal":
             return Literal[tuple(ast.literal_eval(value) for value in inner)]
         if node.value.id in LISTS and (entry := _kind(module, inner[0])) is not Any:
-            return GenericAlias(list, (entry,)) if node.value.id == "list" else GenericAlias(tuple, (entry, ...))
+            return GenericAlias(tuple, (entry, ...)) if node.value.id == "tuple" else GenericAlias(list, (entry,))
         if node.value.id in ("Union", "Optional"):
             return _union(module, [*inner, *([ast.Constant(None)] if node.value.id == "Optional" else [])])
     return Any

@@ -74,6 +74,7 @@ RIGHT = [
     ["--baseline", "another.package.Model"],
     ["--trainer.callbacks+=LearningRateMonitor", "--trainer.callbacks.logging_interval", "step"],
     ["--trainer.strategy.class_path=DDPStrategy", "--trainer.devices", "[0, 1]", "--trainer.plugins", "null"],
+    ["--data.cut_offs+=1", "--data.cut_offs+", "3"],
     ["--data.max_eval_groups", "null", "--data.prompt.cot=True", "--data.n_negatives=5", "--seed_everything=1"],
     ["--model.lr=1e-05", "--model.lora.r=16", "--model.lora", '{"alpha": 3}', "--model.scoring_tokens=64"],
     ["--tracking.tags", '["a", "b"]', "--name", "x", "--ckpt_path", "a.ckpt"],
@@ -102,8 +103,8 @@ WRONG = [
     (["--tracking.tags", "a,b"], """tracking.tags='a,b': not a list; write --tracking.tags '["a", "b"]'"""),
     (["--data.cut_offs", "1,5"], """data.cut_offs='1,5': not a list; write --data.cut_offs '[1, 5]'"""),
     (["--data.cut_offs", '["a"]'], "data.cut_offs='a': not a whole number"),
-    (["--tracking.tags+=a"], "tracking.tags: += adds to lists of classes only, such as trainer.callbacks; give the"),
-    (["--data.batch_size+=3"], "data.batch_size: += adds to lists of classes only"),
+    (["--tracking.tags+=a"], "tracking.tags: takes no += (trainer.callbacks and data.cut_offs do); give the whole"),
+    (["--data.batch_size+=3"], "data.batch_size: takes no +="),
     (["--model.lora", "7"], "model.lora='7': has settings of its own; set them one by one, such as --model.lora."),
     (["--baseline", "SASrec"], "baseline='SASrec': no such class; did you mean 'mllm_srec.baselines.sasrec.SASRec'?"),
     (["--baseline.class_path=mllm_srec.baselines.gru4rec.GRU"], "did you mean"),
@@ -242,7 +243,7 @@ def test_a_class_is_read_with_what_it_hands_on():
     types = {entry.name: entry.type for entry in kind.__dataclass_fields__.values()}
     assert types["num_workers"] is int, "of the base class"
     assert types["max_eval_groups"] == int | None
-    assert types["cut_offs"] == tuple[int, ...]
+    assert types["cut_offs"] == list[int]
     assert set(types["evaluator"].__args__) == {"sampled", "rerank", "full"}
     assert types["pictures"].__dataclass_fields__["max_pixels"].type is int
     with pytest.raises(LookupError, match=r"mllm_srec.types defines no class Nothing"):
