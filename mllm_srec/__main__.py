@@ -8,6 +8,7 @@ import os
 import sys
 
 from mllm_srec.cli.stopping import run_stoppable
+from mllm_srec.files.faults import explain_full
 from mllm_srec.files.quiet import silence_loggers
 from mllm_srec.types import VERSION, MllmSrecError, did_you_mean
 
@@ -69,10 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     except MllmSrecError as error:
         print(f"mllm_srec {command}: error: {error}", file=sys.stderr)
         return 1
-    except (RuntimeError, MemoryError) as error:
-        from mllm_srec.cli.devices import explain  # not before: a help page must not wait for it
+    except Exception as error:
+        if (explained := explain_full(error)) is None and isinstance(error, RuntimeError | MemoryError):
+            from mllm_srec.cli.devices import explain  # not before: a help page must not wait for it
 
-        if (explained := explain(error)) is None:
+            explained = explain(error)
+        if explained is None:
             raise
         print(f"mllm_srec {command}: error: {explained}", file=sys.stderr)
         return 1

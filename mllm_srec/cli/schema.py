@@ -15,6 +15,7 @@ from mllm_srec.data.settings import (
     ItemFeatureSettings,
     PrepareSettings,
 )
+from mllm_srec.files.folders import check_folder_name
 from mllm_srec.summaries.settings import SummarySettings
 
 Settings = TypeVar("Settings")
@@ -175,6 +176,10 @@ def dataset_settings(config: Any) -> tuple[Path, PrepareSettings, CandidateSetti
 
     Args:
         config: Parsed settings of any command.
+
+    Raises:
+        ConfigError: `data.name` is not a folder name.
     """
+    check_folder_name("data.name", config.data.name, "beauty")
     folder = Path(config.data.root) / config.data.name
     return folder, as_settings(PrepareSettings, config.prepare), as_settings(CandidateSettings, config.candidates)

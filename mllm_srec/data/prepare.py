@@ -18,6 +18,7 @@ from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.data.tables.interactions import deduplicate, k_core, kept_items, kept_users
 from mllm_srec.data.tables.splits import assign_splits
 from mllm_srec.data.tables.targets import Tables, build_tables
+from mllm_srec.files.faults import explained
 from mllm_srec.files.folders import atomic_folder, locked
 from mllm_srec.files.reading import read_object
 from mllm_srec.types import SPLITS, ConfigError, DataError, check_literals
@@ -54,7 +55,8 @@ def prepare_dataset(folder: Path, settings: PrepareSettings, candidates: Candida
         if check_manifest(folder, settings, candidates):  # another process prepared it meanwhile
             return _saved_report(folder)
         _check_unused(folder)
-        with atomic_folder(folder) as partial:
+        kept = f"{folder.name} was not finished and nothing of it was kept; other data sets are as they were"
+        with explained(folder.parent, kept), atomic_folder(folder) as partial:
             return _write_dataset(partial, settings, candidates)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # commands that only print a help import this file
 
 
 CHECKSUM = "checksum"
-"""Last key of a JSON file of ours: hash of the rest; absent in files of earlier versions."""
+"""First key of a JSON file of ours: hash of the rest; absent in files of earlier versions."""
 
 COLUMN_CHECKSUMS = "mllm_srec.columns"
 """Key of a Parquet file's metadata: JSON of column -> hash; absent in files of earlier versions."""
@@ -64,9 +65,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         content: JSON values by key; what JSON does not know, such as a path, is written as text.
         path: The file.
     """
-    from mllm_srec.files.hashing import json_hash
-
-    whole = {**content, CHECKSUM: json_hash(content)[:16]}
+    whole = {CHECKSUM: json_checksum(content), **content}
     text = json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n"
     with atomic_file(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))  # which is JSON's own escape of a lone surrogate
@@ -76,6 +75,13 @@ def write_text(text: str, path: Path) -> None:
     """Write a text in UTF-8, atomically; see `atomic_file`."""
     with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def json_checksum(content: Mapping[str, Any]) -> str:
+    """Return 16 digits of the SHA-256 of the values of a JSON object, whatever their order and layout."""
+    plain = json.loads(json.dumps(content, default=str))  # keys and tuples as a reader of the file gets them
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_output_file(path: Path, command: str, is_own: Callable[[str], bool]) -> None:

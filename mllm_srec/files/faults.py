@@ -14,8 +14,11 @@ from mllm_srec.types import ConfigError, DataError, MllmSrecError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
-_FULL_WORDS = re.compile(r"No space left on device|Disk quota exceeded|File too large|os error (28|122|27)\b")
-"""How libraries that do not hand on the number of the error (polars, safetensors) say that a disk is full."""
+_FULL_WORDS = re.compile(
+    r"No space left on device|Disk quota exceeded|File too large|PytorchStreamWriter failed writing file|"
+    r"os error (28|122|27)\b"
+)
+"""How libraries that do not hand on the number of the error (polars, safetensors, torch) say that a disk is full."""
 
 _TIGHT = 1 << 20  # bytes; a disk with less is taken for the full one
 

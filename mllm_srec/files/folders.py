@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,21 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def check_folder_name(setting: str, name: str, example: str) -> None:
+    """Check that a setting is the name of one folder and no path, which could lead out of the folder around it.
+
+    Args:
+        setting: Name of the setting.
+        name: Its value.
+        example: A name that would do.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise ConfigError(f"{setting}={name!r}: is not a folder name; give one without slashes, such as {example!r}")
+
+
 def wait_for(lock: FileLock, on_wait: Callable[[], None] | None = None, longest: float = LONGEST_WAIT) -> None:
     """Acquire a lock, and report a wait of more than `PATIENCE` seconds.
 
@@ -153,8 +169,24 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    follow_umask(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give all files of a folder the rights that the umask leaves: some libraries write theirs for their owner alone.
+
+    Args:
+        folder: Folder of the files, which are this user's own.
+    """
+    probe = folder / f".mode-{os.getpid()}"
+    probe.touch()  # asking for the umask would change it for other threads
+    wanted = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and (mode := path.stat().st_mode) | wanted != mode:
+            path.chmod(stat.S_IMODE(mode | wanted))
 
 
 def why_not_writable(folder: Path) -> str | None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -63,12 +60,6 @@ def _add_column(digest: hashlib._Hash, column: pl.Series) -> None:
 def text_hash(text: str) -> str:
     """SHA-256 of a text: 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def json_hash(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the values of a JSON object, whatever their order and layout: 64 hexadecimal digits."""
-    plain = json.loads(json.dumps(content, default=str))  # keys and tuples as a reader of the file gets them
-    return text_hash(json.dumps(plain, sort_keys=True, separators=(",", ":")))
 
 
 def file_hash(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mllm_srec.files.atomic import CHECKSUM, COLUMN_CHECKSUMS
+from mllm_srec.files.atomic import CHECKSUM, COLUMN_CHECKSUMS, json_checksum
 from mllm_srec.types import DataError, MllmSrecError
 
 if TYPE_CHECKING:  # commands that only print a help import this file
@@ -64,12 +64,10 @@ def read_json(path: Path, what: str, remedy: str) -> Any:
     """
 
     def read(file: Path) -> Any:
-        from mllm_srec.files.hashing import json_hash
-
         content = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and CHECKSUM in content:
             stated = content.pop(CHECKSUM)
-            if json_hash(content)[:16] != stated:
+            if json_checksum(content) != stated:
                 raise ValueError("its content differs from its checksum, so it was changed or damaged")
         return content
 
@@ -159,5 +157,5 @@ def _reason(path: Path, error: BaseException) -> str:
         return f"it is not JSON: {error}"
     if isinstance(error, KeyError):
         return f"it lacks {error}"
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    words = " ".join(str(error).split())
+    return (words[:200] + "..." if len(words) > 200 else words) or type(error).__name__

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mllm_srec.files.folders import follow_umask
 from mllm_srec.models.backbone import Backbone
 from mllm_srec.models.backbone_files import BackboneInfo, folder_of
 from mllm_srec.types import VERSION
@@ -43,6 +44,7 @@ def export_weights(backbone: Backbone, folder: Path) -> None:
         for path in sorted({path for pattern in BESIDE_WEIGHTS for path in source.glob(pattern)}):
             shutil.copyfile(path, folder / path.name)
     (folder / "README.md").write_text(_card(backbone.info, adapter=hasattr(net, "peft_config")), encoding="utf-8")
+    follow_umask(folder)  # safetensors writes its files for their owner alone
 
 
 def _card(info: BackboneInfo, adapter: bool) -> str:

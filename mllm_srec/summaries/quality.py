@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from mllm_srec.files.atomic import write_text
+from mllm_srec.files.atomic import write_json
 from mllm_srec.models.clip import clip_similarity
 from mllm_srec.summaries.demo_quality import demo_quality
 from mllm_srec.summaries.inputs import SummaryInputs
@@ -47,7 +46,7 @@ def check_quality(
         numbers |= _clip(plan, table)
     about = {"view": plan.view(stage), "backbone": part.info.name, "random_backbone": part.info.random_weights}
     content = {**about, **numbers}
-    write_text(json.dumps(content, indent=2) + "\n", plan.folder(stage) / "quality.json")
+    write_json(content, plan.folder(stage) / "quality.json")
     if on_checked is not None:
         on_checked(stage, numbers, examples, part.info.random_weights)
     return content

@@ -12,17 +12,21 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock
 
 from mllm_srec.files.folders import LONGEST_WAIT, wait_for
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.types import ConfigError, DataError
+
+CRC = "crc32"
+"""Last field of a stored record."""
 
 
 def content_key(**parts: object) -> str:
@@ -70,7 +74,8 @@ class _Shard:
 
     def append(self, descriptor: int, record: Summary) -> None:
         """Write one line, with one system call unless the disk is full or the call is interrupted."""
-        line = json.dumps(asdict(record)).encode() + b"\n"
+        fields = asdict(record)
+        line = json.dumps({**fields, CRC: _checksum(fields)}).encode() + b"\n"
         written = os.write(descriptor, line)
         while written < len(line):
             written += os.write(descriptor, line[written:])
@@ -83,10 +88,17 @@ def _parsed(line: bytes) -> Summary | None:
     try:
         fields = json.loads(line.decode("ascii"))
         record = Summary(fields["key"], fields["text"], fields["finish_reason"], fields["n_tokens"])
-    except (ValueError, TypeError, KeyError):
+        stated = fields.get(CRC)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
     types = [type(value) for value in asdict(record).values()]
-    return record if types == [str, str, str, int] else None
+    whole = types == [str, str, str, int] and stated in (None, _checksum(asdict(record)))
+    return record if whole else None
+
+
+def _checksum(fields: Mapping[str, Any]) -> int:
+    """Return the CRC-32 of a record's values; none is stored in records of earlier versions."""
+    return zlib.crc32(json.dumps(list(fields.values())).encode())
 
 
 class SummaryStore:

@@ -13,6 +13,7 @@ import polars as pl
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, Visible
 from mllm_srec.files.atomic import write_table
 from mllm_srec.files.folders import locked
+from mllm_srec.files.reading import read_table
 from mllm_srec.prompts.summaries import Summary
 from mllm_srec.summaries.preference_chains import Chain, ChainStep
 from mllm_srec.summaries.store import SummaryStore
@@ -100,9 +101,16 @@ def write_view(folder: Path, name: str, table: pl.DataFrame) -> None:
 
 
 def read_view(folder: Path, name: str) -> pl.DataFrame | None:
-    """Read a view; None where there is none of this name."""
+    """Read a view; None where there is none of this name.
+
+    Raises:
+        DataError: The file is damaged.
+    """
     path = folder / "views" / f"{name}.parquet"
-    return pl.read_parquet(path, glob=False) if path.exists() else None
+    if not path.exists():
+        return None
+    remedy = "delete it and run `python -m mllm_srec summarize` again: the texts themselves are kept in the store"
+    return read_table(path, "a table of summaries", remedy, schema=SUMMARY_SCHEMA)
 
 
 def preference_states(view: pl.DataFrame) -> dict[tuple[str, Visible], list[PreferenceState]]:

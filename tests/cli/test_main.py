@@ -149,6 +149,8 @@ WRONG_TOGETHER = [
     (["validate", "--trainer.limit_val_batches", "0"], "set data.max_test_groups"),
     (["fit", "--data.pictures.serve=features", "--model.finetune=full"], "set data.pictures.serve to pixels"),
     (["fit", "--name", "a/b"], "name='a/b': is not a folder name"),
+    (["fit", "--data.name", "../elsewhere"], "data.name='../elsewhere': is not a folder name"),
+    (["prepare", "--data.name", "a/b"], "data.name='a/b': is not a folder name"),
     (["test", "--ckpt_path", "absent.ckpt"], "ckpt_path='absent.ckpt': no such file"),
 ]
 

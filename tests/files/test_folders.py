@@ -236,3 +236,33 @@ def test_a_full_disk_while_building_is_one_sentence(tmp_path, error):
         "put data.root on another disk, and start again: what is complete is kept, .*",
         str(caught.value),
     )
+
+
+# --- rights and names ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_files_of_a_folder_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with atomic_folder(tmp_path / "store") as partial:
+            (partial / "deep").mkdir()
+            for name, mode in (("private", 0o600), ("deep/usual", 0o666 & ~mask), ("program", 0o700)):
+                (partial / name).write_text("")
+                (partial / name).chmod(mode)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    usual = 0o666 & ~mask
+    assert modes == {"private": usual, "usual": usual, "program": 0o700 | usual}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/a", "a/", "a\0b"])
+def test_a_path_is_no_folder_name(name):
+    with pytest.raises(ConfigError, match=r"data\.name=.*: is not a folder name; give one without slashes, .*'beauty'"):
+        folders.check_folder_name("data.name", name, "beauty")
+
+
+@pytest.mark.parametrize("name", ["beauty", "Beauty 5-core", ".hidden", "ünï", "a.b", "..."])
+def test_names_that_stay_below_their_root(name):
+    folders.check_folder_name("data.name", name, "beauty")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from mllm_srec.types import ConfigError, DataError
 
 HERE = Path(__file__).parent
 RECORDS = [Summary(f"k{i}", text, "stop", i) for i, text in enumerate(["a", "é\u2028\n", "", "漢😀\ud800"])]
+FIELDS = [{"key": r.key, "text": r.text, "finish_reason": "stop", "n_tokens": r.n_tokens} for r in RECORDS]
+OLD_LINES = [json.dumps(fields).encode() + b"\n" for fields in FIELDS]  # of versions without checksums
 LINES = [
-    json.dumps({"key": r.key, "text": r.text, "finish_reason": "stop", "n_tokens": r.n_tokens}).encode() + b"\n"
-    for r in RECORDS
+    json.dumps({**fields, "crc32": zlib.crc32(json.dumps(list(fields.values())).encode())}).encode() + b"\n"
+    for fields in FIELDS
 ]
 
 
@@ -64,6 +67,23 @@ def test_reading_leaves_no_trace(tmp_path):
     assert len(SummaryStore(tmp_path)) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"records-0.jsonl"}
     assert (tmp_path / "records-0.jsonl").read_bytes() == LINES[0] + LINES[1][:5]
+
+
+def test_records_without_checksums_are_read(tmp_path):
+    write(tmp_path, b"".join(OLD_LINES))
+    known = SummaryStore(tmp_path)
+    assert [known[r.key] for r in RECORDS] == RECORDS
+    assert known.notices == []
+
+
+def test_a_changed_text_is_no_record(tmp_path):
+    changed = LINES[0].replace(b'"text": "a"', b'"text": "b"')
+    assert changed != LINES[0]
+    write(tmp_path, changed + LINES[1])
+    known = SummaryStore(tmp_path)
+    assert "k0" not in known
+    assert known["k1"] == RECORDS[1]
+    assert known.notices == [f"{tmp_path}/records-0.jsonl, line 1 is broken; its summary will be written again"]
 
 
 @settings(deadline=None)  # a busy machine is no fault

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from mllm_srec.files.reading import read_table
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import USER_AUC, ConfigError, DataError, Split, did_you_mean, user_auc_name
 
@@ -60,14 +61,7 @@ def read_results(folder: Path, split: Split) -> dict[str, Any]:
             f"run={str(folder)!r}: is not a finished run ({reason}); give folders that `fit` and `test` wrote, such as "
             "runs/demo/lora, and seeds of one variant as NAME=RUN,RUN,..."
         )
-    try:
-        stored = run.read_metrics()
-    except (ValueError, OSError) as error:  # invalid JSON, undecodable bytes, or no read permission
-        raise DataError(f"{str(run.metrics)!r}: cannot be read as JSON ({error}); measure the run again") from error
-    if not isinstance(stored, dict):
-        raise DataError(
-            f"{str(run.metrics)!r}: holds a {type(stored).__name__}, not results by name; measure the run again"
-        )
+    stored = run.read_metrics()
     results = {key.removeprefix(f"{split}/"): value for key, value in stored.items() if key.startswith(f"{split}/")}
     auc = user_auc_name(results.get("evaluator"))
     if USER_AUC in results:  # in runs of earlier versions, whatever was ranked
@@ -119,10 +113,7 @@ def _read(path: Path, split: Split) -> pl.DataFrame:
             f"{str(path)!r}: the metrics of every user are missing; measure the run again with "
             f"`python -m mllm_srec {COMMANDS[split]}` (versions before `compare` did not write them)"
         )
-    try:
-        return pl.read_parquet(path, glob=False)  # a run may be called [a]
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r}: cannot be read as Parquet ({error}); measure the run again") from error
+    return read_table(path, "the table of every user's metrics", "measure the run again")
 
 
 def _check_columns(path: Path, table: pl.DataFrame, metrics: Sequence[str]) -> None:

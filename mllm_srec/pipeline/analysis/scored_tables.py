@@ -13,6 +13,7 @@ import polars as pl
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.tables.popularity import item_popularity
+from mllm_srec.files.reading import read_table
 from mllm_srec.metrics.weighted_auc import SortedRows
 from mllm_srec.pipeline.analysis.list_metrics import COMMANDS, read_lists
 from mllm_srec.pipeline.evaluation.schema import PLACE, TARGETS
@@ -92,10 +93,7 @@ def _read(folder: Path, name: str, split: Split) -> pl.DataFrame:
             f"{str(path)!r}: the scored rows are missing; measure the run again with "
             f"`python -m mllm_srec {COMMANDS[split]}`"
         )
-    try:
-        table = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r}: cannot be read as Parquet ({error}); measure the run again") from error
+    table = read_table(path, "the table of scored rows", "measure the run again")
     for column, dtype in (TARGETS | {"score": pl.Float32}).items():
         if table.schema.get(column) != dtype:
             raise DataError(

@@ -15,6 +15,7 @@ from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule, ServedInputs
 from mllm_srec.files.atomic import write_table
 from mllm_srec.files.folders import lock_if_free
+from mllm_srec.files.reading import read_table
 from mllm_srec.models.ranking_module import RankingModule, Scored
 from mllm_srec.pipeline.evaluation.prediction_tables import lists_table, pairs_table, user_table
 from mllm_srec.pipeline.evaluation.schema import SCORES
@@ -95,9 +96,9 @@ class PredictionWriter(pl.Callback):
         if not paths:
             return polars.DataFrame(schema=SCORES | {"relevance": polars.Int64})
         wanted = polars.DataFrame({"group_id": self.examples[name].group_id})
-        return polars.concat([polars.read_parquet(path, glob=False) for path in paths]).join(
-            wanted, on="group_id", how="semi"
-        )
+        remedy = f"delete {self.parts} and start again: what it holds is scored anew"
+        rows = [read_table(path, "a part of this evaluation", remedy) for path in paths]
+        return polars.concat(rows).join(wanted, on="group_id", how="semi")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add groups that were scored before to the metrics of the first process."""

@@ -15,6 +15,7 @@ from mllm_srec.data.loading.candidate_lists import lists_hash
 from mllm_srec.data.loading.examples import GroupExamples
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule
 from mllm_srec.data.tables.popularity import item_popularity
+from mllm_srec.files.reading import read_table
 from mllm_srec.metrics.evaluation import EvaluationMetrics
 from mllm_srec.pipeline.evaluation.scored_rows import padded, padding_mask
 from mllm_srec.types import EVAL_TOP_K, USER_AUC, Split, user_auc_name
@@ -114,7 +115,8 @@ def references(datamodule: RankingDataModule, split: Split) -> dict[str, dict[st
         functions["retriever, best order"] = lambda examples: None if examples is pairs else examples.relevance * 1.0
     path = datamodule.folder / CEILINGS
     if split == "test" and path.exists():
-        table = pl.read_parquet(path, glob=False)
+        remedy = "delete it to measure without ceilings, or prepare the data set again"
+        table = read_table(path, "the table of ceilings", remedy, schema={"group_id": pl.Int64, "item_id": pl.String})
         for name in [column for column in table.columns if column.startswith(READERS)]:
             functions[name.replace("_", ", ")] = _ceiling(datamodule, table, name)
     rows = {name: measure(pairs, lists, scores, datamodule.cut_offs) for name, scores in functions.items()}

@@ -9,6 +9,7 @@ import polars as pl
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.candidate_lists import KEYS, RankLists
 from mllm_srec.data.tables.popularity import POPULARITY, by_popularity
+from mllm_srec.files.reading import read_table
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError, Split
 
@@ -67,7 +68,8 @@ def lists_of_run(run: RunFolder, data: PreparedDataset, split: Split, n: int) ->
             f"data.retriever={str(run.path)!r}: ranked lists with candidates_hash {ranked}, but {data.folder} has "
             f"{data.candidates_hash}, so users, histories or held-out items differ; {advice}"
         )
-    rows = pl.read_parquet(path, glob=False).filter(pl.col("rank") <= n).select(*KEYS, "rank", "n_candidates")
+    table = read_table(path, "the ranking of the catalogue", advice, columns=[*KEYS, "rank", "n_candidates"])
+    rows = table.filter(pl.col("rank") <= n)
     kept = rows.group_by("group_id").agg(pl.len(), pl.col("n_candidates").first())
     short = kept.filter(pl.col("len") < pl.min_horizontal("n_candidates", n))
     if short.height:

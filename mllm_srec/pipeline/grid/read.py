@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mllm_srec.files.reading import read_json, read_table, read_whole
 from mllm_srec.pipeline.grid.merge import check_measured_alike
 from mllm_srec.pipeline.grid.results import ABOUT, RESULTS, SCHEMA, CellRecord, read_records, shown_metrics, tidy
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
@@ -78,10 +78,7 @@ def _read_results(folder: Path) -> pl.DataFrame:
             f"RESULTS={str(folder)!r}: holds no {RESULTS}; give folders that `grid` wrote, such as "
             "experiments/results/table3, and finished runs with --runs"
         )
-    try:
-        table = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error}); run the grid again") from error
+    table = read_table(path, "the table of results", "run the grid again")
     odd = [name for name, kind in SCHEMA.items() if table.schema.get(name) != kind]
     if odd or table.height == 0:
         what = f"lacks or mistypes {', '.join(odd)}" if odd else "is empty"
@@ -107,10 +104,8 @@ def _read_about(folder: Path, results: pl.DataFrame) -> AboutGrid:
     again = _again(str(results["table"][0]))
     if not path.is_file():
         raise DataError(f"{path}: missing, so the results are of an earlier version; {again}")
-    try:
-        about = parse_about(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not the description of a grid ({error}); {again}") from error
+    content = read_json(path, "the description of the grid", again)
+    about = read_whole(path, lambda file: parse_about(content), "the description of the grid", again)
     columns = (results[name].unique(maintain_order=True).to_list() for name in ("row", "data_set", "seed"))
     return about.joined(*columns)
 
@@ -126,11 +121,13 @@ def _read_summary(folder: Path, table: str) -> pl.DataFrame:
     path = folder / SUMMARY
     if not path.is_file():
         raise DataError(f"{path}: missing; {_again(table)}")
-    try:
-        texts = dict.fromkeys(("data_set", "row", "metric", "base"), pl.String)  # a label may look like a number
-        written = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as CSV ({error}); run the grid again") from error
+    texts = dict.fromkeys(("data_set", "row", "metric", "base"), pl.String)  # a label may look like a number
+    written = read_whole(
+        path,
+        lambda file: pl.read_csv(file, infer_schema_length=None, schema_overrides=texts, glob=False),
+        "the summary of the grid",
+        _again(table),
+    )
     wanted = ("data_set", "row", "reference", "metric", "mean", *(field.name for field in fields(Difference)))
     if lacking := set(wanted) - set(written.columns):
         raise DataError(f"{path}: lacks the columns {', '.join(sorted(lacking))}; {_again(table)}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
 
-from mllm_srec.files.atomic import write_text
+from mllm_srec.files.atomic import write_json
+from mllm_srec.files.reading import read_object, read_whole
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.runs.changes import data_changed
 from mllm_srec.pipeline.runs.names import was_tested
@@ -33,8 +33,15 @@ def read_attempts(cell: Cell) -> list[Attempt]:
     """Return the attempts so far, the oldest first."""
     if not cell.record.is_file():
         return []
-    attempts: list[Attempt] = json.loads(cell.record.read_text(encoding="utf-8"))["attempts"]
-    return attempts
+    remedy = "delete it and run the grid again: the cell is run again too, and its finished stages are kept"
+    attempts: list[Attempt] = read_object(cell.record, "the record of a cell", remedy, ("attempts",))["attempts"]
+
+    def check(path: Path) -> list[Attempt]:
+        for attempt in attempts:
+            _ = attempt["status"], attempt["seconds"], attempt["peak_memory"], attempt["versions"]
+        return attempts
+
+    return read_whole(cell.record, check, "the record of a cell", remedy)
 
 
 def is_finished(cell: Cell) -> bool:
@@ -83,7 +90,7 @@ def end_attempt(cell: Cell, status: int, seconds: dict[str, float], peak_memory:
 
 def _write(cell: Cell, attempts: list[Attempt]) -> None:
     content = {"settings_hash": cell.settings_hash, "settings": cell.settings, "attempts": attempts}
-    write_text(json.dumps(content, indent=2, default=str) + "\n", cell.record)
+    write_json(content, cell.record)
 
 
 def peak_bytes(maxrss: int) -> int:

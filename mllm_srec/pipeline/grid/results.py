@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections import Counter
@@ -13,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from mllm_srec.files.atomic import write_table, write_text
+from mllm_srec.files.atomic import write_json, write_table
+from mllm_srec.files.reading import read_object
 from mllm_srec.pipeline.analysis.run_groups import RunGroup
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.grid.record import Attempt, read_attempts
@@ -107,11 +107,10 @@ def read_records(folder: Path) -> list[CellRecord]:
         raise ConfigError(f"{folder}: holds no results of a grid; give a folder that `grid --output` wrote")
     records = []
     for path in paths:
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            records.append({**record, **{key: record[key] for key in CELL_KEYS}})
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not a cell of a grid of this version ({error!r}); run its grid again") from error
+        record = read_object(path, "a cell of the grid", "run its grid again", CELL_KEYS)
+        if not isinstance(record["metrics"], dict):
+            raise DataError(f"{path}: a cell of the grid cannot be read (metrics are no object); run its grid again")
+        records.append(record)
     return records
 
 
@@ -168,8 +167,8 @@ def write_results(folder: Path, records: Sequence[CellRecord], about: AboutGrid)
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         write_table(tidy(records), folder / RESULTS)
         for name, record in names.items():
-            write_text(json.dumps(record, indent=2) + "\n", folder / CELLS / name)
-        write_text(json.dumps(asdict(about), indent=2) + "\n", folder / ABOUT)
+            write_json(record, folder / CELLS / name)
+        write_json(asdict(about), folder / ABOUT)
         for path in (folder / CELLS).glob("*.json"):
             if path.name not in names:
                 path.unlink()  # a row, seed or data set that is no longer in the grid

@@ -14,6 +14,7 @@ from mllm_srec.files.atomic import atomic_file, write_table
 from mllm_srec.files.folders import lock_if_free, make_writable
 from mllm_srec.files.hashing import file_hash
 from mllm_srec.files.progress import LateProgress
+from mllm_srec.files.reading import read_table
 from mllm_srec.pipeline.ranking.new_items import NewItem
 from mllm_srec.pipeline.ranking.ranker import LIST_SCHEMA, Ranker
 from mllm_srec.summaries.store import content_key
@@ -112,7 +113,7 @@ def _parts(
                     lists.append(ranked.table)
                     progress.advance()
                 write_table(pl.concat(lists), part)
-            tables.append(pl.read_parquet(part, glob=False))
+            tables.append(read_table(part, "a part of the lists", "delete it and start again"))
     return tables
 
 

@@ -21,6 +21,7 @@ from mllm_srec.data.pictures.files import small_copy
 from mllm_srec.data.pictures.finder import UnusablePictureError
 from mllm_srec.data.stored_prompts.contexts import ContextTexts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
+from mllm_srec.files.reading import read_table
 from mllm_srec.pipeline.ranking.loaded_run import load_run
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.settings import read_settings
@@ -119,7 +120,8 @@ def open_source(run: Path, data_root: Path | None = None) -> CaseSource:
             f"{run}: was tested on candidates {str(stated)[:12]}, but {data.folder} holds "
             f"{data.candidates_hash[:12]}, prepared later; test the run again"
         )
-    return CaseSource(data, with_places(pl.read_parquet(path, glob=False)), texts, prompt)
+    lists = read_table(path, "the table of scored rows", "test the run again")
+    return CaseSource(data, with_places(lists), texts, prompt)
 
 
 def with_places(lists: pl.DataFrame) -> pl.DataFrame:

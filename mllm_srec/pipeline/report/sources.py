@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from mllm_srec.files.reading import read_object, read_whole
 from mllm_srec.pipeline.grid.read import read_grid
 from mllm_srec.pipeline.grid.results import RESULTS
 from mllm_srec.pipeline.grid.settings import QUICK_SUFFIX
@@ -14,7 +14,6 @@ from mllm_srec.pipeline.report.sections import Cases, grid_section
 from mllm_srec.reports.page import case_files
 from mllm_srec.reports.page.page import CaseBlock, Section, TableBlock
 from mllm_srec.reports.tables import data_statistics
-from mllm_srec.types import DataError
 
 SCRIPTED = {"table2": data_statistics.FILE, "figure7": case_files.FILE}
 """Name of a script's results -> the file by which their folder is recognised."""
@@ -57,11 +56,10 @@ def scripted_name(folder: Path) -> str | None:
 def _statistics(folder: Path, anchor: str) -> Section:
     """Make a section of Table 2."""
     file = folder / data_statistics.FILE
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        table, notes = data_statistics.statistics_table(about["rows"]), tuple(map(str, about["notes"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{str(file)!r} holds no statistics ({error!r}); make them again") from error
+    what, remedy = "the statistics of data sets", "make them again with experiments/table2.py"
+    about = read_object(file, what, remedy, ("rows", "notes"))
+    table = read_whole(file, lambda path: data_statistics.statistics_table(about["rows"]), what, remedy)
+    notes = tuple(map(str, about["notes"]))
     block = TableBlock(f"{anchor}--statistics", "Data sets", table, notes)
     return Section(anchor, data_statistics.TITLE, "", False, False, (), (block,))
 

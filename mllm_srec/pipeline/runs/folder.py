@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from mllm_srec.files.atomic import write_text
+from mllm_srec.files.atomic import write_json
 from mllm_srec.files.folders import lock_if_free, locked, make_writable, why_not_writable
+from mllm_srec.files.reading import read_object
 from mllm_srec.pipeline.runs.protocol import differences
 from mllm_srec.types import ConfigError
 
@@ -115,8 +115,15 @@ class RunFolder:
         return measured or self.best.exists() or self.adapter.exists()
 
     def read_metrics(self) -> dict[str, Any]:
-        """Content of `metrics.json`; empty where there is none."""
-        return json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else {}
+        """Content of `metrics.json`; empty where there is none.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        if not self.metrics.exists():
+            return {}
+        remedy = "put a copy of it back, or delete it and measure the run again with `python -m mllm_srec test`"
+        return read_object(self.metrics, "the results of the run", remedy)
 
     def merge_metrics(self, stage: str, values: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
         """Merge results of a stage into `metrics.json`, in place of earlier ones of the same protocol.
@@ -134,7 +141,7 @@ class RunFolder:
             if differing:
                 raise ConfigError(f"{self.metrics} holds {stage} results of another protocol: {_shown(differing)}")
             merged = self.read_metrics() | dict(values) | {f"{stage}/{key}": value for key, value in protocol.items()}
-            write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n", self.metrics)
+            write_json(dict(sorted(merged.items())), self.metrics)
 
     def protocol_differences(self, stage: str, protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Compare stored results of `stage` with `protocol`: part -> (stored, current) of those that differ."""

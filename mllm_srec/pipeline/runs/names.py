@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from mllm_srec.files.folders import check_folder_name
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import SPLITS, ConfigError
 
@@ -37,11 +38,11 @@ def new_run(root: str | Path, data_name: str, name: str | None, seed: int) -> Ru
         seed: `seed_everything`.
 
     Raises:
-        ConfigError: `name` is not a folder name.
+        ConfigError: `name` or `data.name` is not a folder name.
     """
     chosen = _made_name(seed) if name is None else name
-    if chosen in ("", ".", "..") or Path(chosen).name != chosen:
-        raise ConfigError(f"name={chosen!r}: is not a folder name; give one without slashes, such as 'lora-16'")
+    check_folder_name("name", chosen, "lora-16")
+    check_folder_name("data.name", data_name, "beauty")
     return RunFolder(Path(root) / data_name / chosen)
 
 

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mllm_srec.files.atomic import write_text
+from mllm_srec.files.atomic import CHECKSUM, write_text
+from mllm_srec.files.reading import read_json, read_whole
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.types import DataError
 
 STAGES_FILE = "stages.json"
 
@@ -38,14 +38,19 @@ def read_stages(run: RunFolder) -> list[StageTime]:
         DataError: The file is damaged.
     """
     path = stages_path(run)
-    try:
-        return [StageTime(stage=s["stage"], began=s["began"], seconds=s["seconds"]) for s in _content(path)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the times of stages ({error!r}); delete it") from error
+    if not path.exists():
+        return []
+    what, remedy = "the times of stages", "delete it: nothing else depends on it"
+    content = read_json(path, what, remedy)
+    return read_whole(path, lambda file: [_parsed(entry) for entry in content], what, remedy)
 
 
-def _content(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+def _parsed(entry: dict[str, Any]) -> StageTime:
+    """Return a stage of the file, after comparing its checksum; entries of earlier versions have none."""
+    stage = StageTime(stage=entry["stage"], began=entry["began"], seconds=entry["seconds"])
+    if entry.get(CHECKSUM, expected := jsonjson_checksum(stage)) != expected:
+        raise ValueError(f"the entry of {entry['stage']} differs from its checksum")
+    return stage
 
 
 @contextmanager
@@ -82,7 +87,8 @@ def _remove_if_empty(run: RunFolder) -> None:
 
 
 def _write(run: RunFolder, stages: list[StageTime]) -> None:
-    write_text(json.dumps(stages, indent=2) + "\n", stages_path(run))
+    entries = [{**stage, CHECKSUM: _checksum(stage)} for stage in stages]
+    write_text(json.dumps(entries, indent=2) + "\n", stages_path(run))
 
 
 class StageClock:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
+from mllm_srec.files.reading import read_whole
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.reports.figures.training_charts import Curve, TrainingLog
-from mllm_srec.types import DataError
 
 LOSS = "train/loss"
 """Logged column of the training loss."""
@@ -50,14 +50,18 @@ def _logs(run: Path) -> list[Path]:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    try:
-        table = pl.read_csv(path, infer_schema_length=None)
-    except pl.exceptions.NoDataError:
+    if not path.stat().st_size:
         return pl.DataFrame({"step": []})  # killed before the first line
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{str(path)!r}: cannot be read as a training log ({error}); delete or repair it") from error
+    return read_whole(path, _table, "the training log", "delete or repair it: only its curve is lost")
+
+
+def _table(path: Path) -> pl.DataFrame:
+    """Read a log, and try its numbers."""
+    table = pl.read_csv(path, infer_schema_length=None, glob=False)
     if "step" not in table.columns:
-        raise DataError(f"{str(path)!r}: a training log must have a column step; delete or repair it")
+        raise ValueError("it has no column step")
+    known = [name for name in (LOSS, *VALIDATION) if name in table.columns]
+    table.select(pl.col("step").cast(pl.Int64), *(pl.col(name).cast(pl.Float64) for name in known))
     return table
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mllm_srec.files.reading import read_object, read_whole
 from mllm_srec.reports.page.cases import Case, CaseItem, CaseStudies, CaseTarget
 from mllm_srec.reports.tables.table_text import markdown_escaped
-from mllm_srec.types import DataError
 
 TITLE = "Figure 7: case studies"
 
@@ -78,12 +78,14 @@ def read_cases(folder: Path) -> tuple[CaseStudies, bool]:
     Raises:
         DataError: A file is damaged or missing.
     """
-    try:
-        about = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        cases = tuple(_case(folder, case) for case in about["cases"])
-        return CaseStudies(str(about["run"]), str(about["rule"]), cases), bool(about["demo"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{str(folder / FILE)!r} holds no case studies ({error!r}); make them again") from error
+    what, remedy = "the case studies", "make them again with experiments/figure7.py"
+    about = read_object(folder / FILE, what, remedy, ("cases", "run", "rule", "demo"))
+
+    def parse(path: Path) -> tuple[Case, ...]:
+        return tuple(_case(folder, case) for case in about["cases"])
+
+    cases = read_whole(folder / FILE, parse, what, remedy)
+    return CaseStudies(str(about["run"]), str(about["rule"]), cases), bool(about["demo"])
 
 
 def _case(folder: Path, case: Mapping[str, Any]) -> Case:

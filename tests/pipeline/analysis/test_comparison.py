@@ -265,9 +265,9 @@ def test_runs_that_are_not_finished(finished_run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[1]", "holds a list, not results by name"),
-        (b"\xff\xfe\x00", "cannot be read as"),
+        ("{", "cannot be read (it is not JSON"),
+        ("[1]", "cannot be read (it holds no JSON object)"),
+        (b"\xff\xfe\x00", "cannot be read (it is not UTF-8 text)"),
     ],
 )
 def test_damaged_results(finished_run, content, message):
@@ -281,7 +281,9 @@ def test_a_file_that_is_no_parquet(finished_run):
     whole = (b / "predictions/test_users.parquet").read_bytes()
     for content in (b"", b"PAR1", whole[: len(whole) // 2]):
         (b / "predictions/test_users.parquet").write_bytes(content)
-        assert "test_users.parquet': cannot be read as Parquet" in refusal(a, b, error=DataError)
+        assert "test_users.parquet: the table of every user's metrics cannot be read (" in refusal(
+            a, b, error=DataError
+        )
 
 
 @pytest.mark.parametrize(

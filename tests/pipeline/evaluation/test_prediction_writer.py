@@ -404,7 +404,7 @@ def test_a_run_that_ranked_everything_is_a_retriever(model, make_datamodule, sho
     assert lists.equals(expected)
     with pytest.raises(ConfigError, match="evaluator None"):
         retrieved_lists(str(run.path), shop, "val", 4)
-    metrics = json.loads(run.metrics.read_text())
+    metrics = run.read_metrics()
     run.metrics.write_text(json.dumps({**metrics, "test/candidates_hash": "77"}))
     with pytest.raises(ConfigError, match=r"ranked lists with candidates_hash 77"):
         retrieved_lists(str(run.path), shop, "test", 4)

@@ -352,7 +352,7 @@ def test_damaged_results_of_another_grid(out, tmp_path):
     older = {key: value for key, value in json.loads(path.read_text()).items() if key != "row_hash"}
     for text in ("{", "[]", "{}", json.dumps(older)):
         path.write_text(text)
-        with pytest.raises(DataError, match=r"shop--ours--1.json: not a cell of a grid"):
+        with pytest.raises(DataError, match=r"shop--ours--1.json: a cell of the grid cannot be read"):
             read_records(out)
 
 

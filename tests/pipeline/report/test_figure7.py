@@ -99,7 +99,9 @@ def test_damaged_files_are_named(told_run, tmp_path):
     write_cases(case_studies(told_run, 1, 1), False, tmp_path)
     about = json.loads((tmp_path / "figure7.json").read_text())
     next((tmp_path / "pictures").iterdir()).unlink()
-    with pytest.raises(DataError, match=r"figure7\.json' holds no case studies \(FileNotFoundError.*make them again"):
+    with pytest.raises(
+        DataError, match=r"figure7\.json: the case studies cannot be read .*No such file.*make them again"
+    ):
         read_cases(tmp_path)
     for content in ("{}", "[", json.dumps({**about, "cases": [{"user_id": "u"}]})):
         (tmp_path / "figure7.json").write_text(content)

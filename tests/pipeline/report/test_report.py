@@ -127,10 +127,15 @@ def test_curves_bars_and_what_is_not_there(here):
     assert sorted(read_page().table("HR@10 in numbers")) == sorted(["(chance)", "(popularity)", *map(row_name, GAINS)])
 
 
+def unsealed(content):
+    """The content of a file without its checksum, so that another one can be written by hand."""
+    return {key: value for key, value in content.items() if key != "checksum"}
+
+
 def test_runs_that_are_gone_are_said_to_be(here):
     for path in Path("experiments/results/t/cells").glob("*.json"):
         cell = json.loads(path.read_text())
-        path.write_text(json.dumps({**cell, "run": "nowhere/at/all"}))
+        path.write_text(json.dumps({**unsealed(cell), "run": "nowhere/at/all"}))
     assert main(["report"]) == 0
     assert "12 of 12 are not here: no curves and no cases of these runs" in read_page().text
 
@@ -193,7 +198,7 @@ def test_runs_that_were_measured_anew_are_not_drawn(here):
     for path in (folder / "cells").glob("*.json"):  # run folders of our own
         cell = json.loads(path.read_text())
         run = shutil.copytree(cell["run"], Path("runs") / path.stem)
-        path.write_text(json.dumps({**cell, "run": str(run)}))
+        path.write_text(json.dumps({**unsealed(cell), "run": str(run)}))
 
     def gone():
         return [text for name, text in grid_section(read_grid(folder), "t", (0, 0)).facts if name == "Run folders"]
@@ -201,9 +206,9 @@ def test_runs_that_were_measured_anew_are_not_drawn(here):
     assert gone() == []
     for path in Path("runs").glob("*/metrics.json"):
         metrics, before = json.loads(path.read_text()), gone()
-        path.write_text(json.dumps({**metrics, "val/auc": 0.5}))  # validated once more: the same run
+        path.write_text(json.dumps({**unsealed(metrics), "val/auc": 0.5}))  # validated once more: the same run
         assert gone() == before
-        path.write_text(json.dumps({**metrics, "test/hr@10": 0.999}))
+        path.write_text(json.dumps({**unsealed(metrics), "test/hr@10": 0.999}))
     assert gone() == ["12 of 12 are not here: no curves and no cases of these runs"]
 
 

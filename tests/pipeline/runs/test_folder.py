@@ -261,7 +261,7 @@ def test_results_of_stages_lie_beside_each_other(measured):
     assert (found["test/auc"], found["test/hr@5"]) == (0.7, None)
     assert (found["val/split"], found["test/split"], found["test/m"]) == ("val", "test", 20)
     assert list(found) == sorted(found)
-    assert len(found) == 3 + 2 * len(PROTOCOL)
+    assert len(found) == 1 + 3 + 2 * len(PROTOCOL)  # with the checksum
 
 
 def test_the_same_protocol_replaces_its_own_results_only(measured):

@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_written(run):
 def test_a_damaged_file_is_named(run, text):
     run.create()
     stages_path(run).write_text(text)
-    with pytest.raises(DataError, match=r"stages\.json: not the times of stages .*; delete it"):
+    with pytest.raises(DataError, match=r"stages\.json: the times of stages cannot be read .*; delete it"):
         read_stages(run)
 
 

@@ -50,5 +50,7 @@ def test_a_log_that_ended_before_its_first_line(tmp_path):
 
 def test_a_file_that_is_no_log_is_named(tmp_path):
     write(tmp_path, "1-fit", [{"epoch": 1, "train/loss": 0.5}])
-    with pytest.raises(DataError, match=r"1-fit/metrics\.csv': a training log must have a column step"):
+    with pytest.raises(
+        DataError, match=r"1-fit/metrics\.csv: the training log cannot be read \(it has no column step\)"
+    ):
         training_log(tmp_path, "a", 0)
