@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mllm_srec.files.atomic import CHECKSUM, write_text
+from mllm_srec.files.atomic import CHECKSUM, json_checksum, write_text
 from mllm_srec.files.reading import read_json, read_whole
 from mllm_srec.pipeline.runs.folder import RunFolder
 
@@ -48,7 +48,7 @@ def read_stages(run: RunFolder) -> list[StageTime]:
 def _parsed(entry: dict[str, Any]) -> StageTime:
     """Return a stage of the file, after comparing its checksum; entries of earlier versions have none."""
     stage = StageTime(stage=entry["stage"], began=entry["began"], seconds=entry["seconds"])
-    if entry.get(CHECKSUM, expected := jsonjson_checksum(stage)) != expected:
+    if entry.get(CHECKSUM, expected := json_checksum(stage)) != expected:
         raise ValueError(f"the entry of {entry['stage']} differs from its checksum")
     return stage
 
@@ -87,7 +87,7 @@ def _remove_if_empty(run: RunFolder) -> None:
 
 
 def _write(run: RunFolder, stages: list[StageTime]) -> None:
-    entries = [{**stage, CHECKSUM: _checksum(stage)} for stage in stages]
+    entries = [{**stage, CHECKSUM: json_checksum(stage)} for stage in stages]
     write_text(json.dumps(entries, indent=2) + "\n", stages_path(run))
 
 
