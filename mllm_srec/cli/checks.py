@@ -159,8 +159,9 @@ def unread_settings(config: Any) -> tuple[str, ...]:
         config: Parsed settings of a command.
     """
     if config.baseline is None:
-        stages = ("image", "item", "preference", "window", "step") if config.summaries.variant == "none" else ()
-        return ("item_features", *(f"summaries.{stage}" for stage in stages))
+        of_summaries = ("image", "item", "preference", "window", "step", "max_windows")
+        unread = of_summaries if config.summaries.variant == "none" else ()
+        return ("item_features", *(f"summaries.{name}" for name in unread))
     from inspect import signature
 
     from mllm_srec.data.loading.ranking_datamodule import RankingDataModule

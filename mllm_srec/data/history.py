@@ -24,7 +24,7 @@ Preference prompts cut the lines of their window by 4, too (`summaries/inputs.py
 Baselines may not import `data`, so three of them apply a further cut of their own: sequence models take the last
 columns of a batch by the same setting, GPTRec keeps `n_generated` positions free, and VIP5's `max_tokens` drops the
 oldest items (`baselines/parts/vip5_prompts.py`). How far a preference chain has read (`summaries.window`,
-`summaries.step`) is in `summaries/preference_chains.py`.
+`summaries.step`, `summaries.max_windows`) is in `summaries/preference_chains.py`.
 """
 
 from __future__ import annotations

@@ -85,8 +85,9 @@ class SummaryArrivals:
         with self._turn:
             for chain in build_chains(interactions):
                 if chain.visible == "train_val":
-                    steps = chain.steps(settings.window, settings.step, settings.variant == "full")
-                    states += self._refined(chain, steps) if settings.variant == "full" else self._latest(chain, steps)
+                    refined = settings.variant == "full"
+                    steps = chain.steps(settings.window, settings.step, refined, settings.max_windows)
+                    states += self._refined(chain, steps) if refined else self._latest(chain, steps)
         return states
 
     def release(self) -> None:

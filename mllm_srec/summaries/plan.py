@@ -23,6 +23,7 @@ from mllm_srec.prompts.chat import ChatEncoder
 from mllm_srec.prompts.encoding import load_tokenizer
 from mllm_srec.prompts.summaries import Message
 from mllm_srec.prompts.templates import SUMMARY_VERSION, VST_PROMPT, VST_VERSION, PromptSettings
+from mllm_srec.summaries.preference_chains import build_chains, windows_left_out
 from mllm_srec.summaries.settings import PARTS, Part, StageSettings, SummarySettings
 from mllm_srec.summaries.store import content_key
 from mllm_srec.types import ConfigError
@@ -143,6 +144,13 @@ class SummaryPlan:
         processor = load_image_processor(str(settings.backbone), settings.revision, self.pictures)
         return build_image_store(self.data.folder, processor, self.data.items)
 
+    @cached_property
+    def windows_left_out(self) -> tuple[int, int]:
+        """Preference chains that `summaries.max_windows` shortens, and the windows that it leaves out of them."""
+        settings = self.settings
+        limits = (settings.window, settings.step, settings.max_windows)
+        return windows_left_out(build_chains(self.data.interactions), *limits)
+
     def picture_key(self, item_id: str) -> str | None:
         """Return the content address of an item's picture as the model sees it; None where it has none."""
         if self.images is None or (picture := self.images.picture_of(item_id)) is None:
@@ -215,6 +223,8 @@ class SummaryPlan:
         if about.subject == "user":
             names = ("variant", "use_reviews", "window", "step")
             inputs |= {name: getattr(settings, name) for name in names}
+            if self.windows_left_out[0]:  # else it decides nothing, and is in no older name
+                inputs["max_windows"] = settings.max_windows
             inputs["interactions"] = table_hash(self.data.interactions.drop(LIKED))
             if (rule := self.data.rating_rule) != RatingRule():  # the default one is in no older name
                 inputs["ratings"] = [rule.liked_from, *rule.no_rating]

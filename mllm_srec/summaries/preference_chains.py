@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,19 +68,22 @@ class Chain:
     keys: tuple[tuple[int, int], ...]
     reviews: tuple[str, ...]
 
-    def steps(self, window: int, step: int, refined: bool) -> list[ChainStep]:
-        """Return the steps of this chain, one for each full window.
+    def steps(self, window: int, step: int, refined: bool, max_windows: int | None = None) -> list[ChainStep]:
+        """Return the steps of this chain, one for each of its latest full windows, numbered from 0.
 
         Args:
             window: Items of a window, at least 1.
             step: Items by which the window moves on, at least 1.
             refined: True if a step shows its window and refines the text of the step before (Eq. 3); False if it shows
                 everything up to the window's end and no earlier text.
+            max_windows: Most windows, the latest, at least 1; without refinement also the most that a step shows
+                together. None sets no limit.
         """
-        return [
-            ChainStep(index, start if refined else 0, end, self.keys[end - 1])
-            for index, (start, end) in enumerate(windows(len(self.items), window, step))
-        ]
+        spans = windows(len(self.items), window, step)
+        most = max_windows or len(spans)
+        begins = [start if refined else spans[max(0, n - most + 1)][0] for n, (start, _) in enumerate(spans)]
+        kept = list(zip(begins, spans, strict=True))[-most:]
+        return [ChainStep(index, begin, end, self.keys[end - 1]) for index, (begin, (_, end)) in enumerate(kept)]
 
 
 def windows(n_items: int, window: int, step: int) -> list[tuple[int, int]]:
@@ -91,6 +95,16 @@ def windows(n_items: int, window: int, step: int) -> list[tuple[int, int]]:
         step: Distance between two starts, at least 1.
     """
     return [(start, start + window) for start in range(0, n_items - window + 1, step)]
+
+
+def windows_left_out(chains: Sequence[Chain], window: int, step: int, max_windows: int) -> tuple[int, int]:
+    """Count what `max_windows` leaves out of chains.
+
+    Returns:
+        Chains that have more windows, and the windows that these have too many.
+    """
+    extra = [len(windows(len(chain.items), window, step)) - max_windows for chain in chains]
+    return sum(n > 0 for n in extra), sum(n for n in extra if n > 0)
 
 
 def visible_likes(interactions: pl.DataFrame) -> dict[tuple[str, Visible], list[Like]]:

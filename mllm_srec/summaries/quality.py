@@ -40,6 +40,8 @@ def check_quality(
     if PARTS[stage].subject == "user":
         leaks = title_leaks(table, plan.data)
         numbers |= unchanged(table) | leaks.numbers
+        if plan.windows_left_out[0]:
+            numbers |= dict(zip(("n_chains_cut", "n_windows_left_out"), plan.windows_left_out, strict=True))
         examples |= leaks.examples
     numbers |= demo_quality(stage, table, plan.data, plan.settings.modality)
     if PARTS[stage].reads == "picture" and plan.settings.clip:

@@ -145,8 +145,15 @@ class Summarizer:
         """Write all preference chains in lock-step, so that a batch holds the same step of many users."""
         settings = self.plan.settings
         refined = settings.variant == "full"
-        chains = build_chains(self.plan.data.interactions)
-        rows = [(chain, step) for chain in chains for step in chain.steps(settings.window, settings.step, refined)]
+        limits = (settings.window, settings.step, refined, settings.max_windows)
+        rows = [(chain, step) for chain in build_chains(self.plan.data.interactions) for step in chain.steps(*limits)]
+        n_chains, n_left_out = self.plan.windows_left_out
+        if n_chains and self.trainer.is_global_zero:
+            print(
+                f"preference: {n_chains:,} chains have more than {settings.max_windows} windows "
+                f"(summaries.max_windows); their {n_left_out:,} oldest windows are left out",
+                file=sys.stderr,
+            )
         keys: dict[tuple[str, str, int], str] = {}
         with self._counted(loop, len(rows)):
             for wave in _waves(rows, refined):
@@ -172,8 +179,10 @@ def _waves(rows: Sequence[tuple[Chain, ChainStep]], refined: bool) -> list[list[
     """Group steps that can be written together: all first steps, all second steps, ...; without refinement all."""
     if not refined:
         return [list(rows)]
-    n_waves = 1 + max((step.index for _, step in rows), default=-1)
-    return [[row for row in rows if row[1].index == index] for index in range(n_waves)]
+    waves: list[list[tuple[Chain, ChainStep]]] = [[] for _ in range(1 + max((s.index for _, s in rows), default=-1))]
+    for row in rows:
+        waves[row[1].index].append(row)
+    return waves
 
 
 class SummaryLoop:

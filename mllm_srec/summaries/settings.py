@@ -109,6 +109,8 @@ class SummarySettings:
         use_reviews: Give the user's own reviews of history items to the preference prompt; never the target's.
         window: Items of one refinement (borrowed: 3).
         step: Items by which the window moves on (borrowed: 3); at most `window`, else items would be skipped.
+        max_windows: Most windows of a user, the latest; older ones are left out and counted. Without refinement it is
+            also the most windows of likes that one prompt shows.
         image: VIU, prompt p1.
         item: IMSG, prompt p2.
         preference: TUBC, prompt p3.
@@ -121,6 +123,7 @@ class SummarySettings:
     use_reviews: bool = False
     window: int = 3
     step: int = 3
+    max_windows: int = 200
     image: StageSettings = field(default_factory=StageSettings)
     item: StageSettings = field(default_factory=StageSettings)
     preference: StageSettings = field(
@@ -134,6 +137,11 @@ class SummarySettings:
             raise ConfigError(
                 f"summaries.window={self.window}, summaries.step={self.step}: items between two windows would be lost; "
                 "give 1 <= step <= window"
+            )
+        if self.max_windows < 1:
+            raise ConfigError(
+                f"summaries.max_windows={self.max_windows}: leaves no preference; give the most windows of a user, "
+                "such as 200"
             )
         if self.variant == "vst" and (self.modality != "both" or self.use_reviews):
             raise ConfigError(

@@ -22,6 +22,7 @@ from mllm_srec.summaries import plan as plans
 from mllm_srec.summaries import run as summarize
 from mllm_srec.summaries.inputs import SummaryInputs, read_summary_texts
 from mllm_srec.summaries.plan import SummaryPlan
+from mllm_srec.summaries.preference_chains import build_chains
 from mllm_srec.summaries.run import ensure_summaries, missing_stages
 from mllm_srec.summaries.settings import SummarySettings
 from mllm_srec.types import ConfigError
@@ -139,6 +140,18 @@ def test_settings_of_a_draw_rename_what_is_drawn(make_plan, name):
     drawn = {"item.generation.sample": True}
     before, after = make_plan(drawn), make_plan({**drawn, f"item.generation.{name}": 1})
     assert {part for part in before.parts if before.view(part) != after.view(part)} == ITEM
+
+
+def test_a_limit_of_windows_renames_preferences_only_where_it_leaves_some_out(make_plan):
+    """So that the texts of all data sets without such a user keep the names they had before there was a limit."""
+    before = make_plan()
+    longest = max(len(chain.steps(3, 3, True)) for chain in build_chains(before.data.interactions))
+    assert longest > 1
+    same, cut = make_plan({"max_windows": longest}), make_plan({"max_windows": longest - 1})
+    assert {part for part in before.parts if before.view(part) != same.view(part)} == set()
+    assert {part for part in before.parts if before.view(part) != cut.view(part)} == PREFERENCE
+    assert same.windows_left_out == (0, 0)
+    assert cut.windows_left_out[1] > 0
 
 
 def test_a_copied_data_set_keeps_its_names(make_plan, shop, tmp_path):

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from mllm_srec.data.ratings import RatingRule
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA
 from mllm_srec.data.stored_prompts.summary_texts import PreferenceState, SummaryTexts
-from mllm_srec.summaries.preference_chains import Chain, ChainStep, build_chains, visible_likes, windows
+from mllm_srec.summaries.preference_chains import (
+    Chain,
+    ChainStep,
+    build_chains,
+    visible_likes,
+    windows,
+    windows_left_out,
+)
+from mllm_srec.summaries.settings import SummarySettings
 
 SEEN_BY = {"train": {"train"}, "val": {"train"}, "test": {"train", "val"}}
 SEEN_IN = {"train": {"train"}, "train_val": {"train", "val"}}
@@ -107,6 +115,33 @@ def test_a_context_misses_less_than_one_step_of_its_past(rows):
         for n_past in range(len(chain.items) + 1):
             read = [step for step in chain.steps(3, 2, refined=True) if step.key < (*chain.keys, (99, 0))[n_past]]
             assert len(read) == sum(end <= n_past for end in ends) == max(0, (n_past - 1) // 2)
+
+
+@pytest.mark.parametrize(("window", "step"), [(3, 3), (3, 2), (1, 1)])
+@pytest.mark.parametrize("max_windows", [1, 2, 5, 9])
+def test_the_latest_windows_are_kept(window, step, max_windows):
+    chain = Chain("u", "train", tuple("abcdefghijk"), tuple((n, 0) for n in range(11)), ("",) * 11)
+    every = chain.steps(window, step, refined=True)
+    kept = chain.steps(window, step, refined=True, max_windows=max_windows)
+    assert [(s.start, s.end, s.key) for s in kept] == [(s.start, s.end, s.key) for s in every[-max_windows:]]
+    assert [s.index for s in kept] == list(range(len(kept)))
+    at_once = chain.steps(window, step, refined=False, max_windows=max_windows)
+    assert [s.end for s in at_once] == [s.end for s in kept]
+    for shown, last in zip(at_once, every[-max_windows:], strict=True):
+        assert shown.start == every[max(0, last.index - max_windows + 1)].start, "as many windows, up to its own"
+    assert windows_left_out([chain], window, step, max_windows) == (
+        int(len(every) > max_windows), max(0, len(every) - max_windows),
+    )  # fmt: skip
+    assert chain.steps(window, step, True, len(every)) == every
+    assert chain.steps(window, step, False, len(every)) == chain.steps(window, step, False)
+
+
+def test_a_very_long_chain_has_as_many_steps_as_are_set():
+    n = 50_000
+    chain = Chain("u", "train", ("i",) * n, tuple((k, 0) for k in range(n)), ("",) * n)
+    assert len(chain.steps(3, 3, True, SummarySettings().max_windows)) == 200
+    assert windows_left_out([chain], 3, 3, 200) == (1, 16_466)
+    assert all(step.end - step.start <= 600 for step in chain.steps(3, 3, False, 200))
 
 
 def test_chains_without_likes():

@@ -13,6 +13,9 @@ from mllm_srec.types import SPLITS, Purpose, Split
 CHUNK_CELLS = 5_000_000
 """Most entries of a (lists, items) matrix held at once when whole catalogues are shuffled."""
 
+MAX_SHUFFLED = 100_000_000
+"""Most items shuffled for all crowded lists together, some seconds; beyond, lists are drawn from what users left."""
+
 STREAMS: tuple[Purpose, ...] = ("pair", "rank")
 """Purposes with a random stream of their own; the position is part of the seed."""
 
@@ -77,8 +80,10 @@ def draw_lists(owner: Ints, excluded: Exclusions, n: int, generator: np.random.G
     """Draw the lists of `sample_negatives`, with numbers for users and items.
 
     If a list and its user's excluded items make up at most half of the catalogue, items are drawn one after another and
-    excluded ones and duplicates are skipped; otherwise the whole catalogue is shuffled. Both give every ordered
-    selection the same probability, and the choice between them depends only on counts, not on the items drawn.
+    excluded ones and duplicates are skipped; otherwise the whole catalogue is shuffled. Where that would be more than
+    `MAX_SHUFFLED` items, as for a user with tens of thousands of lists, the items that each user left are listed once,
+    and lists are drawn from them. All give every ordered selection the same probability, and the choice between them
+    depends only on counts, not on the items drawn.
 
     Args:
         owner: (L,) user code of each list.
@@ -95,9 +100,8 @@ def draw_lists(owner: Ints, excluded: Exclusions, n: int, generator: np.random.G
     crowded = 2 * (taken + wanted) > n_items
     few, many = np.flatnonzero(crowded & (wanted > 0)), np.flatnonzero(~crowded & (wanted > 0))
     parts = [_draw_one_by_one(many, owner, wanted, excluded, generator)]
-    step = max(1, CHUNK_CELLS // max(1, n_items))
-    for begin in range(0, few.size, step):
-        parts.append(_shuffle_catalogue(few[begin : begin + step], owner, wanted, excluded, generator))
+    draw = _draw_from_rest if few.size * n_items > MAX_SHUFFLED else _shuffle_in_chunks
+    parts.append(draw(few, owner, wanted, excluded, generator))
     row, item = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(row, kind="stable")
     row, item = row[order], item[order]
@@ -138,6 +142,39 @@ def _draw_one_by_one(
         row, item = row[order], item[order]
         missing[lists] = wanted[lists] - np.bincount(row, minlength=wanted.size)[lists]
         lists = lists[missing[lists] > 0]
+    return row, item
+
+
+def _shuffle_in_chunks(
+    lists: Ints, owner: Ints, wanted: Ints, excluded: Exclusions, generator: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """Shuffle the catalogue for as many lists at a time as memory allows."""
+    step = max(1, CHUNK_CELLS // max(1, excluded.n_items))
+    starts = range(0, lists.size, step)
+    parts = [_shuffle_catalogue(lists[start : start + step], owner, wanted, excluded, generator) for start in starts]
+    return _joined(parts)
+
+
+def _draw_from_rest(
+    lists: Ints, owner: Ints, wanted: Ints, excluded: Exclusions, generator: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """List the items that a user left, once a user, and draw each of the user's lists from them."""
+    by_user = lists[np.argsort(owner[lists], kind="stable")]
+    ends = np.flatnonzero(np.diff(owner[by_user], append=-1)) + 1
+    parts = []
+    for own in np.split(by_user, ends[:-1]):
+        left = np.flatnonzero(~excluded.contains(owner[own[:1]], np.arange(excluded.n_items)))
+        rest = Exclusions(np.empty(0, dtype=np.int64), left.size)
+        draw = _shuffle_in_chunks if 2 * int(wanted[own].max()) > left.size else _draw_one_by_one
+        row, position = draw(np.arange(own.size), np.zeros_like(own), wanted[own], rest, generator)
+        parts.append((own[row], left[position]))
+    return _joined(parts)
+
+
+def _joined(parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
+    """Join drawn lists and items; without any, two empty arrays."""
+    empty = np.empty(0, dtype=np.int64)
+    row, item = (np.concatenate([empty, *part]) for part in (zip(*parts, strict=True) if parts else ((), ())))
     return row, item
 
 

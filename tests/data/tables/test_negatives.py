@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import time
 from collections import Counter
@@ -26,7 +27,9 @@ def draw(users, pairs, n, seed=0, items=ITEMS):
 
 @pytest.mark.parametrize("n", [0, 1, 3, 10, 30, 40, 100])
 @pytest.mark.parametrize("seed", range(3))
-def test_lists_are_full_distinct_and_allowed(n, seed):
+@pytest.mark.parametrize("max_shuffled", [0, 10**9], ids=["from the rest", "from all"])
+def test_lists_are_full_distinct_and_allowed(n, seed, max_shuffled, monkeypatch):
+    monkeypatch.setattr("mllm_srec.data.tables.negatives.MAX_SHUFFLED", max_shuffled)
     rng = np.random.default_rng(seed)
     pairs = [(f"u{user}", str(item)) for user in range(8) for item in rng.choice(ITEMS, 6 * user, replace=user > 6)]
     users = [f"u{user}" for user in rng.integers(9, size=30)]  # u8 has no exclusions
@@ -48,8 +51,10 @@ def test_the_same_seed_gives_the_same_lists_and_another_seed_others():
 
 
 # (catalogue, exclusions, n): the first draws one item after another, the others shuffle the whole catalogue
+@pytest.mark.parametrize("max_shuffled", [0, 10**9], ids=["from the rest", "from all"])
 @pytest.mark.parametrize(("size", "taken", "n"), [(12, 2, 3), (12, 8, 2), (6, 1, 3)])
-def test_every_ordered_selection_is_equally_likely(size, taken, n):
+def test_every_ordered_selection_is_equally_likely(size, taken, n, max_shuffled, monkeypatch):
+    monkeypatch.setattr("mllm_srec.data.tables.negatives.MAX_SHUFFLED", max_shuffled)
     allowed = ITEMS[taken:size].to_list()
     ways = list(itertools.permutations(allowed, n))
     n_lists = 60 * len(ways)
@@ -134,3 +139,28 @@ def test_candidates_hash_sees_lists_and_contexts_but_not_order_or_pairs():
     other_item = candidates.with_columns(item_id=pl.Series(["b", "d", "b"]))
     other_history = groups.with_columns(history=pl.Series([["a"], ["x"], []], dtype=pl.List(pl.String)))
     assert len({digest, candidates_hash(groups, other_item), candidates_hash(other_history, candidates)}) == 3
+
+
+def test_a_user_of_fifty_thousand_interactions_shuffles_no_catalogue():
+    """40,000 lists over 60,000 items: shuffled for each list they would be 2,400 million, some minutes."""
+    items = pl.Series([f"i{n:05}" for n in range(60_000)])
+    known = items.head(50_000)
+    pairs = pl.DataFrame({"user_id": ["heavy"] * 50_000, "item_id": known})
+    many = pl.DataFrame({"group_id": range(40_001), "user_id": ["heavy"] * 40_000 + ["light"]})
+    begin = time.perf_counter()
+    drawn = sample_negatives(many, pairs, items, 2, np.random.default_rng(0))
+    assert time.perf_counter() - begin < 20
+    assert drawn.height == 80_002
+    heavy = drawn.filter(user_id="heavy")
+    assert heavy.filter(pl.col("item_id").is_in(known.to_list())).is_empty()
+    assert heavy["item_id"].n_unique() > 9_900
+    assert drawn.group_by("group_id").agg(pl.col("item_id").n_unique())["item_id"].unique().to_list() == [2]
+
+
+@pytest.mark.parametrize(("n", "digest"), [(30, "28de25b9e6a530f3"), (3, "329a0dc785d9e2ee")])
+def test_draws_are_those_of_frozen_lists(n, digest):
+    """Hashes from before lists were drawn from what users left: small data sets keep their candidates."""
+    rng = np.random.default_rng(7)
+    pairs = [(f"u{user}", str(item)) for user in range(9) for item in rng.choice(ITEMS, 4 * user, replace=False)]
+    drawn = draw([f"u{index % 10}" for index in range(60)], pairs, n, 5)
+    assert hashlib.sha256(drawn.write_ndjson().encode()).hexdigest()[:16] == digest
