@@ -265,6 +265,24 @@ def test_a_changed_setting_costs_its_stage_and_those_behind_it(
     assert len(loads) == len(redone), "the former texts are still there"
 
 
+def test_a_limit_of_windows_keeps_the_latest_and_counts_the_others(folder, tiny_backbone, capsys):
+    settings = replace(SETTINGS, max_windows=1)
+    plan = write(make_plan(folder, tiny_backbone, settings), ["preference"])
+    every = shown(folder)
+    last = {(user, visible): items for (user, visible, _), items in sorted(every.items(), key=lambda row: row[0][2])}
+    table = view(plan, "preference")
+    assert sorted(zip(table["user_id"], table["visible"], table["step"], strict=True)) == sorted(
+        (user, visible, 0) for user, visible in last
+    )
+    n_chains = sum(step == 1 for _, _, step in every)
+    assert n_chains > 0, "else nothing was cut"
+    n_left_out = len(every) - len(last)
+    said = f"preference: {n_chains} chains have more than 1 windows (summaries.max_windows); their {n_left_out} oldest"
+    assert said in capsys.readouterr().err
+    quality = json.loads((plan.folder("preference") / "quality.json").read_text())
+    assert (quality["n_chains_cut"], quality["n_windows_left_out"]) == (n_chains, n_left_out)
+
+
 def test_variants_share_what_they_ask_alike(folder, tiny_backbone, loads):
     """One call over the first window is the first refinement, whatever the variant calls it."""
     known, prefixes = stored(folder), set(shown(folder).values())
