@@ -203,7 +203,7 @@ def _check_limit(command: str, trainer: Any) -> None:
 def _typed_names(arguments: Sequence[str]) -> list[str]:
     """Return the dotted names of the settings on a command line, in their order; a section in braces gives its keys."""
     names = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
         if not word.startswith("--"):
             continue
         name, equals, value = word.removeprefix("--").partition("=")

@@ -31,3 +31,8 @@ def test_a_file_serves_models_of_every_kind(tmp_path):
     (tmp_path / "all.yaml").write_text("model: {lr: 0.5}\ndata: {prompt: {cot: true}}\nprepare: {source: demo}\n")
     checked(["--config", str(tmp_path / "all.yaml"), *SASREC, "--baseline.init_args.lr", "0.1"])
     checked(["--config", str(tmp_path / "all.yaml"), "--model.lr", "0.1"])
+
+
+def test_nothing_typed_is_nothing_refused():
+    """`run` checks the settings of its stages so, for which nothing was typed."""
+    check_typed((), full_parser("run", "").parse_args([]))
