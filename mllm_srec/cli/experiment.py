@@ -44,7 +44,7 @@ from mllm_srec.cli.schema import (
 )
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule, ServedInputs
-from mllm_srec.files.atomic import write_text
+from mllm_srec.files.atomic import sealed, write_text
 from mllm_srec.files.hashing import file_hash, text_hash
 from mllm_srec.files.signals import Stopped
 from mllm_srec.models.backbone_files import describe_backbone
@@ -280,7 +280,8 @@ class ExperimentCLI(LightningCLI):
             logger.log_hyperparams(settings if isinstance(logger, CSVLogger) else {"config": settings})
         if not self.run.config.exists() or (fitting and self.checkpoint is None):
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-            write_text(f"# Settings of this run; every command takes them as --config.\n{text}", self.run.config)
+            text = f"# Settings of this run; every command takes them as --config.\n{text}"
+            write_text(sealed(text), self.run.config)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the Trainer's method; a training that is told to stop says how it goes on."""

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from mllm_srec.cli.messages import explained, unclear_values
+from mllm_srec.files.atomic import check_seal
 from mllm_srec.pipeline.runs.settings import current_settings, with_included
 from mllm_srec.types import ConfigError, did_you_mean
 
@@ -108,13 +109,18 @@ def _at_home(match: re.Match[str]) -> str:
 def _read_file(parser: jsonargparse.ArgumentParser, path: Path) -> dict[str, Any]:
     """Read a YAML mapping; end with an error if the file holds something else."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=UniqueKeyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place, problem = (f", line {mark.line + 1}", error.problem) if mark else ("", error)  # type: ignore[union-attr]
         parser.error(f"{path}{place} is not valid YAML: {problem}")
     if not isinstance(content, dict | None):
         parser.error(f"{path} holds {type(content).__name__} {content!r}; sections such as `data:` are expected")
+    try:
+        check_seal(text)
+    except ValueError as error:
+        parser.error(f"{path}: the settings of the run cannot be read ({error})")
     return content or {}
 
 

@@ -77,11 +77,38 @@ def write_text(text: str, path: Path) -> None:
         file.write(text.encode())
 
 
+SEAL = "# Checksum of the rest, to be removed where that is changed on purpose: "
+"""Beginning of a sealed text, which YAML takes for a comment."""
+
+
+def sealed(text: str) -> str:
+    """Return a text behind a comment with its checksum, which `check_seal` compares."""
+    return f"{SEAL}{_text_checksum(text)}\n{text}"
+
+
+def check_seal(text: str) -> None:
+    """Compare a text with the checksum that it begins with; texts without one pass.
+
+    Raises:
+        ValueError: It was changed since.
+    """
+    head, _, rest = text.partition("\n")
+    if head.startswith(SEAL) and head.removeprefix(SEAL).strip() != _text_checksum(rest):
+        raise ValueError(
+            "it differs from its checksum, so it was changed or damaged; if you changed it on purpose, remove its first "
+            "line"
+        )
+
+
+def _text_checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def json_checksum(content: Mapping[str, Any]) -> str:
     """Return 16 digits of the SHA-256 of the values of a JSON object, whatever their order and layout."""
     plain = json.loads(json.dumps(content, default=str))  # keys and tuples as a reader of the file gets them
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _text_checksum(text)
 
 
 def check_output_file(path: Path, command: str, is_own: Callable[[str], bool]) -> None:

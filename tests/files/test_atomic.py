@@ -5,7 +5,15 @@ import json
 import polars as pl
 import pytest
 
-from mllm_srec.files.atomic import atomic_file, check_output_file, write_output_file, write_table, write_text
+from mllm_srec.files.atomic import (
+    atomic_file,
+    check_output_file,
+    check_seal,
+    sealed,
+    write_output_file,
+    write_table,
+    write_text,
+)
 from mllm_srec.types import ConfigError, DataError
 
 
@@ -59,3 +67,13 @@ def test_a_missing_folder_is_named(tmp_path):
         check_output_file(path, "compare", is_result)
     with pytest.raises(DataError, match=r"output='.*result.json': the file cannot be written \(No such file"):
         write_output_file("x", path)
+
+
+def test_a_sealed_text_is_compared_and_its_seal_may_be_removed():
+    text = "# about\na: 1\nb: ü\n"
+    check_seal(text)
+    check_seal(sealed(text))
+    for changed in (sealed(text).replace("a: 1", "a: 2"), sealed(text)[:-3], sealed(text) + "c: 3\n"):
+        with pytest.raises(ValueError, match="if you changed it on purpose, remove its first line"):
+            check_seal(changed)
+        check_seal(changed.partition("\n")[2])

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mllm_srec.files.atomic import check_seal
 from mllm_srec.files.reading import read_whole
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError
@@ -137,7 +138,9 @@ def read_settings(folder: Path | str, data_root: Path | str | None = None) -> di
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
     if not isinstance(content, dict) or not isinstance(content.get("data", {}), dict | None):
         raise ValueError("it holds no sections such as `data:`")
+    check_seal(text)
     return content
