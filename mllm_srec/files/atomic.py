@@ -95,8 +95,8 @@ def check_seal(text: str) -> None:
     head, _, rest = text.partition("\n")
     if head.startswith(SEAL) and head.removeprefix(SEAL).strip() != _text_checksum(rest):
         raise ValueError(
-            "it differs from its checksum, so it was changed or damaged; if you changed it on purpose, remove its first "
-            "line"
+            "it differs from its checksum, so it was changed or damaged; if you changed it on purpose, remove its "
+            "first line"
         )
 
 
