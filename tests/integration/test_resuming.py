@@ -154,7 +154,7 @@ class Kick(pl.Callback):
 def kept(folder, *others):
     """Callbacks as `fit` makes them."""
     best = RunCheckpoint(folder, "best", monitor="val/ndcg@10")
-    stop = EarlyStopping("val/ndcg@10", patience=3, mode="max", strict=False)
+    stop = EarlyStopping("val/ndcg@10", patience=9, mode="max", strict=False)
     return [OwnSignals(), *others, best, stop, StayStopped(), LastCheckpoint(folder)]
 
 
