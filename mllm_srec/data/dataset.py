@@ -94,7 +94,7 @@ class PreparedDataset:
     @property
     def rating_rule(self) -> RatingRule:
         """Rule that made ratings of this data set into likes and dislikes."""
-        return RatingRule.of(self.manifest["prepare"])
+        return RatingRule.of(self.manifest.get("prepare", {}))
 
     @cached_property
     def items(self) -> pl.DataFrame:
