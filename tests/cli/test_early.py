@@ -132,14 +132,12 @@ def test_what_is_wrong_is_said_with_the_way_out(arguments, message, capsys):
 @pytest.mark.parametrize("arguments", [case[0] for case in WRONG[::3]], ids=lambda words: words[0])
 def test_no_library_is_loaded_for_it(arguments):
     code = (
-        "import sys, time; began = time.monotonic(); from mllm_srec.__main__ import main\n"
+        "import sys; from mllm_srec.__main__ import main\n"
         f"try: main(['fit', *{arguments!r}])\n"
-        f"except SystemExit: print([name for name in {HEAVY!r} if name in sys.modules], time.monotonic() - began)"
+        f"except SystemExit: print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    loaded, _, seconds = done.stdout.rpartition(" ")
-    assert loaded == "[]"
-    assert float(seconds) < 3
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_first_line_comes_before_the_libraries(capsys, monkeypatch):

@@ -427,7 +427,7 @@ def test_a_run_folder_that_cannot_be_written(desk, command, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--trainer.accelerator", "gpu"], "No supported gpu backend found"),
+        (["--trainer.accelerator", "gpu"], "trainer.accelerator='gpu': "),
         (["--data.n_negatives", "7"], "data.n_negatives=7, but the data set stores 6 candidates per list"),
         (["--model.finetune", "full"], "4-bit weights cannot be trained"),
     ],

@@ -365,13 +365,13 @@ def test_a_stage_that_does_not_exist(desk, capsys):
     ("flags", "message"),
     [
         (["--summaries.variant", "none"], "summaries.variant='none': there is nothing to summarise; choose full"),
-        (["--trainer.accelerator", "gpu"], "No supported gpu backend found"),
+        (["--trainer.accelerator", "gpu"], "trainer.accelerator='gpu': "),
         (
             ["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"],
             "trainer.strategy: spawned or forked processes",
         ),
         (["--trainer.strategy", "dddp"], "invalid strategy name: `strategy='dddp'`"),
-        (["--summaries.item.backbone", "no/such-model"], "backbone='no/such-model' (revision None): cannot be read"),
+        (["--summaries.item.backbone", "no/such-model"], "backbone='no/such-model': cannot be read"),
         (["--data.name", "absent"], "data/absent: holds no prepared data set; preparing one can take long"),
     ],
 )
