@@ -35,7 +35,7 @@ from mllm_srec.data.settings import DemoSettings
 from mllm_srec.families import qwen2_vl
 from mllm_srec.families.base import Grid
 from mllm_srec.models.backbone import Backbone, BackboneSettings, prepare_backbone
-from mllm_srec.models.backbone_files import RANDOM_MARK, BackboneInfo
+from mllm_srec.models.backbone_files import MADE_FOR, RANDOM_MARK, BackboneInfo
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_model, build_tokenizer
 from mllm_srec.models.scoring import gather_answers
 from mllm_srec.prompts.builder import TURN_END
@@ -315,6 +315,7 @@ def begin(
         tokenizer = build_tokenizer(demo_tasks.corpus(rng), SHAPE.vocab_size)
     net = build_model(tokenizer, SHAPE)
     delattr(net.config, RANDOM_MARK)
+    setattr(net.config, MADE_FOR, "demo")
     if saved:
         net.load_state_dict(saved["net"])
     elif arguments.init:

@@ -140,6 +140,8 @@ class ResultWriter:
         notes.append(f"results, predictions and settings: {self.run.path}")
         if facts["random_backbone"]:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
+        if facts.get("foreign_backbone"):
+            notes.append(facts["foreign_backbone"])
         untrained = self.command != "fit" and self.step is None
         if self.config.baseline is not None and untrained and is_trained(self.config):
             notes.append("no --ckpt_path was given: these are results of untrained initial weights")

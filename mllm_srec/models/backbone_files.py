@@ -16,7 +16,10 @@ from mllm_srec.types import ConfigError
 RANDOM_MARK = "random_weights"
 """Key in the config.json of a model with untrained weights, so that every result can say so."""
 
-_NO_IDENTITY = ("_name_or_path", "dtype", "transformers_version")
+MADE_FOR = "made_for"
+"""Key in the config.json of a model that knows one kind of data and no other: the `prepare.source` of that data."""
+
+_NO_IDENTITY = ("_name_or_path", "dtype", "transformers_version", MADE_FOR)
 _NAMED_BEFORE = {"25c344f36796976c": "9da20687a855e2cd"}
 """Fingerprint of the shipped demo backbone, hashed whole -> its name in published results and old checkpoints."""
 
@@ -31,6 +34,7 @@ class BackboneInfo:
         fingerprint: Hash that differs between backbones with other shapes or weights.
         random_weights: True if the weights were never trained.
         commit: Commit of a hub model; None for a folder.
+        made_for: `prepare.source` of the only data that the model knows; None for a model of the world.
         earlier_fingerprint: What versions called `fingerprint` that knew neither the commit nor the middle of large
             files; equal for models that differ only there. None where nothing changed.
     """
@@ -40,6 +44,7 @@ class BackboneInfo:
     fingerprint: str
     random_weights: bool
     commit: str | None = field(default=None, kw_only=True)
+    made_for: str | None = field(default=None, kw_only=True)
     earlier_fingerprint: str | None = field(default=None, kw_only=True)
 
     @property
@@ -107,6 +112,27 @@ def describe_text_encoder(name: str, revision: str | None = None) -> BackboneInf
     return _info(name, revision, config, "AutoModel", pictures=False)
 
 
+def foreign_note(info: BackboneInfo, source: str) -> str | None:
+    """Return a sentence on a backbone that cannot know the data, or None; see `made_for_other_data`."""
+    return made_for_other_data(info.label, info.made_for, source)
+
+
+def made_for_other_data(label: str, made_for: str | None, source: str) -> str | None:
+    """Return a sentence on a backbone that cannot know the data, or None.
+
+    Args:
+        label: Short name of the backbone.
+        made_for: Source of the only data that it knows, from its config.json; None for a model of the world.
+        source: Source of the data set, the manifest's `prepare.source`.
+    """
+    if made_for is None or made_for == source:
+        return None
+    return (
+        f"the backbone {label} was made for data of prepare.source={made_for} and knows no other, and these are of "
+        f"{source}: what it writes and how it scores mean nothing here; give another model.backbone"
+    )
+
+
 def folder_of(info: BackboneInfo) -> Path:
     """Return the folder of a backbone's files: its own, or the snapshot of a hub model in the local cache."""
     return Path(info.name) if info.commit is None else _snapshot(info.name, info.commit)
@@ -141,6 +167,7 @@ def _info(name: str, revision: str | None, config: Any, class_name: str, picture
         found,
         random_weights,
         commit=commit,
+        made_for=getattr(config, MADE_FOR, None),
         earlier_fingerprint=None if earlier == found else earlier,
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -58,6 +60,19 @@ def ensure_prepared(
     return PreparedDataset.open(folder)
 
 
+@cache  # said once
+def _warn_of_other_data(name: str, source: str) -> None:
+    """Say before anything is computed that a backbone, as its files tell, cannot know the data."""
+    from mllm_srec.models.backbone_files import MADE_FOR, made_for_other_data
+
+    try:
+        config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # of a hub model, or damaged, which is told when it is read
+        return
+    if note := made_for_other_data(Path(name).name, config.get(MADE_FOR), source):
+        _say(f"warning: {note}")
+
+
 def resolve_backbone(name: str, data: PreparedDataset) -> str:
     """Return the folder or hub name of a backbone.
 
@@ -66,10 +81,11 @@ def resolve_backbone(name: str, data: PreparedDataset) -> str:
             the data set's folder if it is missing.
         data: The prepared data set.
     """
-    if name == DEMO_BACKBONE:
-        return str(DEMO_FOLDER)
     if name != RANDOM_BACKBONE:
-        return str(Path(name).expanduser()) if name.startswith("~") else name
+        given = str(Path(name).expanduser()) if name.startswith("~") else name
+        found = str(DEMO_FOLDER) if name == DEMO_BACKBONE else given
+        _warn_of_other_data(found, data.manifest["prepare"]["source"])
+        return found
     from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
 
     settings = RandomBackboneSettings()

@@ -23,7 +23,7 @@ from mllm_srec.data.settings import ItemFeatureSettings, PictureSettings
 from mllm_srec.data.tables.interactions import in_time_order
 from mllm_srec.files.folders import atomic_folder
 from mllm_srec.models.backbone import BackboneSettings
-from mllm_srec.models.backbone_files import describe_backbone
+from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, foreign_note
 from mllm_srec.models.checkpoint import check_identity, identity
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
@@ -152,6 +152,7 @@ class PromptExperiment(Experiment):
             "random_backbone": info.random_weights,
             "backbone": info.label,
             "learns_later_likes": learns_users and later_likes(self.datamodule),
+            **_foreign(info, self.datamodule),
         }
 
     def summary_accuracy(self) -> Mapping[str, float]:
@@ -228,7 +229,10 @@ class ItemExperiment(Experiment):
         facts: dict[str, Any] = {"model": type(self.model).__name__, "n_weights": n_weights(self.model)}
         facts["random_backbone"] = bool(getattr(self.model, "random_weights", False))
         facts["learns_later_likes"] = self.model.learns_users and later_likes(self.datamodule)
-        return facts | ({} if features is None else {"item_features": features.source})
+        if features is None:
+            return facts
+        info = describe_backbone(self.backbone.name, self.backbone.revision)  # it saw the pictures
+        return facts | {"item_features": features.source, **_foreign(info, self.datamodule)}
 
     def load_best(self, checkpoint: Mapping[str, Any]) -> None:
         """Load all weights."""
@@ -241,6 +245,12 @@ def later_likes(datamodule: RankingDataModule) -> bool:
     A model with weights for each user, or trained on users by name, knows them; a reader of the history does not.
     """
     return bool(datamodule.data.manifest["prepare"]["split"] == "random")
+
+
+def _foreign(info: BackboneInfo, datamodule: RankingDataModule) -> dict[str, str]:
+    """Return the fact that the backbone was made for other data, where it was."""
+    note = foreign_note(info, datamodule.data.manifest["prepare"]["source"])
+    return {} if note is None else {"foreign_backbone": note}
 
 
 def n_weights(model: torch.nn.Module) -> int:

@@ -8,15 +8,16 @@ from typing import Any
 import polars as pl
 
 from mllm_srec.files.atomic import write_json
+from mllm_srec.models.backbone_files import foreign_note
 from mllm_srec.models.clip import clip_similarity
 from mllm_srec.summaries.demo_quality import demo_quality
 from mllm_srec.summaries.inputs import SummaryInputs
 from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.settings import PARTS, STAGES, Stage
-from mllm_srec.summaries.text_quality import Number, text_quality, title_leaks, unchanged
+from mllm_srec.summaries.text_quality import Number, find_doubts, text_quality, title_leaks, unchanged
 
-OnChecked = Callable[[Stage, Mapping[str, Any], Mapping[str, Sequence[str]], bool], None]
-"""Receives a stage, its numbers, examples of faulty texts, and True if its model is untrained."""
+OnChecked = Callable[[Stage, Mapping[str, Any], Mapping[str, Sequence[str]], bool, Sequence[str]], None]
+"""Receives a stage, its numbers, examples of faulty texts, True if its model is untrained, and sentences of doubt."""
 
 
 def check_quality(
@@ -47,10 +48,12 @@ def check_quality(
     if PARTS[stage].reads == "picture" and plan.settings.clip:
         numbers |= _clip(plan, table)
     about = {"view": plan.view(stage), "backbone": part.info.name, "random_backbone": part.info.random_weights}
-    content = {**about, **numbers}
+    foreign = foreign_note(part.info, plan.data.manifest["prepare"]["source"])
+    doubts = [*([foreign] if foreign else []), *find_doubts(table, texts.numbers)]
+    content = {**about, **numbers, **({"doubts": doubts} if doubts else {})}
     write_json(content, plan.folder(stage) / "quality.json")
     if on_checked is not None:
-        on_checked(stage, numbers, examples, part.info.random_weights)
+        on_checked(stage, numbers, examples, part.info.random_weights, doubts)
     return content
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,9 +30,17 @@ ECHOED_WORDS, ECHOED_SHARE = 5, 0.8
 """Length in words of shorter runs, which count as copied if they make up this share of a text."""
 REPEATED_WORDS, REPEATED_TIMES, REPEATED_SHARE = 4, 3, 0.2
 """See `repeats_itself`."""
+DOUBTFUL_SHARE, LEAST_COMPARED = 0.2, 4
+"""Share of texts with a fault from which on a stage is doubtful; texts among which most can be the same."""
 TITLE_WORDS = 3
 """Words of a title that is searched for; shorter ones ("Red Mug") are everyday language."""
 
+_DOUBTFUL = {
+    "n_empty": "are empty",
+    "n_refused": "are refusals",
+    "n_repeated": "go round in circles or stutter",
+    "n_copied_prompt": "repeat the question",
+}
 _INVISIBLE = r"^[\p{Z}\p{C}]*$"
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`", "'"))
 _REFUSAL = re.compile(
@@ -64,8 +72,9 @@ def text_quality(table: pl.DataFrame, question: str) -> Quality:
 
     `n_keys` counts distinct content addresses: chains with a common beginning share texts.
     `n_empty`: only white space and invisible characters. `n_cut_off`: the limit of tokens was reached. `n_refused`,
-    `n_repeated`, `n_copied_prompt`: see `is_refusal`, `repeats_itself`, `copies`. `n_duplicates`: rows whose text a
-    row with *another key* has too, character by character; all rows of such a text count, empty ones do not.
+    `n_copied_prompt`: see `is_refusal`, `copies`. `n_repeated`: see `repeats_itself`, `stutters`. `n_duplicates`: rows
+    whose text a row with *another key* has too, character by character; all rows of such a text count, empty ones do
+    not.
     `tokens_*`: distribution of the lengths in tokens, quantiles interpolated.
 
     Args:
@@ -108,6 +117,35 @@ def repeats_itself(text: str) -> bool:
         return True
     sentences = Counter(tuple(_words(sentence)) for sentence in re.split(r"(?<=[.!?])\s+|\n", text))
     return any(n > 1 and len(sentence) >= REPEATED_WORDS for sentence, n in sentences.items())
+
+
+def stutters(text: str) -> bool:
+    """Return True if a word comes three times in a row, as in "a shirt of of of"; numbers may."""
+    words = _words(text)
+    return any(a == b == c and not a.isdigit() for a, b, c in zip(words, words[1:], words[2:], strict=False))
+
+
+def find_doubts(table: pl.DataFrame, numbers: Mapping[str, Number]) -> list[str]:
+    """Return sentences on a stage whose texts are hardly of use, whatever they were asked.
+
+    Args:
+        table: View of the stage; `text` and `key` are read.
+        numbers: Numbers of `text_quality`.
+    """
+    n = table.height
+    if not n:
+        return []
+    doubts = [
+        f"{numbers[name]:,} of {n:,} texts {words}"
+        for name, words in _DOUBTFUL.items()
+        if int(numbers[name] or 0) > DOUBTFUL_SHARE * n
+    ]
+    distinct = table.select("key", "text").unique()  # a chain's beginning is shared, and no doubt
+    if distinct.height >= LEAST_COMPARED:
+        same = int(distinct["text"].value_counts()["count"].to_numpy().max())
+        if same > distinct.height / 2:
+            doubts.append(f"{same:,} of {distinct.height:,} texts are one and the same")
+    return doubts
 
 
 def copies(text: str, question: str) -> bool:
@@ -179,7 +217,7 @@ def _faults(table: pl.DataFrame, question: str) -> pl.DataFrame:
         pl.col("text").str.contains(_INVISIBLE).alias("n_empty"),
         (pl.col("finish_reason") == "length").alias("n_cut_off"),
         pl.Series("n_refused", [is_refusal(text) for text in texts], pl.Boolean),
-        pl.Series("n_repeated", [repeats_itself(text) for text in texts], pl.Boolean),
+        pl.Series("n_repeated", [repeats_itself(text) or stutters(text) for text in texts], pl.Boolean),
         pl.Series("n_copied_prompt", [copies(text, question) for text in texts], pl.Boolean),
         (pl.col("key").n_unique().over("text") > 1).alias("n_duplicates"),
     ).with_columns(pl.col("n_duplicates") & ~pl.col("n_empty"))

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -141,16 +140,13 @@ def test_no_library_is_loaded_for_it(arguments):
 
 
 def test_the_first_line_comes_before_the_libraries(capsys, monkeypatch):
-    began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "mllm_srec", "fit", "--config", str(CONFIGS[0]), "--ckpt_path", "absent.ckpt"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr.readline() == f"mllm_srec fit: {CONFIGS[0]}, loading libraries\n"
-    seconds = time.monotonic() - began
     process.kill()
     process.communicate()
-    assert seconds < 5, "of one second on a quiet machine"
     monkeypatch.setenv("RANK", "1")
     early.say_start("fit", [])
     assert capsys.readouterr().err == "", "one process speaks for all"

@@ -329,7 +329,7 @@ def test_a_finished_run_is_not_done_under_other_settings(desk, capsys):
     ):
         assert line in refused([*run, *change], capsys)
     assert metrics("runs/items/pop") == before
-    assert main([*run, "--data.eval_batch_size", "2", "--model.lr", "5", "--summaries.variant", "none"]) == 0
+    assert main([*run, "--data.eval_batch_size", "2"]) == 0
     assert "done: runs/items/pop" in capsys.readouterr().out
 
 
@@ -363,7 +363,7 @@ def test_weights_as_loaded_are_not_measured_in_the_folder_of_another_model(desk,
 def test_a_run_on_data_that_was_prepared_again_is_not_done(desk, capsys):
     run = ["run", "--config", "popularity.yaml", "--name", "pop"]
     assert main(run) == 0
-    there = metrics("runs/items/pop")
+    there = {key: value for key, value in metrics("runs/items/pop").items() if key != "checksum"}
     Path("runs/items/pop/metrics.json").write_text(json.dumps({**there, "test/candidates_hash": "0" * 64}))
     assert "holds a run on other data (candidates 00000000, now" in refused(run, capsys)
 

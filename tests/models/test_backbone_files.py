@@ -140,7 +140,7 @@ def test_a_hub_that_cannot_be_reached_is_given_up_after_seconds(hub, silent_hub,
     with pytest.raises(ConfigError, match=r"'org/absent': cannot be read: .* the hub is out of reach"):
         describe_backbone("org/absent")
     assert describe_backbone("org/model", "v1").commit == COMMITS["v1"], "cached models still work"
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert capsys.readouterr().err.count("cannot be reached (timed out): only files that are cached here are used") == 1
 
 

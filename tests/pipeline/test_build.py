@@ -5,13 +5,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.settings import CandidateSettings, DemoSettings, PrepareSettings
+from mllm_srec.models.backbone_files import describe_backbone, foreign_note
 from mllm_srec.pipeline import build
-from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone, resolve_stages
+from mllm_srec.pipeline.build import DEMO_FOLDER, ensure_prepared, resolve_backbone, resolve_stages
 from mllm_srec.summaries.settings import StageSettings, SummarySettings
 from mllm_srec.types import ConfigError
 
@@ -95,6 +97,27 @@ def test_the_random_backbone_is_made_once_and_belongs_to_the_data(shop, tmp_path
 def test_the_demo_backbone_comes_with_the_package(shop):
     folder = Path(resolve_backbone("demo", shop))
     assert folder == Path(build.__file__).parents[1] / "demo_backbone"
+
+
+def test_a_backbone_for_other_data_is_named_before_anything_is_computed(shop, capsys):
+    """The demo backbone speaks of the demo shop's products; on this shop, of tables, it would just go on."""
+    build._warn_of_other_data.cache_clear()  # other tests may have heard it
+    for _ in range(2):
+        resolve_backbone("demo", shop)
+    said = capsys.readouterr().err
+    assert said.count("warning: the backbone demo_backbone was made for data of prepare.source=demo") == 1
+    demo = SimpleNamespace(manifest={"prepare": {"source": "demo"}})
+    assert resolve_backbone("demo", demo) == resolve_backbone("demo", shop)
+    assert resolve_backbone("some/hub-name", shop) == "some/hub-name"
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_backbone_is_for_is_no_part_of_its_identity():
+    """Published results name the demo backbone by this fingerprint."""
+    info = describe_backbone(str(DEMO_FOLDER))
+    assert (info.made_for, info.fingerprint) == ("demo", "9da20687a855e2cd")
+    assert foreign_note(info, "demo") is None
+    assert "mean nothing here" in foreign_note(info, "amazon2018")
 
 
 def test_backbones_of_stages_have_the_same_names(shop):

@@ -40,6 +40,7 @@ from mllm_srec.prompts.templates import PromptSettings
 from mllm_srec.summaries import run as summarize
 from mllm_srec.summaries.inputs import read_summary_texts
 from mllm_srec.summaries.plan import SummaryPlan
+from mllm_srec.summaries.quality import check_quality
 from mllm_srec.summaries.settings import STAGES, StageSettings, SummarySettings
 from mllm_srec.summaries.store import SummaryStore
 from tests.prepared_again import replace_table
@@ -313,6 +314,22 @@ def test_quality_is_noted(written, tiny_backbone):
         assert found["n_cut_off"] == (view(plan, stage)["finish_reason"] == "length").sum()
         assert found["tokens_max"] <= 6
         assert ("n_targets_checked" in found) == ("n_unchanged" in found) == (stage == "preference")
+
+
+def test_a_model_made_for_other_data_is_doubted(folder, tiny_backbone):
+    """The shop of these tests is of tables; nothing is said of a model of the world, or of one made for tables."""
+    backbone = shutil.copytree(tiny_backbone, folder.parent / "backbone")
+    config = json.loads((backbone / "config.json").read_text())
+    for made_for in (None, "tables", "demo"):
+        stated = {} if made_for is None else {"made_for": made_for}
+        (backbone / "config.json").write_text(json.dumps(config | stated))
+        plan, heard = make_plan(folder, backbone), []
+        table = pl.from_pandas(view(plan, "item"))  # found: a word on what it is for makes it no other model
+        content = check_quality(plan, "item", table, lambda *what: heard.append(what))  # noqa: B023
+        doubts = [doubt for doubt in content.get("doubts", []) if "was made for" in doubt]
+        assert [doubt for doubt in heard[0][-1] if "was made for" in doubt] == doubts
+        assert len(doubts) == (made_for == "demo")
+    assert doubts[0].startswith("the backbone backbone was made for data of prepare.source=demo and knows no other")
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])

@@ -12,8 +12,10 @@ from mllm_srec.summaries.tables import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
 from mllm_srec.summaries.text_quality import (
     N_EXAMPLES,
     copies,
+    find_doubts,
     is_refusal,
     repeats_itself,
+    stutters,
     text_quality,
     title_leaks,
     unchanged,
@@ -109,6 +111,42 @@ def test_texts_in_circles(text):
 )
 def test_texts_that_go_on(text):
     assert not repeats_itself(text)
+
+
+@pytest.mark.parametrize("text", ["A blue plain shirt of of of", "no No, NO", "It is red red red."])
+def test_texts_that_stutter(text):
+    assert stutters(text)
+    assert text_quality(view((text, "stop", 5, "a")), IMAGE_PROMPT).numbers["n_repeated"] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "of of", "A shirt of of cotton of wool", "from 9 9 9 to 1 1 1", "very, very good"]
+)
+def test_texts_that_do_not_stutter(text):
+    assert not stutters(text)
+
+
+GOOD = [(f"A mug of colour {n} with dots", "stop", 7, f"g{n}") for n in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "doubts"),
+    [
+        (GOOD, []),
+        ([*GOOD, ("", "stop", 0, "x")], []),  # one of many
+        ([*GOOD, *[("", "stop", 0, f"x{n}") for n in range(3)]], ["3 of 11 texts are empty"]),
+        ([*GOOD, *[(f"shirt {n} of of of", "stop", 4, f"x{n}") for n in range(4)]],
+         ["4 of 12 texts go round in circles or stutter"]),
+        ([*GOOD, *[(f"I cannot see {n}.", "stop", 4, f"x{n}") for n in range(4)]], ["4 of 12 texts are refusals"]),
+        ([*GOOD, *[("A shirt", "stop", 4, f"x{n}") for n in range(9)]], ["9 of 17 texts are one and the same"]),
+        ([*GOOD, *[("A shirt", "stop", 4, "x")] * 30], []),  # a beginning that chains share
+        ([("A shirt", "stop", 4, "x"), ("A shirt", "stop", 4, "y")], []),  # too few to tell
+        ([], []),
+    ],
+)  # fmt: skip
+def test_doubts_about_a_stage(rows, doubts):
+    table = view(*rows)
+    assert find_doubts(table, text_quality(table, IMAGE_PROMPT).numbers) == doubts
 
 
 @settings(deadline=None)

@@ -157,8 +157,11 @@ def _write(ranker: Ranker, path: Path, users: Sequence[str], new_items: Sequence
 
 
 def _warn(ranker: Ranker) -> None:
-    from mllm_srec.models.backbone_files import describe_backbone
+    from mllm_srec.models.backbone_files import describe_backbone, foreign_note
 
     settings = ranker.run.model.settings
-    if describe_backbone(settings.name, settings.revision).random_weights:
+    info = describe_backbone(settings.name, settings.revision)
+    if (note := foreign_note(info, ranker.data.manifest["prepare"]["source"])) is not None:
+        print(note)
+    if info.random_weights:
         print("the backbone began with random weights: these lists say nothing about the method")

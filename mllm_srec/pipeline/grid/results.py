@@ -197,9 +197,14 @@ def random_weights(records: Sequence[CellRecord]) -> list[str]:
     """Return lines that name the rows whose model or item features come from weights without pretraining."""
     models = [record["row"] for record in records if record["metrics"].get("test/random_backbone")]
     features = [r["row"] for r in records if "(random weights" in str(r["metrics"].get("test/item_features"))]
+    foreign = [record["row"] for record in records if record["metrics"].get("test/foreign_backbone")]
     named = (("models that start from", models), ("item features from", features))
-    return [f"{what} random weights, whose quality is unknown: {', '.join(dict.fromkeys(rows))}"
-            for what, rows in named if rows]  # fmt: skip
+    lines = [f"{what} random weights, whose quality is unknown: {', '.join(dict.fromkeys(rows))}"
+             for what, rows in named if rows]  # fmt: skip
+    if foreign:
+        strangers = ", ".join(dict.fromkeys(foreign))
+        lines.append(f"backbones that were made for other data and cannot know these: {strangers}")
+    return lines
 
 
 def other_information(records: Sequence[CellRecord]) -> list[str]:

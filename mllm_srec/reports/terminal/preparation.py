@@ -71,6 +71,7 @@ def print_quality(
     quality: Mapping[str, int | float | None],
     examples: Mapping[str, Sequence[str]],
     random_weights: bool = False,
+    doubts: Sequence[str] = (),
 ) -> None:
     """Print the checks of a summary stage, then texts that failed them; fits into a terminal of 80 characters.
 
@@ -82,6 +83,7 @@ def print_quality(
             `quality.json` has.
         examples: Untrusted texts by the name of the check that they fail, shown literally, on one line each.
         random_weights: True if the model that wrote them is untrained; a line then says so.
+        doubts: Sentences on why the texts of the stage are hardly of use.
     """
     table = plain_table(f"summaries of the stage {stage}")
     table.add_column("check")
@@ -98,5 +100,7 @@ def print_quality(
     for name, texts in examples.items():
         for text in texts:
             console.print(Text(f"{name}: {shown_text(text, MAX_SHOWN)}"))
+    for doubt in doubts:
+        console.print(Text(f"warning: {stage} summaries: {shown_text(doubt, 2 * MAX_SHOWN)}", style="yellow"))
     if random_weights:
         console.print(Text(f"a model with random weights wrote the {stage} summaries: they mean nothing"))
