@@ -117,7 +117,8 @@ def report_ratings(interactions: pl.DataFrame, settings: PrepareSettings, report
     """
     rated = interactions.filter(is_rated())
     report.fact("ratings", rating_range(rated))
-    report.fact("liked from", float(settings.liked_from))
+    limit = float(settings.liked_from)
+    report.fact("liked from", int(limit) if limit.is_integer() else limit)
     unrated = interactions.height - rated.height
     report.count(STAGE, "not rated (prepare.no_rating): neither like nor dislike", unrated)
     least, highest = USUAL_SCALE
