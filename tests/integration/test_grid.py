@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from mllm_srec.__main__ import main
+from mllm_srec.files.reading import read_json
 
 DEMO = Path(__file__).resolve().parents[2] / "configs/demo.yaml"
 
@@ -37,7 +38,7 @@ def test_a_grid_on_the_demo_shop(tmp_path, monkeypatch, capsys):
     ]  # fmt: skip
     assert len({cell["candidates_hash"] for cell in cells}) == 1
     for cell in cells:
-        stored = json.loads((Path(cell["run"]) / "metrics.json").read_text())
+        stored = read_json(Path(cell["run"]) / "metrics.json", "results", "")
         assert cell["metrics"] == stored
         assert {"fit", "test", "total"} <= set(cell["seconds"])
         assert cell["seconds"]["fit"] > 0.5

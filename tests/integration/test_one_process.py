@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from mllm_srec.files.reading import read_json
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "data": {"name": "tiny", "n_negatives": 4, "batch_size": 4, "max_train_groups": 24, "max_eval_groups": 8},
@@ -48,7 +50,7 @@ def test_run_equals_its_commands(tmp_path):
     best = "runs/tiny/a/checkpoints/best.ckpt"
     peaks = [start(several, *words) for words in (["prepare"], ["summarize"], ["fit"], ["test", "--ckpt_path", best])]
     runs = [folder / "runs/tiny/a" for folder in (one, several)]
-    results = [json.loads((run / "metrics.json").read_text()) for run in runs]
+    results = [read_json(run / "metrics.json", "results", "") for run in runs]
     for found in results:  # checkpoints hold the path of their folder
         assert found.pop("test/weights") == found.pop("test/begun_weights")
     assert results[0] == results[1]
