@@ -122,15 +122,17 @@ def _table(path: Path, columns: Sequence[str] | None, schema: Mapping[str, Any])
 
     if path.stat().st_size == 0:
         raise ValueError("it is empty")  # polars would take it for a folder without files
-    with path.open("rb") as file:
+    with path.open("rb") as file:  # opened once: a writer may replace the file between two looks at it
         stored = json.loads(polars.read_parquet_metadata(file).get(COLUMN_CHECKSUMS, "{}"))
-    there = polars.scan_parquet(path, glob=False).collect_schema()  # a folder may be called [a]
-    if missing := [name for name in (*(columns or ()), *schema) if name not in there]:
-        raise ValueError(f"it lacks the column {', '.join(missing)}")
-    for name, dtype in schema.items():
-        if there[name] != dtype:
-            raise ValueError(f"its column {name} is {there[name]}, not {dtype}")
-    table = polars.read_parquet(path, columns=None if columns is None else list(columns), glob=False)
+        file.seek(0)
+        there = polars.read_parquet_schema(file)
+        if missing := [name for name in (*(columns or ()), *schema) if name not in there]:
+            raise ValueError(f"it lacks the column {', '.join(missing)}")
+        for name, dtype in schema.items():
+            if there[name] != dtype:
+                raise ValueError(f"its column {name} is {there[name]}, not {dtype}")
+        file.seek(0)
+        table = polars.read_parquet(file, columns=None if columns is None else list(columns))
     if stored and (odd := [name for name, found in column_hashes(table).items() if stored.get(name) != found]):
         raise ValueError(
             f"its content differs from its checksum in the column {', '.join(odd)}, so it was changed or damaged"

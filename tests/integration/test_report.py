@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import yaml
 from PIL import Image
@@ -17,6 +18,7 @@ from mllm_srec.reports.page.page import Section, TableBlock, render_page
 from mllm_srec.reports.tables.paper_names import column_name, row_name
 from mllm_srec.reports.tables.tables import Row, Table, TableCell
 from tests.integration.ranking_by_hand import run_metrics
+from tests.prepared_again import replace_table
 from tests.reports.page.page_reader import PageReader
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -49,8 +51,8 @@ def folder(tmp_path_factory):
 
 def poison(data):
     """Titles that try to become markup; candidates and scores stay as they are."""
-    items = pd.read_parquet(data / "items.parquet")
-    items.assign(title=HOSTILE).to_parquet(data / "items.parquet", index=False)
+    items = pl.read_parquet(data / "items.parquet")
+    replace_table(data, "items", items.with_columns(title=pl.lit(HOSTILE)))
 
 
 def cells(folder):

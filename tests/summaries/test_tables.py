@@ -82,7 +82,8 @@ import pathlib, sys
 import polars as pl
 from mllm_srec.summaries.tables import write_view
 for n in range(10**9):
-    write_view(pathlib.Path(sys.argv[1]), "v", pl.DataFrame({"n": [n] * 20000}))
+    texts = {name: ["x"] * 20000 for name in ("text", "finish_reason", "key")}
+    write_view(pathlib.Path(sys.argv[1]), "v", pl.DataFrame({**texts, "n_tokens": [n] * 20000}))
     print(n, flush=True)
 """
 
@@ -108,4 +109,4 @@ def test_a_view_is_whole_whenever_its_writers_are_killed(tmp_path):
 
 def check_whole(folder):
     for table in (read_view(folder, "v"), pl.read_parquet(folder / "summaries.parquet")):
-        assert (table.height, table["n"].n_unique()) == (20000, 1)
+        assert (table.height, table["n_tokens"].n_unique()) == (20000, 1)
