@@ -9,10 +9,28 @@ import warnings
 import pytest
 from transformers.utils import logging as transformers_logging
 
+from mllm_srec.files import quiet
 from mllm_srec.files.quiet import IRRELEVANT_WARNINGS, quiet_libraries
 
 TRAINER = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 KERNELS = logging.getLogger("bitsandbytes.backends.cpu.ops")
+
+
+@pytest.fixture(autouse=True)
+def nothing_muted(monkeypatch):
+    """Begin as a fresh process does: commands that other tests call within this one mute for good."""
+    monkeypatch.setattr(quiet, "_irrelevant", quiet._Silence(quiet._mute_irrelevant))
+    monkeypatch.setattr(quiet, "_news", quiet._Silence(quiet._mute_news))
+    for name in quiet.LOGGERS:
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "filters", [one for one in logger.filters if one is not quiet._IRRELEVANT])
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.enable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        yield
+    if not shown:
+        transformers_logging.disable_progress_bar()
 
 
 @pytest.fixture
