@@ -272,13 +272,13 @@ class ExperimentCLI(LightningCLI):
             remove_partial(self.run.checkpoints)
             data = self.datamodule
             facts = {"fit/data": data.name, "fit/candidates_hash": data.data.candidates_hash}
-            self.run.merge_metrics("fit", facts, {})
+            self.run.begin_training(facts)
         elif self.checkpoint is not None:
             note_weights(self.run, measured_split(self.subcommand), Path(self.settings.ckpt_path))
         settings = self._resolved_settings()
         for logger in self.trainer.loggers:  # under one key elsewhere, so that they do not mix with those of a sweep
             logger.log_hyperparams(settings if isinstance(logger, CSVLogger) else {"config": settings})
-        if not self.run.config.exists() or (fitting and self.checkpoint is None):
+        if fitting or not self.run.config.exists():  # a training that goes on may do so with more epochs
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             text = f"# Settings of this run; every command takes them as --config.\n{text}"
             write_text(sealed(text), self.run.config)

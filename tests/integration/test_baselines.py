@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from mllm_srec.__main__ import main
 from mllm_srec.cli.experiment import ExperimentCLI
+from mllm_srec.cli.results import ResultWriter
 from mllm_srec.cli.schema import full_parser
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -104,6 +105,23 @@ def test_a_run_that_stopped_continues_as_if_it_had_not(desk):
     assert one.keys() == other.keys()
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=0, atol=0)
+
+
+def test_a_finished_training_that_goes_on_is_that_of_its_new_settings(desk, capsys, monkeypatch):
+    run = ["--config", "gru.yaml", "--name", "a", "--trainer.max_epochs"]
+    more = ["fit", *run, "6", "--ckpt_path", f"{A}/checkpoints/last.ckpt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultWriter, "write_fitted", lambda *_: pytest.fail("killed"))
+        with pytest.raises(BaseException, match="killed"):
+            main(more)
+    assert "fit/steps" not in metrics(A), "not done: it was killed before its results"
+    assert metrics(A)["fit/data"] == "items"
+    assert main(["run", *run, "6"]) == 0
+    assert "mllm_srec fit" in capsys.readouterr().out
+    assert yaml.safe_load(Path(A, "config.yaml").read_text())["trainer"]["max_epochs"] == 6
+    assert "trainer.max_epochs: run 6, now 4" in refused(["run", *run, "4"], capsys)
+    assert main(["run", *run, "6"]) == 0
+    assert capsys.readouterr().out == f"done: {A}\n"
 
 
 @pytest.mark.parametrize(("command", "number", "status"), [("fit", 15, 143), ("run", 2, 130)])

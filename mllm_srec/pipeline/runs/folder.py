@@ -143,6 +143,16 @@ class RunFolder:
             merged = self.read_metrics() | dict(values) | {f"{stage}/{key}": value for key, value in protocol.items()}
             write_json(dict(sorted(merged.items())), self.metrics)
 
+    def begin_training(self, facts: Mapping[str, Any]) -> None:
+        """Note that a training begins or goes on: what an earlier one ended with no longer says that it is done.
+
+        Args:
+            facts: Flat keys that begin with `fit/`, in place of all such keys.
+        """
+        with locked(self.path / METRICS_LOCK):
+            kept = {key: value for key, value in self.read_metrics().items() if not key.startswith("fit/")}
+            write_json(dict(sorted((kept | dict(facts)).items())), self.metrics)
+
     def protocol_differences(self, stage: str, protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Compare stored results of `stage` with `protocol`: part -> (stored, current) of those that differ."""
         prefix = f"{stage}/"
