@@ -25,6 +25,7 @@ COMMANDS = {
     "analyse": ("analyse", "Results of finished runs by history, cold items, popularity and kind of negative."),
     "grid": ("grid", "Every row of a table with every seed, then the table."),
     "report": ("report", "Results of grids and runs as one page, with tables and figures as files."),
+    "clean": ("clean", "Stores of a data set that nothing refers to: list them, and remove them after asking."),
 }
 """Command -> (module of `cli/commands/`, what it does)."""
 

@@ -39,7 +39,7 @@ FLOORS = {
         {"build", "runs"},
         {"features", "evaluation"},
         {"model_kinds"},
-        {"analysis", "ranking", "export", "cost_estimate"},
+        {"analysis", "ranking", "export", "cost_estimate", "leftovers"},
         {"grid"},
         {"report"},
     ],

@@ -34,7 +34,7 @@ METHOD_ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 """Command -> arguments of the Trainer's method that are flags, too."""
 
-OWN_FLAGS = {"summarize": "summarize", "rank": "rank"}
+OWN_FLAGS = {"summarize": "summarize", "rank": "rank", "clean": "clean"}
 """Command -> its file in `cli/commands/`, whose `add_flags` adds the flags that only it has."""
 
 COMMANDS = ("prepare", "run", *METHOD_ARGUMENTS, *OWN_FLAGS)

@@ -19,6 +19,7 @@ AFTER_STOP = {
     "test": GOES_ON,
     "run": f"{GOES_ON}, with the same --name",
     "grid": GOES_ON,
+    "clean": "what was removed is made again when it is needed; the same command removes the rest",
 }
 """Command -> how it goes on, where it does not say so itself; the others begin `ANEW`."""
 

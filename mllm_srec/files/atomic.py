@@ -23,6 +23,9 @@ CHECKSUM = "checksum"
 COLUMN_CHECKSUMS = "mllm_srec.columns"
 """Key of a Parquet file's metadata: JSON of column -> hash; absent in files of earlier versions."""
 
+KEY = "key.json"
+"""File in every store that can be made again: what it was made from, which `clean` compares with what is there now."""
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:

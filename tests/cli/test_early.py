@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from mllm_srec.__main__ import main
 from mllm_srec.cli import early
-from mllm_srec.cli.commands import rank, summarize
+from mllm_srec.cli.commands import clean, rank, summarize
 from mllm_srec.cli.messages import explained, unclear_values
 from mllm_srec.cli.parser import known_names
 from mllm_srec.cli.schema import full_parser
@@ -32,10 +32,10 @@ def names(parser, free):
     return {name for name in known_names(parser) if not below_free(name, free) and name not in own}
 
 
-@pytest.mark.parametrize("command", ["prepare", "run", "summarize", "rank"])
+@pytest.mark.parametrize("command", ["prepare", "run", "summarize", "rank", "clean"])
 def test_names_are_those_of_the_real_parser(command):
     full = full_parser(command, "")
-    for module in (summarize, rank):
+    for module in (summarize, rank, clean):
         if module.__name__.endswith(command):
             module.add_flags(full)
     quick = early.early_parser(command)

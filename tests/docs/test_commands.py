@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningCLI
 
 import mllm_srec
 from mllm_srec.__main__ import COMMANDS
-from mllm_srec.cli.commands import rank, summarize
+from mllm_srec.cli.commands import clean, rank, summarize
 from mllm_srec.cli.commands.trainer import TrainerParser
 from mllm_srec.cli.experiment import ExperimentCLI
 from mllm_srec.cli.schema import full_parser
@@ -21,7 +21,7 @@ from tests.docs.documents import DOCUMENTS, ROOT, blocks, command_lines, command
 WHERE = {tuple(words): name_of(path) for path in DOCUMENTS for words in commands(path.read_text(encoding="utf-8"))}
 """Arguments of every command -> a document that shows it."""
 CALLS = [pytest.param(words, id=f"{where}: {' '.join(words)[:60]}") for words, where in WHERE.items()]
-ADDED = {"rank": rank.add_flags, "summarize": summarize.add_flags}
+ADDED = {"clean": clean.add_flags, "rank": rank.add_flags, "summarize": summarize.add_flags}
 """What commands add to the schema that all share."""
 
 

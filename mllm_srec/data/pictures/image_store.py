@@ -24,7 +24,7 @@ from mllm_srec.data.pictures.files import as_shown
 from mllm_srec.data.settings import PictureSettings
 from mllm_srec.families.base import Grid, ImageProcessor
 from mllm_srec.families.lookup import read_family
-from mllm_srec.files.atomic import write_table
+from mllm_srec.files.atomic import KEY, write_json, write_table
 from mllm_srec.files.folders import atomic_folder, build_lock
 from mllm_srec.files.progress import track
 from mllm_srec.files.reading import read_table, read_whole
@@ -187,24 +187,31 @@ def build_image_store(data_folder: Path, processor: ImageProcessor, items: pl.Da
         DataError: A picture of the prepared data set is missing or cannot be read.
     """
     pictured = items.filter(pl.col("image").is_not_null())
-    folder = data_folder / "image_store" / _store_key(data_folder, processor, pictured)
+    processed = processor_key(processor)
+    folder = data_folder / "image_store" / store_name(data_folder, processed, pictured)
     if not (folder / "items.parquet").exists():
         with build_lock(folder):
             if not (folder / "items.parquet").exists():
                 with atomic_folder(folder) as partial:
                     _write_store(partial, data_folder, processor, pictured)
+                    write_json({"processor": processed}, partial / KEY)
     return ImageStore(folder, processor)
 
 
-def _store_key(data_folder: Path, processor: ImageProcessor, pictured: pl.DataFrame) -> str:
+def store_name(data_folder: Path, processed: str, pictured: pl.DataFrame) -> str:
     """Hash the processor and, per item, the name, size and modification time of its picture file.
 
     Contents are hashed when the store is built; reading them all at every start would take minutes on large data sets.
 
+    Args:
+        data_folder: Folder of the prepared data set.
+        processed: Hash of the processor, see `processor_key`.
+        pictured: Items with a picture; columns `item_id` and `image`.
+
     Raises:
         DataError: A picture of the prepared data set is missing.
     """
-    digest = hashlib.sha256(processor_key(processor).encode())
+    digest = hashlib.sha256(processed.encode())
     for item_id, image in pictured.select("item_id", "image").sort("item_id").iter_rows():
         try:
             status = (data_folder / image).stat()

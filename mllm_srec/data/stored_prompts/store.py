@@ -27,7 +27,7 @@ from mllm_srec.data.stored_prompts.contexts import ContextTexts, PromptReport
 from mllm_srec.data.stored_prompts.parts import PromptParts
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.families.base import Grid
-from mllm_srec.files.atomic import write_json
+from mllm_srec.files.atomic import KEY, write_json
 from mllm_srec.files.checksums import check_checksums, note_checksums
 from mllm_srec.files.folders import atomic_folder, build_lock
 from mllm_srec.files.progress import track
@@ -87,7 +87,7 @@ def build_prompt_store(
                 with atomic_folder(folder) as partial:
                     writer = PromptWriter(data, encoder, images, settings, max_length, texts)
                     writer.write(partial)
-                    write_json(key, partial / "key.json")
+                    write_json(key, partial / KEY)
                     write_json(asdict(writer.report), partial / "report.json")
     return PromptStore(folder)
 

@@ -171,7 +171,9 @@ def _text_rows(
         _say(f"{n_cut} of {len(texts)} item texts cut at {settings.max_text_tokens} tokens (max_text_tokens)")
     tokens = [tuple(ids) for ids, _ in encoded if ids]
     root = data.folder / "item_features"
-    return text_features(encoder, tokens, root, settings.batch_size), np.array([bool(ids) for ids, _ in encoded])
+    items_hash = data.manifest["tables"]["items"]["sha256"]
+    rows = text_features(encoder, tokens, root, settings.batch_size, items_hash)
+    return rows, np.array([bool(ids) for ids, _ in encoded])
 
 
 def _by_number(name: str, raw: np.ndarray, present: np.ndarray, center: bool) -> np.ndarray:

@@ -12,8 +12,8 @@ import polars
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mllm_srec.data.pictures.image_store import ImageStore
-from mllm_srec.files.atomic import write_json, write_table, write_text
+from mllm_srec.data.pictures.image_store import ImageStore, processor_key
+from mllm_srec.files.atomic import KEY, write_json, write_table, write_text
 from mllm_srec.files.folders import build_lock
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.models.backbone import Backbone, BackboneSettings, load_backbone
@@ -101,9 +101,19 @@ def feature_folder(images: ImageStore, settings: BackboneSettings) -> Path:
 
 
 def _folder(images: ImageStore, settings: BackboneSettings, fingerprint: str) -> Path:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    content = f"{fingerprint} {images.folder.name} {settings.dtype} {device}"
+    content = f"{fingerprint} {images.folder.name} {settings.dtype} {_device()}"
     return images.folder.parents[1] / "features" / text_hash(content)[:12]
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _note_key(folder: Path, images: ImageStore, settings: BackboneSettings) -> None:
+    """Write what the features are made from."""
+    pictures = {"pictures": images.folder.name, "processor": processor_key(images.processor)}
+    backbone = describe_backbone(settings.name, settings.revision).fingerprint
+    write_json({**pictures, "backbone": backbone, "dtype": settings.dtype, "device": _device()}, folder / KEY)
 
 
 def _note_earlier(images: ImageStore, settings: BackboneSettings) -> None:
@@ -132,6 +142,7 @@ def extract_features(images: ImageStore, settings: BackboneSettings, batch_size:
         if (folder / "meta.json").exists():  # another process extracted them meanwhile
             return folder
         folder.mkdir(parents=True, exist_ok=True)
+        _note_key(folder, images, settings)
         done = _recover(folder)
         missing = [picture for picture in images.pictures if picture not in done]
         if missing:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mllm_srec.files.atomic import KEY, write_json
 from mllm_srec.files.checksums import check_checksums, note_checksums
 from mllm_srec.files.folders import build_lock
 from mllm_srec.files.hashing import text_hash
@@ -77,7 +78,9 @@ class _Texts(Dataset[Tokens]):
         return self.texts[index]
 
 
-def text_features(encoder: TextEncoder, texts: Sequence[Tokens], root: Path, batch_size: int) -> np.ndarray:
+def text_features(
+    encoder: TextEncoder, texts: Sequence[Tokens], root: Path, batch_size: int, items_hash: str
+) -> np.ndarray:
     """Return the mean of the last hidden states of every text `(n, D)` float32; encode texts missing in the store.
 
     Args:
@@ -85,6 +88,7 @@ def text_features(encoder: TextEncoder, texts: Sequence[Tokens], root: Path, bat
         texts: Token ids of the texts, at least one each; equal texts are encoded once.
         root: Folder of all stores.
         batch_size: Texts per step.
+        items_hash: Hash of the items table whose texts these are, which the store notes.
     """
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))  # so that texts of a batch are of similar length
     path = text_store(encoder, distinct, root)
@@ -92,6 +96,8 @@ def text_features(encoder: TextEncoder, texts: Sequence[Tokens], root: Path, bat
     if not _has_size(path, size):
         with build_lock(path.parent):
             if not _has_size(path, size):  # another process may have been faster
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json({"items": items_hash, "encoder": encoder.identity}, path.parent / KEY)
                 _encode_missing(encoder, path, distinct, batch_size)
     remedy = f"delete {path.parent}, which is made again when it is needed"
     check_checksums(path.parent, path.name, what="the features of texts", remedy=remedy)
@@ -143,7 +149,6 @@ def collate_texts(texts: Sequence[Tokens]) -> TextBatch:
 
 def _recover(path: Path, width: int) -> int:
     """Cut off a row that a kill left incomplete, and return the number of rows in the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     n_rows = path.stat().st_size // (4 * width)
     os.truncate(path, n_rows * 4 * width)
