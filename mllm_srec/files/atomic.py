@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -42,11 +42,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     note_folder(path.parent)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())  # else a power loss could leave an empty file under the final name
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power loss could leave an empty file under the final name
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()  # half a file would keep a full disk full
+        raise
 
 
 def write_table(table: pl.DataFrame, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: what went wrong, in which folder, and what was kept, in one sentence."""
+"""Faults of the machine (a full disk, missing rights, a lost network drive, no memory), each told in one sentence."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ _FULL_WORDS = re.compile(
 )
 """How libraries that do not hand on the number of the error (polars, safetensors, torch) say that a disk is full."""
 
+_OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors that say something about a path or what it holds; all others come from the machine."""
+
+_NUMBERED = re.compile(r"os error (\d+)\b|unable to (?:open|mmap)\b.*\((\d+)\)")
+"""How polars and torch write the number of an error that they hand on as a text."""
+
+NO_MEMORY = "memory ran out"
+
+_NO_MEMORY_WORDS = re.compile(r"not enough memory: you tried to allocate|can't allocate memory")
+"""How torch says it."""
+
 _TIGHT = 1 << 20  # bytes; a disk with less is taken for the full one
 
 _written: dict[Path, None] = {}  # folders that this process writes into, in order
@@ -37,6 +48,30 @@ def full_disk(error: BaseException) -> str | None:
             return os.strerror(link.errno)
         if found := _FULL_WORDS.search(str(link)):
             return os.strerror(int(found[1])) if found[1] else found[0]
+    return None
+
+
+def machine_fault(error: BaseException) -> str | None:
+    """Say in the system's words that a file could not be read because of the machine: rights, disk, network, memory.
+
+    The file may be whole then, so that nobody must be told to delete it.
+
+    Args:
+        error: What reading raised, or an error made from it.
+
+    Returns:
+        None if the error is about the content of the file, or if there is none.
+    """
+    for link in _chain(error):
+        if isinstance(link, MemoryError) or _NO_MEMORY_WORDS.search(str(link)):
+            return NO_MEMORY
+        number = link.errno if isinstance(link, OSError) else None
+        if number is None and (found := _NUMBERED.search(str(link))):
+            number = int(found[1] or found[2])
+        if number is not None and number not in _OF_THE_FILE:
+            return NO_MEMORY if number == errno.ENOMEM else os.strerror(number)
+        if number is None and isinstance(link, TimeoutError):
+            return str(link) or os.strerror(errno.ETIMEDOUT)
     return None
 
 
@@ -64,7 +99,7 @@ def explained(folder: Path, kept: str, setting: str = "data.root") -> Iterator[N
         setting: Setting that chooses another folder.
 
     Raises:
-        DataError: The disk is full.
+        DataError: The disk is full, or a file that the block reads may not be read by this user.
         ConfigError: The folder cannot be written by this user, or not at all.
     """
     note_folder(folder)
@@ -79,6 +114,10 @@ def explained(folder: Path, kept: str, setting: str = "data.root") -> Iterator[N
                 f"start again: {kept}"
             ) from error
         if isinstance(error, OSError) and error.errno in READ_ONLY:
+            if (path := _unreadable(error)) is not None:
+                raise DataError(
+                    f"{path}: cannot be read by this user ({error.strerror}); see to its permissions, and start again"
+                ) from error
             raise read_only(folder, error, setting) from error
         raise
 
@@ -89,6 +128,16 @@ def read_only(folder: Path, error: OSError, setting: str = "data.root") -> Confi
         f"{folder}: is missing and cannot be made, since nothing can be written there ({error.strerror}); run the "
         f"command once where it can be written, or copy the data set and set {setting} to the copy"
     )
+
+
+def _unreadable(error: OSError) -> Path | None:
+    """Return the file that may not be read, or the folder that may not be entered; None if writing was refused."""
+    if error.errno == errno.EROFS or not isinstance(error.filename, str | bytes):
+        return None
+    path = Path(os.fsdecode(error.filename)).absolute()
+    if os.path.exists(path) and not os.access(path, os.R_OK):  # `Path.exists` raises where a folder is closed
+        return path
+    return next((folder for folder in path.parents if folder.is_dir() and not os.access(folder, os.X_OK)), None)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -58,14 +58,14 @@ def build_lock(target: Path) -> Iterator[None]:
     """Hold the lock of something that is about to be built: of processes started side by side, one builds it.
 
     Look first whether it is there, and again under the lock: what is there needs no lock, and a shared data set may be
-    read-only. Where not even the lock can be written, nobody can build, so that nothing is locked and the block fails.
+    read-only. Where nothing can be written, nobody can build, so that nothing is locked and the block fails.
 
     Args:
         target: File or folder that will be built; its folder is made if it does not exist.
 
     Raises:
         DataError: The disk is full; what is complete is kept.
-        ConfigError: Nothing can be written there.
+        ConfigError: Nothing can be written there, or another user made the lock file.
     """
     lock = FileLock(target.with_name(f".{target.name.lstrip('.')}.build.lock"), is_singleton=True)
     with explained(target, "what is complete is kept, and the same command continues from there"):
@@ -113,15 +113,16 @@ def wait_for(lock: FileLock, on_wait: Callable[[], None] | None = None, longest:
         longest: Seconds after which it is given up.
 
     Raises:
-        ConfigError: Another process or thread still holds it after `longest` seconds.
+        ConfigError: Another process or thread still holds it after `longest` seconds, or another user made its file.
+        OSError: The folder cannot be written.
     """
     try:
-        lock.acquire(timeout=min(PATIENCE, longest))
+        _acquire(lock, min(PATIENCE, longest))
     except Timeout:
         if on_wait is not None:
             on_wait()
         try:
-            lock.acquire(timeout=max(0.0, longest - PATIENCE))
+            _acquire(lock, max(0.0, longest - PATIENCE))
         except Timeout as error:
             raise ConfigError(
                 f"lock={lock.lock_file!r}: is held by another process or thread for {duration_words(longest)}; wait "
@@ -138,13 +139,31 @@ def lock_if_free(lock_file: Path) -> FileLock | None:
 
     Returns:
         The lock, to be released by the caller; None if another process holds it.
+
+    Raises:
+        ConfigError: Another user made the file.
+        OSError: The folder cannot be written.
     """
     lock = FileLock(lock_file)
     try:
-        lock.acquire(timeout=0)
+        _acquire(lock, 0)
     except Timeout:
         return None
     return lock
+
+
+def _acquire(lock: FileLock, timeout: float) -> None:
+    """Acquire a lock; a file that only another user may open is no reason to go on without one."""
+    try:
+        lock.acquire(timeout=timeout)
+    except PermissionError as error:
+        file = Path(lock.lock_file)
+        if why_not_writable(file.parent) is not None or not file.exists():
+            raise
+        raise ConfigError(
+            f"lock={lock.lock_file!r}: belongs to another user and cannot be opened ({error.strerror}); have its owner "
+            "run `chmod a+w` on it, or delete it while nobody works there"
+        ) from error
 
 
 @contextmanager

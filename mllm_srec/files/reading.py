@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mllm_srec.files.atomic import CHECKSUM, COLUMN_CHECKSUMS, json_checksum
+from mllm_srec.files.faults import NO_MEMORY, machine_fault
 from mllm_srec.types import DataError, MllmSrecError
 
 if TYPE_CHECKING:  # commands that only print a help import this file
     import polars as pl
 
 T = TypeVar("T")
-
-_MACHINE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of the machine or of rights: the file may be whole, so deleting it is no remedy."""
 
 
 def read_whole(path: Path, read: Callable[[Path], T], what: str, remedy: str) -> T:
@@ -34,26 +31,29 @@ def read_whole(path: Path, read: Callable[[Path], T], what: str, remedy: str) ->
         The result of `read`.
 
     Raises:
-        DataError: The file is missing, empty, cut off, damaged or something else; or it cannot be opened at all, in
-            which case the message blames the disk or the permissions and does not give `remedy`.
+        DataError: The file is missing, empty, cut off, damaged or something else; or the machine cannot read it, in
+            which case the message blames the disk, the permissions or the memory, and the file may well be whole.
         MllmSrecError: Raised by `read`, whose own messages are kept.
     """
     try:
         return read(path)
     except MllmSrecError:
         raise
-    except OSError as error:
-        if error.errno in _MACHINE:
-            raise DataError(
-                f"{path}: {what} cannot be read ({error.strerror}); see to the disk or the permissions and start again"
-            ) from error
-        raise _damaged(path, what, remedy, error) from error
     except Exception as error:
+        if (fault := machine_fault(error)) is not None:
+            raise DataError(f"{path}: {what} cannot be read ({fault}); {_way_out(fault, remedy)}") from error
         raise _damaged(path, what, remedy, error) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of polars, where a damaged file breaks an assumption
             raise
         raise _damaged(path, what, remedy, error) from error
+
+
+def _way_out(fault: str, remedy: str) -> str:
+    """Say what to do about a fault of the machine; only memory can run out because of what a damaged file states."""
+    if fault == NO_MEMORY:
+        return f"free some and start again; where that does not help, the file may be damaged: {remedy}"
+    return "see to the disk or the permissions and start again"
 
 
 def read_json(path: Path, what: str, remedy: str) -> Any:

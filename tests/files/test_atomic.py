@@ -38,8 +38,21 @@ def test_an_earlier_file_survives_a_failed_write(tmp_path):
     with pytest.raises(RuntimeError):
         break_off(path)
     assert path.read_text() == "old"
-    write_text("new", path)  # what was left over is in nobody's way
-    assert path.read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"], "half a file would keep a full disk full"
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / ".results.json.partial").write_text("half of the")
+    write_text("new", tmp_path / "results.json")
+    assert (tmp_path / "results.json").read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_file_that_cannot_take_its_name_leaves_nothing(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_text("new", tmp_path / "results.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
 def is_result(text):

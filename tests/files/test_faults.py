@@ -102,6 +102,27 @@ def test_a_block_says_what_was_kept(tmp_path):
         _ = 1 / 0
 
 
+def open_refused(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize("closed", ["raw/reviews.csv", "raw"])
+def test_a_closed_file_that_a_block_reads_is_named_in_place_of_the_folder_that_it_writes(tmp_path, monkeypatch, closed):
+    file = tmp_path / "raw/reviews.csv"
+    file.parent.mkdir()
+    file.write_text("a")
+    allowed = os.access  # root may read anything
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / closed and allowed(path, mode))
+    expected = rf"^{tmp_path / closed}: cannot be read by this user \(Permission denied\); see to its permissions"
+    with pytest.raises(DataError, match=expected), explained(tmp_path, "nothing was kept"):
+        open_refused(file)
+
+
+def test_a_folder_that_may_not_be_written_is_still_blamed_for_a_file_in_it(tmp_path):
+    with pytest.raises(ConfigError, match="and cannot be made"), explained(tmp_path / "data", ""):
+        open_refused(tmp_path / "data/.items.parquet.partial")
+
+
 def test_every_command_ends_with_one_sentence(tmp_path, monkeypatch, capsys):
     def fill(command, arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x"))

@@ -211,6 +211,7 @@ def test_nothing_is_locked_where_nothing_can_be_written(tmp_path, monkeypatch, n
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(folders.FileLock, "acquire", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode & os.W_OK == 0)  # root may write anywhere
     with build_lock(tmp_path / "store"):
         pass
     expected = (
@@ -218,6 +219,23 @@ def test_nothing_is_locked_where_nothing_can_be_written(tmp_path, monkeypatch, n
     )
     with pytest.raises(ConfigError, match=expected), build_lock(tmp_path / "store"):
         refuse()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_lock_of_another_user_is_not_passed_over_where_this_one_could_build(tmp_path, monkeypatch, number):
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    lock_file = tmp_path / ".store.build.lock"
+    lock_file.touch()
+    monkeypatch.setattr(folders.FileLock, "acquire", refuse)
+    foreign = rf"lock='{lock_file}': belongs to another user .*; have its owner run `chmod a\+w`"
+    with pytest.raises(ConfigError, match=foreign), build_lock(tmp_path / "store"):
+        pass
+    with pytest.raises(ConfigError, match=foreign):
+        lock_if_free(lock_file)
+    with pytest.raises(ConfigError, match=foreign), locked(lock_file, setting="data.root"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -70,14 +71,67 @@ def test_a_table_without_a_column_is_named(tmp_path):
         read_table(path, "the numbers", REMEDY, columns=["a", "c"])
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
-def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, number):
-    def refuse(path: Path) -> None:
-        raise OSError(number, "no entry", str(path))
+MACHINE = [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTDOWN]
+MACHINE += [errno.ECONNRESET, errno.ENOTCONN, errno.EREMOTEIO, errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.EUCLEAN]
 
-    with pytest.raises(DataError, match="see to the disk or the permissions") as caught:
-        read_whole(tmp_path / "a.json", refuse, "the numbers", REMEDY)
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, os.strerror(number), "a.json") for number in MACHINE),
+        PermissionError("Permission denied (os error 13): a.parquet"),  # of polars, which gives no number
+        RuntimeError("unable to open file <a.ckpt> in read-only mode: Too many open files (24)"),  # of torch
+        TimeoutError("timed out"),
+    ],
+    ids=repr,
+)
+def test_a_file_that_the_machine_cannot_read_is_not_called_damaged(tmp_path, error):
+    def refuse(path: Path) -> None:
+        raise error
+
+    path = tmp_path / "a.json"
+    path.write_text("whole")
+    with pytest.raises(DataError, match=r"a\.json: the numbers .*; see to the disk or the permissions") as caught:
+        read_whole(path, refuse, "the numbers", REMEDY)
     assert "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("unable to mmap 12 bytes from file <a>: Cannot allocate memory (12)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000 bytes."),
+    ],
+)
+def test_a_file_that_does_not_fit_is_deleted_only_where_memory_was_free(tmp_path, error):
+    def refuse(path: Path) -> None:
+        raise error
+
+    (tmp_path / "a.json").write_text("whole")
+    expected = rf"\(memory ran out\); free some and start again; where that does not help, .* damaged: {REMEDY}"
+    with pytest.raises(DataError, match=expected):
+        read_whole(tmp_path / "a.json", refuse, "the numbers", REMEDY)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("Could not open Arrow file: invalid magic"),
+        FileNotFoundError(errno.ENOENT, "No such file", "part-1"),
+        OSError(errno.EINVAL, "Invalid argument"),
+        EOFError("no more data"),
+    ],
+    ids=repr,
+)
+def test_other_errors_speak_of_the_content(tmp_path, error):
+    def refuse(path: Path) -> None:
+        raise error
+
+    (tmp_path / "a.json").write_text("half")
+    with pytest.raises(DataError, match=message(tmp_path / "a.json", "")):
+        read_whole(tmp_path / "a.json", refuse, "the numbers", REMEDY)
 
 
 def test_what_the_reader_says_itself_is_kept(tmp_path):

@@ -7,6 +7,7 @@ image processor rescales, normalises and cuts them into patches when a batch is 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import zlib
@@ -40,6 +41,8 @@ INDEX_SCHEMA: dict[str, type[pl.DataType]] = {
 
 ITEM_SCHEMA: dict[str, type[pl.DataType]] = {"item_id": pl.String, "picture": pl.String}
 """Columns of `items.parquet`."""
+
+_AGAIN = "prepare the data set again into another folder"
 
 
 def load_image_processor(backbone: str, revision: str | None, settings: PictureSettings) -> ImageProcessor:
@@ -213,10 +216,7 @@ def store_name(data_folder: Path, processed: str, pictured: pl.DataFrame) -> str
     """
     digest = hashlib.sha256(processed.encode())
     for item_id, image in pictured.select("item_id", "image").sort("item_id").iter_rows():
-        try:
-            status = (data_folder / image).stat()
-        except OSError as error:
-            raise _unreadable(data_folder / image, error) from error
+        status = read_whole(data_folder / image, Path.stat, "a picture", _AGAIN)
         digest.update(f"{item_id}\0{image}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 
@@ -249,14 +249,11 @@ def _write_store(folder: Path, data_folder: Path, processor: ImageProcessor, ite
 
 def _read_resized(path: Path, processor: ImageProcessor) -> tuple[str, np.ndarray]:
     """Return the content key of a picture file and its pixels `(height, width, 3)`, resized by the processor."""
-    try:
-        content = path.read_bytes()
-        with Image.open(path) as image:
-            array = np.asarray(as_shown(image))  # (height, width, 3)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
+
+    def read(file: Path) -> tuple[bytes, np.ndarray]:
+        content = file.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            return content, np.asarray(as_shown(image))  # (height, width, 3)
+
+    content, array = read_whole(path, read, "a picture", _AGAIN)
     return hashlib.sha256(content).hexdigest()[:32], processor.resize(array)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read ({error}); prepare the data set again into another folder")

@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 
 from mllm_srec.files.atomic import atomic_file
+from mllm_srec.files.faults import machine_fault
 from mllm_srec.files.reading import read_whole
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.types import ConfigError, DataError
@@ -37,7 +38,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
             with atomic_file(target) as file:
                 file.write(buffer.getbuffer())
         except OSError as error:
-            remove_partial(target.parent)  # it would fill the disk for the next attempt, too
             kept = "the one before it is whole" if target.exists() else "there is none before it"
             raise DataError(
                 f"{target}: the checkpoint of {len(buffer.getbuffer()) / 1e6:,.0f} MB cannot be written "
@@ -101,15 +101,15 @@ def readable_to_continue(path: Path) -> tuple[Path, dict[str, Any], str]:
 
     Raises:
         ConfigError: It is no checkpoint of ours.
-        DataError: Neither can be read.
+        DataError: Neither can be read, or the last one only because of the machine.
     """
     run = RunFolder(path.parent.parent)
     try:
         return path, read_checkpoint(path), ""
     except DataError as error:
         best = run.checkpoints / "best.ckpt"
-        if path.name != run.last.name or not best.is_file():
-            raise
+        if path.name != run.last.name or not best.is_file() or machine_fault(error) is not None:
+            raise  # a whole checkpoint that the machine cannot read now would be replaced by an earlier one
         reason = str(error).partition("; ")[0]
     try:
         checkpoint = read_checkpoint(best)

@@ -82,7 +82,7 @@ def test_no_pictures_at_all(folder, tiny_backbone):
 def test_a_vanished_picture_is_named(folder, tiny_backbone):
     (folder / "images/rgb.png").unlink()
     processor = load_image_processor(str(tiny_backbone), None, PictureSettings())
-    with pytest.raises(DataError, match=r"rgb\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"rgb\.png: a picture cannot be read \(it is missing\); prepare"):
         build_image_store(folder, processor, items_of({"a": "rgb.png"}))
 
 

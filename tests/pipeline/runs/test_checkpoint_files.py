@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -141,3 +142,15 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_best(path):
         readable_to_continue(path)
     with pytest.raises(DataError, match=r"best.ckpt: the checkpoint cannot be read \(.*\); delete it"):
         readable_to_continue(chosen)
+
+
+def test_a_last_checkpoint_that_the_machine_cannot_read_now_is_not_given_up(path, monkeypatch):
+    """Going on from the best one would replace it, though it is whole."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    expected = r"last\.ckpt: the checkpoint cannot be read \(Stale file handle\); see to the disk or the permissions"
+    with pytest.raises(DataError, match=expected):
+        readable_to_continue(path)
