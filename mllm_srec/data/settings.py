@@ -152,7 +152,8 @@ class PrepareSettings:
         corruption: Corruption of the pictures; tables, splits and candidates stay the same.
         max_image_pixels: Largest picture in pixels; larger ones are refused before decoding (decompression bombs) and
             counted.
-        strict: Stop at a malformed raw line and name its file and line number, instead of skipping and counting it.
+        strict: Stop at a malformed raw line, or one whose meaning is in doubt, and name its file and number, instead of
+            counting it and skipping or interpreting it.
         seed: Random seed of the split.
     """
 

@@ -1,15 +1,18 @@
 """Rows of a text table, line by line: quoted fields may span lines, and marks that are out of order lose no other row.
 
 A quotation mark that opens a field and never closes would take the rest of the file into one cell, and one that closes
-rows later would take those rows. Both are told apart from a text with line breaks, and their mark is read as text.
+rows later would take those rows. Both are told apart from a text with line breaks, and their mark is read as text. The
+lines after the mark decide: a text is prose, while rows have a header's number of fields, with numbers at their places.
 """
 
 from __future__ import annotations
 
 import csv
-from collections import deque
+import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Self
 
 from mllm_srec.data.raw.blocks import show_line
@@ -23,6 +26,12 @@ MISPLACED = "quotation mark inside a field"
 SPANS = "field spans several lines"
 SPANS_ROWS = "field spans lines that look like rows (an unpaired mark? prepare.columns.quote: null reads it as text)"
 """Reasons under which rows are counted; of these, all rows are kept."""
+
+UNDERSTOOD = frozenset({SPANS})
+"""Reasons that say how a row is written, and not that anything is wrong with it."""
+
+_NUMBER = re.compile(r"[+-]?[\d.,:/ TZeE+-]*\d[\d.,:/ TZeE+-]*")
+"""A number, date or time."""
 
 Note = Callable[[str, int, str], None]
 """Receives a reason, the line from 1, and the place and text to show."""
@@ -59,6 +68,7 @@ class QuotedRows:
 
     def __init__(self, lines: Iterator[Numbered], separator: str, quote: str | None, stand_in: str, note: Note) -> None:
         self.width: int | None = None
+        self._whole: list[str] = []  # the last row without marks, to tell what rows look like
         self._lines = lines
         self._waiting: deque[Numbered] = deque()  # lines read ahead that belong to no field
         self._separator = separator
@@ -75,9 +85,17 @@ class QuotedRows:
             if not line or (self._separator != " " and not line.strip(" ")):
                 continue
             if self._quote is None or self._quote not in line:
-                yield index, line.split(self._separator)
+                row = line.split(self._separator)
+                self._whole = row if len(row) == self.width else self._whole
+                yield index, row
             else:
                 yield index, self._quoted_row(first)
+
+    def guess_width(self) -> None:
+        """Set `width` to the number of fields that most of the first lines have by themselves."""
+        self._waiting.extend(islice(self._lines, MAX_SPAN))
+        widths = Counter(len(self._row_alone(line)) for _, line in self._waiting if self._separator in line)
+        self.width = widths.most_common(1)[0][0] if widths else None
 
     def _next_line(self) -> Numbered | None:
         return self._waiting.popleft() if self._waiting else next(self._lines, None)
@@ -96,12 +114,13 @@ class QuotedRows:
         if len(taken) == 1:
             return self._restored(row)
         place = f"line {first[0] + 1}-{taken[-1][0] + 1}"
-        if self._holds_rows(taken):
+        n_rows = self._count_rows(taken)
+        if n_rows * 2 >= len(taken) - 1 or (n_rows and len(row) != self.width):
             self._note(UNPAIRED, first[0] + 1, f"{place}: {show_line(first[1])}")
             return self._give_back(taken)
-        inner = [line.count(self._separator) + 1 for _, line in taken[1:-1]]
-        like_rows = len(row) > 1 and len(row) in inner
-        self._note(SPANS_ROWS if like_rows else SPANS, first[0] + 1, place)
+        like_rows = len(row) > 1 and len(row) in (line.count(self._separator) + 1 for _, line in taken[1:])
+        is_doubtful = n_rows or (like_rows and not self._numbers(taken[0][1]))
+        self._note(SPANS_ROWS if is_doubtful else SPANS, first[0] + 1, place)
         return self._restored(row)
 
     def _disordered_row(self, taken: list[Numbered]) -> list[str]:
@@ -138,13 +157,26 @@ class QuotedRows:
         if current is not None:
             self._waiting.appendleft(current)
 
-    def _holds_rows(self, taken: list[Numbered]) -> bool:
-        """True if each line is a row by itself, with as many fields, and with numbers where the first line has some."""
-        rows = [line.split(self._separator) for _, line in taken]
-        if {len(row) for row in rows} != {self.width}:
-            return False
-        columns = [place for place, cell in enumerate(rows[0]) if _is_number(cell)]
-        return bool(columns) and all(_is_number(row[place]) for row in rows for place in columns)
+    def _count_rows(self, taken: list[Numbered]) -> int:
+        """Count the lines after the first that are rows by themselves: full, and with numbers where rows have them.
+
+        A row may lack some of its numbers, since the lines that a mark takes may be malformed themselves.
+        """
+        columns = self._numbers(taken[0][1])
+        count = 0
+        for _, line in taken[1:] if columns else ():
+            row = self._row_alone(line)
+            numbers = sum(_NUMBER.fullmatch(row[place]) is not None for place in columns if place < len(row))
+            count += len(row) == self.width and numbers * 2 >= len(columns)
+        return count
+
+    def _numbers(self, line: str) -> list[int]:
+        """Return the columns of numbers, as a line has them or, if it is no full row, the last row without marks."""
+        for row in (self._row_alone(line), self._whole):
+            columns = [place for place, cell in enumerate(row) if _NUMBER.fullmatch(cell)]
+            if len(row) == self.width and columns:
+                return columns
+        return []
 
     @property
     def _dialect(self) -> dict[str, Any]:
@@ -158,11 +190,3 @@ class QuotedRows:
         if self._delimiter == self._separator:
             return row
         return [cell.replace(self._delimiter, self._separator) for cell in row]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

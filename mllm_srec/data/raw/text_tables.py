@@ -21,7 +21,7 @@ import polars as pl
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.blocks import TOO_LONG, UTF16_MARKS, Content, read_content, show_line
 from mllm_srec.data.raw.column_names import check_columns
-from mllm_srec.data.raw.quoted_rows import QuotedRows
+from mllm_srec.data.raw.quoted_rows import UNDERSTOOD, QuotedRows
 from mllm_srec.data.raw.schema import RowBuffer
 from mllm_srec.types import ConfigError, DataError
 
@@ -60,7 +60,7 @@ class Faults:
         path: The file.
         report: Receives the counts.
         stage: Stage of the report.
-        strict: Raise at the first fault.
+        strict: Raise at the first fault; what is only pointed out, such as a text with line breaks, is none.
     """
 
     path: Path
@@ -72,9 +72,9 @@ class Faults:
         """Count a fault of the row that begins at a line (from 1).
 
         Raises:
-            DataError: `strict` is set.
+            DataError: `strict` is set, and the row is not certainly read as it was meant.
         """
-        if self.strict:
+        if self.strict and reason not in UNDERSTOOD:
             raise DataError(
                 f"{self.path}:{line}: {reason}: {shown}; correct or delete the line, or set prepare.strict: false to "
                 "count such rows and go on"
@@ -172,6 +172,7 @@ def _parse_lines(
             first = next(found, (0, [""]))
             names = [name.strip() for name in first[1]]
         else:
+            rows.guess_width()
             found, names = _with_most_common_width(found)
         rows.width = len(names)
         wanted = check_columns(path, columns, names, _first_line(content.data, form), form.separator)

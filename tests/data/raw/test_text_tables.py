@@ -93,6 +93,64 @@ def test_an_unpaired_mark_costs_no_row(tmp_path, separator):
         read(tmp_path / "t.csv", content, strict=True, separator=separator)
 
 
+UNPAIRED = "unpaired quotation mark around whole rows, read as text"
+ODD = ["u2,i9,5", "u2,i9,5,1600000009,too,many", "u2,i9,five,1600000009,ok", "u2,i9,5,,ok"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", [3, 9, 17])
+@pytest.mark.parametrize("header", [True, False])
+def test_malformed_rows_do_not_help_a_mark_to_take_others(tmp_path, odd, place, header):
+    rows = [row(n) for n in range(30)]
+    rows[2], rows[18] = row(2, '"nice'), row(18, 'good"')
+    rows[place] = odd + "\n"
+    columns = {name: str(number) for number, name in enumerate(COLUMNS, 1)}
+    path, report = tmp_path / "t.csv", PrepareReport()
+    path.write_text(HEADER * header + "".join(rows))
+    mapping = ColumnMapping(header=header)
+    frame = read_table(path, COLUMNS if header else columns, report, "reviews", mapping=mapping)
+    read_ids = set(frame[COLUMNS["item_id"] if header else "2"].to_list())
+    assert read_ids >= {f"i{n}" for n in range(30) if n != place}
+    assert report.counts["reviews"].get(UNPAIRED) == 1
+
+
+def test_a_mark_that_closes_in_a_malformed_row_takes_none(tmp_path):
+    content = HEADER + row(0) + row(1, '"nice') + row(2) + row(3) + row(4, 'well, good"') + row(5)
+    rows, report = read(tmp_path / "t.csv", content)
+    assert [found[1] for found in rows] == ["i0", "i1", "i2", "i3", "i5"]
+    assert report.counts["reviews"] == {UNPAIRED: 1, "row has 6 fields, the header 5": 1}
+
+
+def test_a_mark_between_two_columns_takes_no_row(tmp_path):
+    middle = "user_id,text,item_id,rating,timestamp\n"
+    rows = [f"u{n % 3},ok,i{n},5,{1600000000 + n}\n" for n in range(6)]
+    rows[1], rows[4] = 'u1,"nice,i1,5,1600000001\n', 'u1,ok,"i4",5,1600000004\n'
+    assert [found[1] for found in read(tmp_path / "t.csv", middle + "".join(rows))[0]] == [f"i{n}" for n in range(6)]
+    rows[4] = 'u1,good",i4,5,1600000004\n'
+    assert [found[1] for found in read(tmp_path / "t.csv", middle + "".join(rows))[0]] == [f"i{n}" for n in range(6)]
+
+
+def test_rows_whose_only_numbers_are_dates_are_told_from_prose(tmp_path):
+    days = "".join(f"u{n},i{n},2018-09-0{n},{text}\n" for n, text in enumerate(["ok", '"a', "b", "c", 'd"', "ok"], 1))
+    path, report = tmp_path / "t.csv", PrepareReport()
+    path.write_text("user_id,item_id,timestamp,text\n" + days)
+    columns = {name: name for name in ("user_id", "item_id", "timestamp", "text")}
+    assert read_table(path, columns, report, "reviews").height == 6
+    assert report.counts == {"reviews": {UNPAIRED: 1}}
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_prose_stays_one_text_though_a_line_of_it_is_like_a_row(tmp_path, header):
+    prose = "well\nit is, as they say, what, it, is\nmine: \n1,2,3,4,5\nand more\n"
+    path, report = tmp_path / "t.csv", PrepareReport()
+    path.write_text(HEADER * header + row(0) + row(1, f'"{prose}"') + row(2) + row(3))
+    column = "text" if header else "5"
+    frame = read_table(path, {"review": column}, report, "reviews", mapping=ColumnMapping(header=header))
+    assert frame[column].to_list() == ["ok", prose, "ok", "ok"]
+    (reason,) = report.counts["reviews"]
+    assert "lines that look like rows" in reason
+
+
 @pytest.mark.parametrize(
     ("text", "read_as", "reason"),
     [
@@ -136,8 +194,13 @@ def test_a_text_with_line_breaks_is_one_text_and_counted(tmp_path):
     assert counts == {"field spans several lines": 1}
     _, report = read(tmp_path / "t.csv", content)
     assert report.examples["reviews"]["field spans several lines"] == ["t.csv, line 3-5"]
-    with pytest.raises(DataError, match=r"t\.csv:3: field spans several lines: line 3-5"):
-        read(tmp_path / "t.csv", content, strict=True)
+    assert read(tmp_path / "t.csv", content, strict=True)[0][1][-1] == "two\n\nlines, and a comma"
+
+
+@pytest.mark.parametrize("text", ['"a\n1,2,3,4,5\nb\nc"', '"never closed', '"said "no" twice"'])
+def test_strict_refuses_what_is_not_certain(tmp_path, text):
+    with pytest.raises(DataError, match=r"t\.csv:3: .*line 3.*prepare\.strict: false"):
+        read(tmp_path / "t.csv", HEADER + row(0) + row(1, text) + row(2), strict=True)
 
 
 def test_lines_inside_a_text_that_look_like_rows_are_pointed_out(tmp_path):
