@@ -115,26 +115,36 @@ def _check_place(name: str) -> None:
                 "(model.finetune=full), else the run's own backbone and --ckpt_path with a file of its checkpoints/"
             )
         raise ConfigError(f"backbone={name!r}: cannot be read: config.json is missing; {_GIVE}")
-    if is_pointer(folder / "config.json"):
-        raise pointer_error(name, "config.json")
+    check_content(name, folder / "config.json")
 
 
-def is_pointer(path: Path) -> bool:
-    """Return True if a file is what git-lfs leaves in place of a large one."""
-    with path.open("rb") as file:
-        return file.read(len(LFS_POINTER)) == LFS_POINTER
-
-
-def pointer_error(name: str, file: str) -> ConfigError:
-    """Make the error about a pointer of git-lfs.
+def check_content(name: str, path: Path) -> None:
+    """Check that a file of a model can be read and is the file itself.
 
     Args:
         name: Hub name or folder of the model.
-        file: Name of the file in the model's folder.
+        path: The file.
+
+    Raises:
+        ConfigError: It cannot be read, or is what git-lfs leaves in place of a large file.
     """
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError as error:
+        raise _unreadable(name, path.name, error) from error
+    if is_pointer:
+        raise ConfigError(
+            f"backbone={name!r}: {path.name} is a pointer of git-lfs, not the file itself; run `git lfs pull` in the "
+            "clone, or download the model with `hf download`"
+        )
+
+
+def _unreadable(name: str, file: str, error: OSError) -> ConfigError:
+    """Make the error about a file that is there and that this process cannot read."""
     return ConfigError(
-        f"backbone={name!r}: {file} is a pointer of git-lfs, not the file itself; run `git lfs pull` in the clone, or "
-        "download the model with `hf download`"
+        f"backbone={name!r}: {file} cannot be read ({error.strerror}); see to its permissions or the disk, and start "
+        "again"
     )
 
 
@@ -146,6 +156,8 @@ def _base_of(adapter: Path) -> str:
     except (OSError, ValueError, AttributeError):
         base, revision = None, None
     named = f"the model that it names, {base}" if base else "the model that it was trained on"
+    if base and Path(base).is_absolute() and not Path(base).exists():
+        named = f"the folder that was at {base} when it was trained, wherever it is now"
     at = f" (model.revision {revision})" if base and revision else ""
     return f"give {named}{at}, and test its trained weights with --ckpt_path RUN/checkpoints/best.ckpt"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from mllm_srec.families.config_file import is_pointer, pointer_error
+from mllm_srec.families.config_file import check_content
 from mllm_srec.types import ConfigError
 
 END_BYTES = 1 << 20
@@ -19,7 +19,18 @@ HASHED_WHOLE = 64 << 20
 """Size up to which a file of weights is hashed whole; of a larger one, a sample of every tensor is."""
 
 _SAMPLE = 4096
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_VOCABULARIES = (
+    *("tokenizer.json", "*vocab*", "*.model", "*.model.v*", "*.spm", "*.tiktoken", "*.tokenizer", "*.codes"),
+    *("tekken.json", "merges.txt", "dict.txt", "byte_maps.json"),
+)
+"""Names of files that a tokenizer is made from, in transformers and in what families publish beside it."""
+
+_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Classes of tokenizers whose vocabulary are bytes or characters, so that they have no file of one."""
+
+_OF_TRAINING = ("training_args.bin", "optimizer.bin", "scheduler.bin", "random_states_*", "rng_state*")
+"""Files that trainers leave beside weights."""
+
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _ELSEWHERE = "copy it from where the model was published"
 
@@ -40,9 +51,9 @@ def check_files(folder: Path, name: str, pictures: bool) -> None:
         missing = [shard for shard in _shards(path, name) if not (folder / shard).exists()]
         if missing:
             raise _missing(name, missing[0], f", which {path.name} names; {_ELSEWHERE}")
-    if not weight_files(folder):
+    if all(any(path.match(pattern) for pattern in _OF_TRAINING) for path in weight_files(folder)):
         raise _missing(name, "model.safetensors", " (and no shard of it is there); copy the weights too")
-    if not any((folder / file).exists() for file in _VOCABULARIES):
+    if not _has_tokenizer(folder):
         raise _missing(
             name, "tokenizer.json", "; copy the tokenizer's files from the model that this one was made from"
         )
@@ -50,15 +61,25 @@ def check_files(folder: Path, name: str, pictures: bool) -> None:
         raise _missing(name, _PROCESSORS[0], "; copy it from the model that this one was made from")
 
 
+def _has_tokenizer(folder: Path) -> bool:
+    """Return True if some file is of a tokenizer; whether it is a whole one is seen when it is loaded."""
+    if any(next(folder.glob(pattern), None) is not None for pattern in _VOCABULARIES):
+        return True
+    try:
+        about = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return about["tokenizer_class"].removesuffix("Fast") in _BYTES
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def check_whole(folder: Path, name: str) -> None:
     """Check the files that are there: a snapshot of a hub model may not hold all of them yet.
 
     Raises:
-        ConfigError: One is a pointer of git-lfs, or a file of weights is cut off or damaged.
+        ConfigError: One is a pointer of git-lfs or cannot be read, or a file of weights is cut off or damaged.
     """
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        if is_pointer(path):
-            raise pointer_error(name, path.name)
+        check_content(name, path)
         if path.suffix == ".safetensors":
             expected, size = _tensors(path, name)[1], path.stat().st_size
             if size != expected:

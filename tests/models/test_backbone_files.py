@@ -1,7 +1,9 @@
 """Identity of backbones: two models are never taken for one, and a folder that is not whole is refused by file."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import socket
 import time
@@ -207,6 +209,51 @@ def test_a_folder_that_is_not_whole_is_refused_by_file(copy, message):
         describe_backbone(str(copy))
 
 
+TOKENIZERS = ["tokenizer.model", "tokenizer.model.v3", "spm.model", "sentencepiece.bpe.model", "tiktoken.model"]
+TOKENIZERS += ["qwen.tiktoken", "vocab.txt", "vocab.json", "source.spm", "tekken.json", "prophetnet.tokenizer"]
+
+
+@pytest.mark.parametrize("file", TOKENIZERS)
+def test_files_of_every_kind_of_tokenizer_are_known(copy, file):
+    (copy / "tokenizer.json").unlink()
+    for other in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"):
+        (copy / other).write_text("{}")  # which say something about a tokenizer, and are none
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is missing"):
+        weight_files.check_files(copy, "copy", pictures=True)
+    (copy / file).touch()
+    weight_files.check_files(copy, "copy", pictures=True)
+
+
+def test_a_tokenizer_of_bytes_needs_no_file(copy):
+    (copy / "tokenizer.json").unlink()
+    (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    weight_files.check_files(copy, "copy", pictures=True)
+
+
+def test_what_a_trainer_leaves_is_not_taken_for_weights(copy):
+    (copy / "model.safetensors").unlink()
+    (copy / "training_args.bin").touch()
+    with pytest.raises(ConfigError, match=r"model\.safetensors is missing \(and no shard"):
+        describe_backbone(str(copy))
+    (copy / "pytorch_model.bin").touch()
+    weight_files.check_files(copy, "copy", pictures=True)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_a_file_that_may_not_be_read_is_named(copy, file, monkeypatch):
+    def refuse(path, *arguments, **options):
+        if path == copy / file:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return whole(path, *arguments, **options)
+
+    whole = Path.open
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        ConfigError, match=rf"copy': {file} cannot be read \(Permission denied\); see to its permissions"
+    ):
+        describe_backbone(str(copy))
+
+
 def test_a_missing_shard_is_named(copy):
     weights = load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
@@ -285,6 +332,15 @@ def test_an_adapter_says_which_model_to_give(copy, whole):
         r"is a LoRA adapter, not a model; give .* Qwen/Qwen2-VL-2B-Instruct \(model.revision c0ffee\), .*--ckpt_path"
     )
     with pytest.raises(ConfigError, match=message):
+        describe_backbone(str(copy))
+
+
+def test_an_adapter_whose_base_was_moved_says_so(copy, tmp_path):
+    (copy / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    with pytest.raises(ConfigError, match=rf"give the folder that was at {tmp_path}/gone when it was trained, wherever"):
+        describe_backbone(str(copy))
+    (tmp_path / "gone").mkdir()
+    with pytest.raises(ConfigError, match=rf"give the model that it names, {tmp_path}/gone, and test"):
         describe_backbone(str(copy))
 
 
