@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import cache
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,17 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 """Beginning of the file that a clone without git-lfs has in place of a large one."""
 
 _GIVE = "give a folder with config.json and weights, or the name of a hub model that is reachable or cached"
+
+BELIEVED = 300.0
+"""Seconds for which a hub that gave no answer is not asked again."""
+
+_asked: dict[str, tuple[float, str]] = {}
+"""Address of a hub -> when it was asked, and why it gave no answer; empty: it did."""
+
+_blocks = {"open": 0}
+"""Blocks in which the hub is switched off, in all threads."""
+
+_switch = threading.RLock()
 
 
 def read_config(name: str, revision: str | None = None) -> Any:
@@ -25,13 +39,12 @@ def read_config(name: str, revision: str | None = None) -> Any:
     from transformers import AutoConfig
 
     _check_place(name)
-    if not Path(name).exists():
-        give_up_early()
-    try:
-        return AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        of = f" (revision {revision})" if revision else ""
-        raise ConfigError(f"backbone={name!r}{of}: cannot be read: {first_line(error)}; {_hint(name)}") from error
+    with hub_given_up_early(name):
+        try:
+            return AutoConfig.from_pretrained(name, revision=revision)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            of = f" (revision {revision})" if revision else ""
+            raise ConfigError(f"backbone={name!r}{of}: cannot be read: {first_line(error)}; {_hint(name)}") from error
 
 
 def pinned_revision(name: str, revision: str | None = None) -> str | None:
@@ -55,25 +68,55 @@ def pinned_revision(name: str, revision: str | None = None) -> str | None:
     return Path(cached).parent.name if isinstance(cached, str) else revision
 
 
-def give_up_early() -> None:
-    """Ask the hub once whether it is there, and use cached files only if it is not.
+@contextmanager
+def hub_given_up_early(name: str) -> Iterator[None]:
+    """Within the block, read a model from cached files only if the hub cannot be reached.
 
     Its library would try again and again for each file, two minutes in all, before it looks at what is cached. One
-    answer of any kind within HF_HUB_ETAG_TIMEOUT (10 seconds) is enough.
+    answer of any kind within HF_HUB_ETAG_TIMEOUT (10 seconds) is enough; one that is missing is believed for `BELIEVED`
+    seconds. Outside the block the library is as it was, for other code of this process.
+
+    Args:
+        name: Hub name or folder of the model; a folder is read without asking.
     """
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or not (reason := _unreachable(constants.ENDPOINT)):
+    if Path(name).exists() or not _given_up():
+        yield
         return
-    constants.HF_HUB_OFFLINE = True
-    print(
-        f"the hub at {constants.ENDPOINT} cannot be reached ({reason}): only files that are cached here are used; "
-        "HF_HUB_OFFLINE=1 says so without asking it",
-        file=sys.stderr,
-    )
+    with _switch:
+        _blocks["open"] += 1
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        with _switch:
+            _blocks["open"] -= 1
+            constants.HF_HUB_OFFLINE = _blocks["open"] > 0
 
 
-@cache
+def _given_up() -> bool:
+    """Ask the hub whether it is there, unless that is known or the user has switched it off."""
+    from huggingface_hub import constants
+
+    with _switch:
+        if constants.HF_HUB_OFFLINE:
+            return _blocks["open"] > 0
+        endpoint, now = constants.ENDPOINT, time.monotonic()
+        before = _asked.get(endpoint)
+        if before is not None and (not before[1] or now - before[0] < BELIEVED):
+            return bool(before[1])
+        reason = _unreachable(endpoint)
+        _asked[endpoint] = (time.monotonic(), reason)
+    if reason and (before is None or not before[1]):
+        print(
+            f"the hub at {endpoint} cannot be reached ({reason}): only files that are cached here are used; "
+            "HF_HUB_OFFLINE=1 says so without asking it",
+            file=sys.stderr,
+        )
+    return bool(reason)
+
+
 def _unreachable(endpoint: str) -> str:
     """Return why a server gives no answer; empty if it does."""
     from huggingface_hub import constants, get_session

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mllm_srec.families.base import Family, Grid
-from mllm_srec.families.config_file import first_line, pinned_revision
+from mllm_srec.families.config_file import first_line, hub_given_up_early, pinned_revision
 from mllm_srec.types import ConfigError
 
 if TYPE_CHECKING:
@@ -164,7 +164,9 @@ def load_image_processor(name: str, revision: str | None, min_pixels: int, max_p
         "max_pixels": max_pixels,
     }
     try:
-        processor = Qwen2VLImageProcessorPil.from_pretrained(name, revision=pinned_revision(name, revision), **budget)
+        revision = pinned_revision(name, revision)
+        with hub_given_up_early(name):
+            processor = Qwen2VLImageProcessorPil.from_pretrained(name, revision=revision, **budget)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"backbone={name!r}: its preprocessor_config.json cannot be used ({first_line(error)}); copy the "

@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 
 from mllm_srec.families.base import LANGUAGE_LAYERS, Family
-from mllm_srec.families.config_file import first_line, pinned_revision
+from mllm_srec.families.config_file import first_line, hub_given_up_early, pinned_revision
 from mllm_srec.families.lookup import family_of, read_family
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone
 from mllm_srec.models.lora_targets import lora_targets
@@ -208,7 +208,10 @@ def load_weights(settings: BackboneSettings, device: torch.device) -> Any:
         "output_loading_info": True,
     }
     try:
-        with MODEL_TURN:  # two threads that load at once would leave weights without data
+        with (
+            hub_given_up_early(settings.name),
+            MODEL_TURN,
+        ):  # two threads that load at once would leave weights without data
             net, found = getattr(transformers, family.model_class).from_pretrained(settings.name, **options)
     except Exception as error:  # transformers, safetensors and torch raise almost any type here
         if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mllm_srec.families.config_file import first_line, give_up_early
+from mllm_srec.families.config_file import first_line, hub_given_up_early
 from mllm_srec.prompts.encoding import PlainText
 from mllm_srec.types import ConfigError, DataError
 
@@ -161,19 +160,18 @@ class _ClipReader:
 
 def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     """Load model in float32, tokenizer and image processor (the PIL class, which needs no torchvision)."""
-    if not Path(name).exists():
-        give_up_early()
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        if config.model_type != "clip":
-            raise ValueError(f"it is of type {config.model_type!r}, not 'clip'")
-        model, loaded = CLIPModel.from_pretrained(
-            name, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
-        if loaded["missing_keys"]:
-            raise ValueError(f"weights are missing, such as {sorted(loaded['missing_keys'])[0]}")
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        processor = CLIPImageProcessorPil.from_pretrained(name, revision=revision)
+        with hub_given_up_early(name):
+            config = AutoConfig.from_pretrained(name, revision=revision)
+            if config.model_type != "clip":
+                raise ValueError(f"it is of type {config.model_type!r}, not 'clip'")
+            model, loaded = CLIPModel.from_pretrained(
+                name, revision=revision, dtype=torch.float32, output_loading_info=True
+            )
+            if loaded["missing_keys"]:
+                raise ValueError(f"weights are missing, such as {sorted(loaded['missing_keys'])[0]}")
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+            processor = CLIPImageProcessorPil.from_pretrained(name, revision=revision)
     except Exception as error:  # transformers, safetensors and torch raise almost any type here
         raise ConfigError(
             f"summaries.clip={name!r} (revision {revision}): cannot be used: {first_line(error)}; give a folder with a "

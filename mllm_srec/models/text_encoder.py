@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from mllm_srec.families.config_file import hub_given_up_early
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, describe_text_encoder, hidden_size
 from mllm_srec.prompts.encoding import PlainText, load_tokenizer
@@ -141,7 +142,8 @@ class SentenceEncoder:
         """
         revision = self.info.commit or self.revision
         options = {"revision": revision, "dtype": torch.float32, "output_loading_info": True}
-        net, found = transformers.AutoModel.from_pretrained(self.name, **options)
+        with hub_given_up_early(self.name):
+            net, found = transformers.AutoModel.from_pretrained(self.name, **options)
         missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))  # which is not used
         if missing:
             raise ConfigError(

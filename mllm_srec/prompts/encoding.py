@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mllm_srec.families.base import Family
-from mllm_srec.families.config_file import first_line, pinned_revision
+from mllm_srec.families.config_file import first_line, hub_given_up_early, pinned_revision
 from mllm_srec.families.lookup import read_family, titles
 from mllm_srec.prompts.builder import TURN_END, Control, Picture, Piece, answer
 from mllm_srec.prompts.templates import ANSWERS, LABELS
@@ -24,7 +24,8 @@ def load_tokenizer(backbone: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(backbone, revision=pinned_revision(backbone, revision))
+        with hub_given_up_early(backbone):
+            return AutoTokenizer.from_pretrained(backbone, revision=pinned_revision(backbone, revision))
     except Exception as error:  # the tokenizers library raises bare ones
         raise ConfigError(
             f"backbone={backbone!r}: its tokenizer cannot be loaded ({first_line(error)}); tokenizer.json or "

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -14,8 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mllm_srec.baselines.parts.vip5_model import load_t5
 from mllm_srec.families import config_file
-from mllm_srec.models import weight_files
+from mllm_srec.families.config_file import read_config
+from mllm_srec.families.lookup import family_of
+from mllm_srec.models import clip, weight_files
 from mllm_srec.models.backbone import BackboneSettings, load_backbone
 from mllm_srec.models.backbone_files import describe_backbone, describe_text_encoder, describe_writer
 from mllm_srec.models.checkpoint import check_identity, identity
@@ -132,9 +136,8 @@ def silent_hub(monkeypatch):
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 1)
-        config_file._unreachable.cache_clear()
-        yield
-    config_file._unreachable.cache_clear()
+        monkeypatch.setattr(config_file, "_asked", {})
+        yield server
 
 
 def test_a_hub_that_cannot_be_reached_is_given_up_after_seconds(hub, silent_hub, capsys):
@@ -144,6 +147,51 @@ def test_a_hub_that_cannot_be_reached_is_given_up_after_seconds(hub, silent_hub,
     assert describe_backbone("org/model", "v1").commit == COMMITS["v1"], "cached models still work"
     assert time.monotonic() - started < 60
     assert capsys.readouterr().err.count("cannot be reached (timed out): only files that are cached here are used") == 1
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE, "other code of this process may use the hub"
+
+
+def test_every_file_of_a_model_is_read_without_waiting_for_the_hub(hub, silent_hub):
+    started = time.monotonic()
+    settings = BackboneSettings("org/model", "v1", "none", quantization="none")
+    assert load_backbone(settings, CPU).info.commit == COMMITS["v1"]
+    load_encoder("org/model", "v1")
+    family_of(read_config("org/model"), "org/model").load_image_processor("org/model", "v1", 784, 7840)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_t5("org/absent", 0.0)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        clip._load("org/absent", None)
+    assert time.monotonic() - started < 60
+
+
+def test_a_hub_is_asked_again_after_a_while(silent_hub, monkeypatch, capsys):
+    answers = ["timed out", "timed out", ""]
+    monkeypatch.setattr(config_file, "_unreachable", lambda endpoint: answers.pop(0))
+
+    def is_offline():
+        with config_file.hub_given_up_early("org/model"), config_file.hub_given_up_early("org/other"):
+            return huggingface_hub.constants.HF_HUB_OFFLINE
+
+    assert [is_offline(), is_offline(), len(answers)] == [True, True, 2], "asked once"
+    monkeypatch.setattr(config_file, "BELIEVED", 0.0)
+    assert [is_offline(), is_offline(), is_offline(), answers] == [True, False, False, []]
+    assert capsys.readouterr().err.count("cannot be reached") == 1
+
+
+def test_threads_share_the_switch_and_the_users_own_stays(silent_hub, monkeypatch):
+    monkeypatch.setattr(config_file, "_unreachable", lambda endpoint: "timed out")
+    states = []
+
+    def read(_):
+        with config_file.hub_given_up_early("org/model"):
+            states.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, range(200)))
+    assert states == [True] * 200
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    read(0)
+    assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 # --- folders ------------------------------------------------------------------------------------------------------

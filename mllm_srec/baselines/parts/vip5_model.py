@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.baselines.parts.vip5_prompts import ANSWERS, FIXED, PLACEHOLDER, USER, Prompts
-from mllm_srec.families.config_file import first_line, give_up_early
+from mllm_srec.families.config_file import first_line, hub_given_up_early
 from mllm_srec.models.backbone_files import RANDOM_MARK
 from mllm_srec.types import ConfigError
 
@@ -40,17 +39,16 @@ def load_t5(backbone: str, dropout: float) -> tuple[Any, Any]:
     Raises:
         ConfigError: If the backbone cannot be read or is not a T5.
     """
-    if not Path(backbone).exists():
-        give_up_early()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(backbone, use_fast=True)  # slow ones split words differently
-        config = T5Config.from_pretrained(backbone)
-        if config.model_type != "t5":
-            raise ConfigError(f"backbone={backbone!r}: is of type {config.model_type!r}; give a T5")
-        options = {"dropout_rate": dropout, "dtype": torch.float32, "output_loading_info": True}
-        t5, found = T5ForConditionalGeneration.from_pretrained(backbone, **options)
-        if found["missing_keys"]:
-            raise ValueError(f"weights are missing, such as {sorted(found['missing_keys'])[0]}")
+        with hub_given_up_early(backbone):
+            tokenizer = AutoTokenizer.from_pretrained(backbone, use_fast=True)  # slow ones split words differently
+            config = T5Config.from_pretrained(backbone)
+            if config.model_type != "t5":
+                raise ConfigError(f"backbone={backbone!r}: is of type {config.model_type!r}; give a T5")
+            options = {"dropout_rate": dropout, "dtype": torch.float32, "output_loading_info": True}
+            t5, found = T5ForConditionalGeneration.from_pretrained(backbone, **options)
+            if found["missing_keys"]:
+                raise ValueError(f"weights are missing, such as {sorted(found['missing_keys'])[0]}")
     except ConfigError:
         raise
     except Exception as error:  # transformers, safetensors and torch raise almost any type here
