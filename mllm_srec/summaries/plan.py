@@ -23,7 +23,7 @@ from mllm_srec.prompts.chat import ChatEncoder
 from mllm_srec.prompts.encoding import load_tokenizer
 from mllm_srec.prompts.summaries import Message
 from mllm_srec.prompts.templates import SUMMARY_VERSION, VST_PROMPT, VST_VERSION, PromptSettings
-from mllm_srec.summaries.preference_chains import build_chains, windows_left_out
+from mllm_srec.summaries.preference_chains import windows_left_out
 from mllm_srec.summaries.settings import PARTS, Part, StageSettings, SummarySettings
 from mllm_srec.summaries.store import content_key
 from mllm_srec.types import ConfigError
@@ -149,7 +149,7 @@ class SummaryPlan:
         """Preference chains that `summaries.max_windows` shortens, and the windows that it leaves out of them."""
         settings = self.settings
         limits = (settings.window, settings.step, settings.max_windows)
-        return windows_left_out(build_chains(self.data.interactions), *limits)
+        return windows_left_out(self.data.interactions, *limits)
 
     def picture_key(self, item_id: str) -> str | None:
         """Return the content address of an item's picture as the model sees it; None where it has none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -97,14 +96,26 @@ def windows(n_items: int, window: int, step: int) -> list[tuple[int, int]]:
     return [(start, start + window) for start in range(0, n_items - window + 1, step)]
 
 
-def windows_left_out(chains: Sequence[Chain], window: int, step: int, max_windows: int) -> tuple[int, int]:
-    """Count what `max_windows` leaves out of chains.
+def windows_left_out(interactions: pl.DataFrame, window: int, step: int, max_windows: int) -> tuple[int, int]:
+    """Count what `max_windows` leaves out of chains, without building them: every command asks.
+
+    Args:
+        interactions: Rows as in `interactions.parquet`, in any order.
+        window: See `Chain.steps`.
+        step: See `Chain.steps`.
+        max_windows: See `Chain.steps`.
 
     Returns:
         Chains that have more windows, and the windows that these have too many.
     """
-    extra = [len(windows(len(chain.items), window, step)) - max_windows for chain in chains]
-    return sum(n > 0 for n in extra), sum(n for n in extra if n > 0)
+    liked = interactions.filter(is_liked())
+    n_chains = n_windows = 0
+    for splits in VISIBLE_SPLITS.values():
+        lengths = liked.filter(pl.col("split").is_in(splits)).group_by("user_id").len()["len"].cast(pl.Int64)
+        extra = (lengths - window) // step + 1 - max_windows
+        n_chains += int((extra > 0).sum())
+        n_windows += int(extra.filter(extra > 0).sum())
+    return n_chains, n_windows
 
 
 def visible_likes(interactions: pl.DataFrame) -> dict[tuple[str, Visible], list[Like]]:

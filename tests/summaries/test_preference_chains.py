@@ -129,18 +129,25 @@ def test_the_latest_windows_are_kept(window, step, max_windows):
     assert [s.end for s in at_once] == [s.end for s in kept]
     for shown, last in zip(at_once, every[-max_windows:], strict=True):
         assert shown.start == every[max(0, last.index - max_windows + 1)].start, "as many windows, up to its own"
-    assert windows_left_out([chain], window, step, max_windows) == (
-        int(len(every) > max_windows), max(0, len(every) - max_windows),
-    )  # fmt: skip
     assert chain.steps(window, step, True, len(every)) == every
     assert chain.steps(window, step, False, len(every)) == chain.steps(window, step, False)
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(shops(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_what_is_left_out_is_counted_without_chains(rows, window, step, max_windows):
+    every = [len(windows(len(chain.items), window, step)) for chain in build_chains(table(rows))]
+    extra = [n - max_windows for n in every if n > max_windows]
+    assert windows_left_out(table(rows), window, step, max_windows) == (len(extra), sum(extra))
 
 
 def test_a_very_long_chain_has_as_many_steps_as_are_set():
     n = 50_000
     chain = Chain("u", "train", ("i",) * n, tuple((k, 0) for k in range(n)), ("",) * n)
     assert len(chain.steps(3, 3, True, SummarySettings().max_windows)) == 200
-    assert windows_left_out([chain], 3, 3, 200) == (1, 16_466)
+    row = {"user_id": "u", "item_id": "i", "liked": True, "split": "train"}
+    likes = pl.select(pl.lit(value).alias(name).repeat_by(n).explode() for name, value in row.items())
+    assert windows_left_out(likes, 3, 3, 200) == (2, 2 * 16_466), "of both chains"
     assert all(step.end - step.start <= 600 for step in chain.steps(3, 3, False, 200))
 
 
