@@ -16,8 +16,8 @@ from mllm_srec.reports.tables.paper_names import column_name, row_name
 MAX_NAMED = 4
 """Number of rows that a sentence names; further ones are counted."""
 
-STATED_REFERENCES = ("chance", "reader_both")
-"""References beside the best row: a guess, and what the visible history allows."""
+STATED_REFERENCES = ("chance", "reader_both", "hindsight_both")
+"""References beside the best row: a guess, and the ceilings of what comes before and of what a user vector sees."""
 
 
 def findings(about: AboutGrid, summary: pl.DataFrame, differences: Sequence[Difference]) -> tuple[str, ...]:

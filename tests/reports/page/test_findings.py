@@ -19,7 +19,7 @@ def about(data_sets=("shop",), **changes):
     return AboutGrid(**{**values, **changes})
 
 
-def summary(data_sets=("shop",)):
+def summary(data_sets=("shop",), references=None):
     rows = [
         {"row": row, "data_set": name, "seed": seed, "metric": "test/ndcg@10", "value": value}
         for name in data_sets for row, values in VALUES.items() for seed, value in enumerate(values)
@@ -28,6 +28,10 @@ def summary(data_sets=("shop",)):
         {"row": "vbpr", "data_set": name, "seed": 0, "metric": "test/reference/chance/ndcg@10", "value": 0.25}
         for name in data_sets
     ]
+    rows += [
+        {"row": "vbpr", "data_set": name, "seed": 0, "metric": f"test/reference/{who}/ndcg@10", "value": value}
+        for name in data_sets for who, value in (references or {}).items()
+    ]  # fmt: skip
     return summarise(pl.DataFrame(rows), ["ndcg@10"])
 
 
@@ -42,6 +46,13 @@ def test_best_rows_and_findings_by_hand():
         "NDCG@10: 2 of 2 comparisons with MLLM-SRec are findings (Holm p at most 0.05): above it VBPR (+0.040); "
         "below it mine (-0.360).",
     )
+
+
+def test_both_ceilings_stand_beside_the_best():
+    best = findings(
+        about(), summary(references={"hindsight_both": 0.97, "reader_both": 0.78, "oracle_both": 0.87}), []
+    )[0]
+    assert best.endswith("beside them (chance) 0.250, (reader, both) 0.780, (hindsight, both) 0.970.")
 
 
 def test_no_finding_is_said_and_no_comparison_is_not_invented():
