@@ -7,14 +7,16 @@ import shlex
 import shutil
 import sys
 import tempfile
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
 from mllm_srec.cli.parser import Parser
 from mllm_srec.cli.schema import PROGRAM, RUNS, DataLocation, add_config_file
+from mllm_srec.files.signals import Stopped
 from mllm_srec.pipeline.grid.settings import (
     QUICK_SUFFIX,
     GridSettings,
@@ -24,6 +26,9 @@ from mllm_srec.pipeline.grid.settings import (
     quickened,
 )
 from mllm_srec.types import ConfigError, MllmSrecError
+
+if TYPE_CHECKING:
+    from mllm_srec.pipeline.grid.plan import Cell
 
 DESCRIPTION = (
     "Run every row of a grid file on every data set with every seed, each as `run` in a process of its own, and write "
@@ -56,43 +61,67 @@ def main(command: str, arguments: list[str]) -> None:
         grid, name = quickened(grid), f"{name}{QUICK_SUFFIX}"
     grid = only_rows(grid, config.only)
     output = Path(config.output) if config.output is not None else OUTPUT / name
+    on_top = flat_settings(grid.quick_grid.set) if config.quick else {}
     if config.dry_run:
-        _print_commands(grid)
+        _print_commands(_plan(grid, on_top))
     elif config.verify:
-        _verify(grid, name, output, config.jobs)
+        _verify(grid, on_top, name, output, config.jobs)
     else:
-        _run(grid, name, config, output)
+        config.part = _is_part(config, arguments, grid, output)
+        _run(_plan(grid, on_top), grid, name, config, output)
 
 
-def _print_commands(grid: GridSettings) -> None:
-    """Print the command of every cell."""
+def _plan(grid: GridSettings, on_top: Mapping[str, Any]) -> list[Cell]:
+    """Plan the cells of a grid."""
+    from mllm_srec.cli.signatures import class_constant
     from mllm_srec.pipeline.grid.plan import plan_cells
 
-    for cell in plan_cells(grid, RUNS, DataLocation().name):
+    def reads_features(class_path: str) -> bool:
+        module, _, name = class_path.rpartition(".")
+        return class_constant(module, name, "needs_features") is not False  # unknown: of another package
+
+    return plan_cells(grid, RUNS, DataLocation().name, on_top, reads_features)
+
+
+def _is_part(config: Any, arguments: Sequence[str], grid: GridSettings, output: Path) -> bool:
+    """Return True if rows or seeds were chosen of a table that has more of them, which would be lost."""
+    from mllm_srec.pipeline.grid.results import CELLS, read_records
+
+    if config.output is not None:
+        return False
+    if config.only:
+        return True
+    typed = any(word.partition("=")[0] == "--seeds" for word in arguments)
+    return typed and (output / CELLS).is_dir() and any(r["seed"] not in grid.seeds for r in read_records(output))
+
+
+def _print_commands(cells: Sequence[Cell]) -> None:
+    """Print the command of every cell."""
+    for cell in cells:
         note = f"  # and --ckpt_path, once {cell.needs.name} is trained" if cell.needs else ""
         print(f"{PROGRAM} run {shlex.join(cell.command)}{'' if cell.tested else note}")
 
 
-def _run(grid: GridSettings, name: str, config: Any, output: Path) -> None:
+def _run(cells: Sequence[Cell], grid: GridSettings, name: str, config: Any, output: Path) -> None:
     """Run every cell that is not finished, and write the table."""
     from mllm_srec.pipeline.grid.merge import check_merge, merge_records
-    from mllm_srec.pipeline.grid.plan import plan_cells
     from mllm_srec.pipeline.grid.results import cell_record, check_output, read_records, write_results
     from mllm_srec.pipeline.grid.run import outcome_line, run_grid
     from mllm_srec.pipeline.grid.summary import means_text, write_summary
 
-    cells = plan_cells(grid, RUNS, DataLocation().name)
-    is_part = bool(config.only) and config.output is None  # the table has more rows, which would be lost
-    if not is_part:
+    if not config.part:
         check_output(output, name)
     others = [record for folder in config.merge for record in read_records(Path(folder))]
     check_merge(name, cells, others, bool(grid.significance.metrics))
     outcomes = {outcome.cell.run.path: outcome for outcome in run_grid(cells, n_jobs=config.jobs)}
     failed = [outcome_line(outcome) for outcome in outcomes.values() if outcome.state == "failed"]
     own = [cell_record(name, cell) for cell in cells if outcomes[cell.run.path].state in ("finished", "found")]
-    if own and is_part:
+    if own and config.part:
         print(means_text(own, grid.metrics))
-        print(f"{output} was left as it is: it may have other rows; --output FOLDER writes these, --verify compares")
+        print(
+            f"{output} was left as it is: it may have other rows or seeds; --output FOLDER writes these, --verify "
+            "compares"
+        )
     elif own:
         records = merge_records(own, others)
         write_results(output, records, described(grid, name, config.quick))
@@ -103,23 +132,26 @@ def _run(grid: GridSettings, name: str, config: Any, output: Path) -> None:
         raise MllmSrecError(f"{len(failed)} of {len(outcomes)} cells failed:\n  " + "\n  ".join(failed))
 
 
-def _verify(grid: GridSettings, name: str, stored: Path, n_jobs: int) -> None:
+def _verify(grid: GridSettings, on_top: Mapping[str, Any], name: str, stored: Path, n_jobs: int) -> None:
     """Run cells anew in a folder of their own, and compare them with the stored ones.
 
     Raises:
         MllmSrecError: A cell failed, or a result is not the same.
+        Stopped: It was told to stop; nothing is left.
     """
-    from mllm_srec.pipeline.grid.plan import plan_cells
     from mllm_srec.pipeline.grid.results import cell_record, read_records
     from mllm_srec.pipeline.grid.run import outcome_line, run_grid
-    from mllm_srec.pipeline.grid.verify import compare_records
+    from mllm_srec.pipeline.grid.verify import check_stored, compare_records
 
     records = read_records(stored)
+    check_stored(_plan(grid, on_top), records)
     folder = tempfile.mkdtemp(prefix=f"verify-{name}-")
-    rows = [replace(row, set={**flat_settings(row.set), "trainer.default_root_dir": folder}) for row in grid.rows]
-    anew = replace(grid, rows=rows)
-    cells = plan_cells(anew, RUNS, DataLocation().name)
-    outcomes = run_grid(cells, n_jobs=n_jobs)
+    cells = _plan(grid, {**on_top, "trainer.default_root_dir": folder})
+    try:
+        outcomes = run_grid(cells, n_jobs=n_jobs)
+    except Stopped as stop:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise Stopped(stop.number, "its runs are removed; the same command verifies from the beginning") from None
     failed = [outcome_line(outcome) for outcome in outcomes if outcome.state == "failed"]
     if failed:
         raise MllmSrecError(f"{len(failed)} of {len(outcomes)} cells failed:\n  " + "\n  ".join(failed))

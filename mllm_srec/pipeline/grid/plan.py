@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
+from mllm_srec.pipeline.runs.config_files import read_config_file, with_home
 from mllm_srec.pipeline.runs.effects import without_effect
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import belongs_to
@@ -112,13 +111,21 @@ class Cell:
         return settings_hash(own if self.needs is None else {**own, "trained_on": self.needs.row_hash})
 
 
-def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list[Cell]:
+def plan_cells(
+    grid: GridSettings,
+    default_root: str,
+    default_data: str,
+    on_top: Mapping[str, Any] | None = None,
+    reads_features: Callable[[str], bool] = lambda class_path: True,
+) -> list[Cell]:
     """Return all cells: the whole table of one seed, then of the next; cells that test what others train come last.
 
     Args:
         grid: The grid.
         default_root: Value of `trainer.default_root_dir` unless a file sets it.
         default_data: Value of `data.name` unless a file sets it.
+        on_top: Dotted settings of every cell on top of all others, such as those of `--quick`.
+        reads_features: Function that tells of a baseline's class whether it reads features of items.
 
     Raises:
         ConfigError: The grid cannot be run as it is.
@@ -132,7 +139,8 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
             for row in grid.rows:
                 files = _files(grid, data_set, row)
                 own = {**flat_settings(data_set.set), **flat_settings(row.set)}
-                flags = {**FOR_LOGS, **flat_settings(grid.set), **own, "seed_everything": seed}
+                flags = {**FOR_LOGS, **flat_settings(grid.set), **own}
+                flags = {**flags, **flat_settings(on_top or {}), "seed_everything": seed}
                 settings = merged_settings(files, flags)
                 _check_cut_offs(grid, settings)
                 needs = None if data_set.trained_on is None else trained[data_set.trained_on, row.label, seed]
@@ -143,13 +151,22 @@ def plan_cells(grid: GridSettings, default_root: str, default_data: str) -> list
                 key = settings_hash(settings)[:HASH_DIGITS]
                 name = names.get((folder, key)) or _name(folder, file_name(row.label), seed, key)
                 names[folder, key] = name
-                shared = without_effect(flags.keys() - flat_settings(row.set).keys(), settings)  # meant for other rows
-                typed = _flags({key: value for key, value in flags.items() if key not in shared})
+                typed = _flags(_with_effect(flags, settings, row, reads_features))
                 arguments = (*(part for file in files for part in ("--config", file)), *typed, "--name", name)
                 shown = data_set.name or data_name
                 cells.append(Cell(row.label, shown, seed, name, folder, arguments, settings, needs))
                 trained[data_set.name, row.label, seed] = cells[-1]
     return cells
+
+
+def _with_effect(
+    flags: Mapping[str, Any], settings: Mapping[str, Any], row: GridRow, reads_features: Callable[[str], bool]
+) -> dict[str, Any]:
+    """Return the flags of a cell without those of all rows that are meant for others than its own."""
+    baseline = settings.get("baseline")
+    read = isinstance(baseline, Mapping) and reads_features(str(baseline.get("class_path")))
+    unread = without_effect(flags.keys() - flat_settings(row.set).keys(), settings, read)
+    return {key: value for key, value in flags.items() if key not in unread}
 
 
 def _check_cut_offs(grid: GridSettings, settings: Mapping[str, Any]) -> None:
@@ -210,20 +227,11 @@ def merged_settings(files: Sequence[str], flags: Mapping[str, Any]) -> dict[str,
     """
     merged: dict[str, Any] = {}
     for file in files:
-        _merge(merged, with_included(_read_yaml(Path(file)), Path(file), _read_yaml))
+        _merge(merged, with_included(read_config_file(Path(file)), Path(file), read_config_file))
     for key, value in flags.items():
         _merge(merged, {key: value})
-    return merged
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid YAML ({error}); correct it") from error
-    if not isinstance(content, dict | None):
-        raise ConfigError(f"{file}: holds {type(content).__name__}; give sections such as `data:`")
-    return content or {}
+    home: dict[str, Any] = with_home(merged)
+    return home
 
 
 def _merge(into: dict[str, Any], content: Mapping[Any, Any]) -> None:

@@ -13,6 +13,7 @@ from mllm_srec.files.signals import deferred, raise_received, received
 from mllm_srec.pipeline.grid.cell import POLL, Outcome, Say, run_cell
 from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.grid.time_left import GridClock
+from mllm_srec.types import DataError
 
 PROGRAM = (sys.executable, "-m", "mllm_srec")
 """Command line of a cell before `run`."""
@@ -51,7 +52,10 @@ def run_grid(
 
     def work(cell: Cell) -> Outcome:
         clock.begin(cell)
-        return run_cell(cell, program, stop, building[cell.folder], clock.say)
+        try:
+            return run_cell(cell, program, stop, building[cell.folder], clock.say)
+        except DataError as error:  # a damaged record or result, which names itself: the others go on
+            return Outcome(cell, "failed", str(error))
 
     def submit(ready: Sequence[Cell]) -> set[Future[Outcome]]:
         return {pool.submit(work, cell) for cell in ready}

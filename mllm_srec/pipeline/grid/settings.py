@@ -108,7 +108,7 @@ class GridSettings:
 
 
 def quickened(grid: GridSettings) -> GridSettings:
-    """Return the grid that `--quick` runs.
+    """Return the grid that `--quick` runs; `quick_grid.set` is for `plan_cells`, on top of all other settings.
 
     Raises:
         ConfigError: The grid has no `quick_grid`.
@@ -118,13 +118,12 @@ def quickened(grid: GridSettings) -> GridSettings:
             "quick_grid: this grid has no such section, or an empty one; add one, such as "
             "quick_grid: {seeds: [0], set: {trainer.max_epochs: 1}}"
         )
-    rows = [replace(row, set={**flat_settings(row.set), **flat_settings(grid.quick_grid.set)}) for row in grid.rows]
     kept, names = grid.quick_grid.data_sets, [data_set.name for data_set in grid.data_sets]
     if unknown := [name for name in kept if name not in names]:
         accepted = ", ".join(names) or "none"
         raise ConfigError(f"quick_grid.data_sets={unknown[0]!r}: no such data set; accepted are {accepted}")
     data_sets = [data_set for data_set in grid.data_sets if not kept or data_set.name in kept]
-    return replace(grid, rows=rows, data_sets=data_sets, seeds=grid.quick_grid.seeds or grid.seeds)
+    return replace(grid, data_sets=data_sets, seeds=grid.quick_grid.seeds or grid.seeds)
 
 
 def only_rows(grid: GridSettings, labels: Sequence[str]) -> GridSettings:
@@ -212,6 +211,7 @@ def check_grid(grid: GridSettings) -> None:
             raise ConfigError(f"report.baseline_rows={row!r}: no such row; accepted are {', '.join(labels)}")
     settings = [("set", grid.set), *((f"set of row {row.label!r}", row.set) for row in grid.rows)]
     settings += [(f"set of data set {data_set.name!r}", data_set.set) for data_set in grid.data_sets]
+    settings += [("quick_grid.set", grid.quick_grid.set)]
     for section, given in settings:
         _check_set(section, given)
     files = [*grid.base, *(name for data_set in grid.data_sets for name in data_set.configs)]

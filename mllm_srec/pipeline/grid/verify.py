@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mllm_srec.pipeline.grid.plan import Cell
 from mllm_srec.pipeline.grid.results import CellRecord, place
 from mllm_srec.reports.tables.metric_words import find_metric
 from mllm_srec.types import ConfigError
@@ -24,6 +25,9 @@ EQUAL = 1e-12
 
 MUST_BE_EQUAL = ("test/candidates_hash", "test/evaluator", "test/m", "test/n_users", "test/n_pairs", "test/split")
 """Results that say what was measured: a difference means other data, and not another rounding."""
+
+NO_LONGER_COUNTED = "n_user_auc"
+"""Last part of the keys of a count that earlier versions stored, and that nothing needs any more."""
 
 COST_AND_COUNTS = ("fit/", "test/tokens", "test/summaries/tokens")
 """Beginnings of the keys that are no results."""
@@ -71,24 +75,12 @@ def compare_records(
     """Compare cells with stored cells of the same row, data set and seed.
 
     Args:
-        again: Cells that were run again.
+        again: Cells that were run again, each of which passed `check_stored`.
         stored: Cells of `read_records`.
         tolerance: Largest difference that passes, see `TOLERANCE`.
-
-    Raises:
-        ConfigError: There is no such stored cell.
     """
     known = {place(record): record for record in stored}
-    verdicts = []
-    for record in again:
-        if place(record) not in known:
-            raise ConfigError(
-                f"verify: nothing is stored of row {record['row']!r}, data set {record['data_set']!r}, seed "
-                f"{record['seed']}; there are {', '.join(sorted({str(key[1]) for key in known}))} with seeds "
-                f"{', '.join(map(str, sorted({key[2] for key in known})))}"
-            )
-        verdicts.append(_verdict(record, known[place(record)], tolerance))
-    return verdicts
+    return [_verdict(record, known[place(record)], tolerance) for record in again]
 
 
 def _verdict(again: CellRecord, stored: CellRecord, tolerance: float) -> Verdict:
@@ -100,6 +92,7 @@ def _verdict(again: CellRecord, stored: CellRecord, tolerance: float) -> Verdict
     ]
     if again["config_hash"] != stored["config_hash"]:
         other.append("the settings of this cell have changed since it was stored")
+    other += [f"{key}: {_shown(old, key)} is stored, now {_shown(new, key)}" for key in _defined_in_one(old, new)]
     shared = [key for key in old if key in new and _is_result(key, old[key]) and _is_result(key, new[key])]
     by = {key: abs(float(new[key]) - float(old[key])) for key in shared}
     if not shared:
@@ -108,6 +101,37 @@ def _verdict(again: CellRecord, stored: CellRecord, tolerance: float) -> Verdict
     name = f"{again['row']} on {again['data_set']}, seed {again['seed']}"
     allowed = {key: _allowed(key, new, tolerance) for key in apart}
     return Verdict(name, len(shared) - len(apart), apart, tuple(other), allowed)
+
+
+def check_stored(cells: Sequence[Cell], stored: Sequence[CellRecord]) -> None:
+    """Check that every cell has a stored one to be compared with, before it is run again.
+
+    Args:
+        cells: Cells that will run.
+        stored: Cells of `read_records`.
+
+    Raises:
+        ConfigError: There is no such stored cell.
+    """
+    known = {place(record) for record in stored}
+    for cell in cells:
+        if (cell.data_set, cell.row, cell.seed) not in known:
+            raise ConfigError(
+                f"verify: nothing is stored of row {cell.row!r}, data set {cell.data_set!r}, seed {cell.seed}; there "
+                f"are {', '.join(sorted({str(key[1]) for key in known}))} on "
+                f"{', '.join(sorted({str(key[0]) for key in known}))} with seeds "
+                f"{', '.join(map(str, sorted({key[2] for key in known})))}"
+            )
+
+
+def _defined_in_one(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the stored results that are numbers in one of two cells only: the other lacks them, or holds null."""
+    odd = [key for key in old if _is_result(key, old[key]) != _is_result(key, new.get(key))]
+    return [key for key in odd if key in new or not key.endswith(NO_LONGER_COUNTED)]
+
+
+def _shown(metrics: Mapping[str, Any], key: str) -> str:
+    return repr(metrics[key]) if key in metrics else "missing"
 
 
 def _allowed(key: str, metrics: Mapping[str, Any], tolerance: float) -> float:

@@ -139,11 +139,27 @@ def test_the_quick_version(desk):
         quickened(grid)
     quick = quickened(replace(grid, quick_grid=QuickGrid(set={"model.lr": 9, "data.name": "q"})))
     assert quick.seeds == [0, 1]
-    assert [row.set for row in quick.rows] == [{"model.lr": 9, "data.name": "q"}] * 2
+    assert quick.rows == grid.rows
     assert quickened(replace(grid, quick_grid=QuickGrid([5]))).seeds == [5]
-    nested = replace(grid, rows=[GridRow("a", set={"prepare": {"demo": {"n_items": 5}, "k_core": 3}})])
-    (row,) = quickened(replace(nested, quick_grid=QuickGrid(set={"prepare": {"k_core": 1}}))).rows
-    assert row.set == {"prepare.demo.n_items": 5, "prepare.k_core": 1}
+
+
+def test_what_is_on_top_wins_in_the_rows_that_read_it(desk):
+    sasrec = {"baseline.class_path": "mllm_srec.baselines.sasrec.SASRec", "prepare": {"demo": {"n_items": 5}}}
+    rows = [GridRow("ours", set={"model.lr": 1, "data.n_negatives": 3}), GridRow("sasrec", set=sasrec)]
+    on_top = {"model.lr": 9, "data": {"n_negatives": 2}, "prepare.k_core": 1}
+    ours, baseline = plan_cells(GridSettings(rows, ["shop.yaml"], seeds=[0]), "runs", "d", on_top)
+    assert {"--model.lr=9", "--data.n_negatives=2", "--prepare.k_core=1"} <= set(ours.arguments)
+    assert ours.settings["model"]["lr"] == 9
+    assert {"--data.n_negatives=2", "--prepare.k_core=1", "--prepare.demo.n_items=5"} <= set(baseline.arguments)
+    assert "--model.lr=9" not in baseline.arguments
+
+
+def test_a_backbone_is_given_to_the_baselines_that_look_with_it(desk):
+    rows = [GridRow(name, set={"baseline.class_path": name}) for name in ("x.Looks", "x.Counts")]
+    grid = GridSettings(rows, ["shop.yaml"], seeds=[0], set={"model.backbone": "demo"})
+    looks, counts = plan_cells(grid, "runs", "d", reads_features=lambda name: name == "x.Looks")
+    assert "--model.backbone=demo" in looks.arguments
+    assert "--model.backbone=demo" not in counts.arguments
 
 
 @pytest.mark.parametrize(
@@ -172,12 +188,26 @@ def test_grids_that_cannot_be_run(desk, changes, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "bad.yaml: not valid YAML"), ("[1]", "holds list; give sections")]
+    ("text", "message"),
+    [
+        ("a: [", "bad.yaml, line 1 is not valid YAML"),
+        ("[1]", "bad.yaml holds list"),
+        ("a: 1\na: 2\n", "bad.yaml, line 2 is not valid YAML: 'a' is given twice, first in line 1"),
+        ("a: &b [*b]", "Circular reference"),
+    ],
 )
 def test_files_that_are_no_settings(desk, text, message):
     Path("bad.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         plan(GridRow("a", ["bad.yaml"]))
+
+
+def test_the_home_folder_is_where_the_cells_are(desk, monkeypatch):
+    """The command of a cell reads `~` so, and would write elsewhere than the grid looks."""
+    monkeypatch.setenv("HOME", str(desk / "home"))
+    Path("there.yaml").write_text("trainer: {default_root_dir: ~/runs}\n")
+    for cell in (*plan(GridRow("a", ["there.yaml"])), *plan(GridRow("a"), set={"trainer.default_root_dir": "~/runs"})):
+        assert cell.folder == desk / "home/runs/shop"
 
 
 METHOD = {
@@ -205,7 +235,8 @@ def test_the_method_is_one_run_in_all_tables_and_figures(monkeypatch, quick):
     found = {}
     for name, row in METHOD.items():
         grid = quickened(experiment(name)) if quick else experiment(name)
-        cells = [cell for cell in plan_cells(grid, "runs", "d") if cell.row == row and cell.needs is None]
+        on_top = grid.quick_grid.set if quick else {}
+        cells = [cell for cell in plan_cells(grid, "runs", "d", on_top) if cell.row == row and cell.needs is None]
         found[name] = {cell.seed: cell.settings_hash for cell in cells}
     assert set(found["table3"]) == ({0} if quick else {0, 1, 2})
     assert all(hashes == found["table3"] for hashes in found.values())

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from mllm_srec.__main__ import main
+from mllm_srec.files.signals import Stopped
 from mllm_srec.pipeline.grid import run as runner
 from mllm_srec.pipeline.grid.merge import check_merge, merge_records
 from mllm_srec.pipeline.grid.read import read_grid
@@ -451,6 +453,28 @@ def test_of_a_trained_model_a_mean_over_lists_may_differ_by_one_list(records):
     assert found.lines[1:] == ["  test/ndcg@10: 0.009"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ({"test/auc": 0.5}, {}, "test/auc: 0.5 is stored, now missing"),
+        ({"test/auc": 0.5}, {"test/auc": None}, "test/auc: 0.5 is stored, now None"),
+        ({"test/auc": None}, {"test/auc": 0.5}, "test/auc: None is stored, now 0.5"),
+        ({"test/auc": 0.5}, {"test/auc": float("nan")}, "test/auc: 0.5 is stored, now nan"),
+    ],
+)
+def test_a_result_that_only_one_of_two_cells_has_is_a_difference(records, old, new, line):
+    def verdict(old, new):
+        common = {"test/n_users": 100, "test/ndcg@10": 0.5, "test/model": "SASRec"}
+        one, other = ({**records[0], "metrics": {**common, **of}} for of in (old, new))
+        return compare_records([other], [one])[0]
+
+    found = verdict(old, new)
+    assert not found.passed
+    assert found.other == (line,)
+    assert verdict(old, {**old, "test/new": 0.1}).passed, "a result that is newer than the stored cell"
+    assert verdict({"fit/seconds": 3, "test/n_user_auc": 4}, {}).passed
+
+
 def test_one_row_with_one_seed_leaves_the_table_as_it_is(command, capsys):
     rows = {"a": {}, "b": {"stand.gain": 0.2}}
     assert command("small", rows, seeds=[0, 1]) == 0
@@ -467,6 +491,44 @@ def test_one_row_with_one_seed_leaves_the_table_as_it_is(command, capsys):
     assert [path.name for path in Path("mine/cells").iterdir()] == ["shop--b--1.json"]
     assert command("small", rows, "--only", "bb") == 1
     assert "only='bb': no such row; did you mean 'b'?" in capsys.readouterr().err
+
+
+def test_chosen_seeds_leave_the_table_of_all_as_it_is(command, capsys):
+    assert command("small", {"a": {}}, "--seeds", "0", seeds=[0, 1]) == 0
+    assert "written: experiments/results/small" in capsys.readouterr().out, "no table is there that could be lost"
+    assert command("small", {"a": {}}, seeds=[0, 1]) == 0
+    before = {path: path.read_bytes() for path in Path("experiments/results/small").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    for word in (["--seeds", "0"], ["--seeds=[0]"]):
+        assert command("small", {"a": {}}, *word, seeds=[0, 1]) == 0
+        assert "experiments/results/small was left as it is: it may have other rows or" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before
+    assert command("small", {"a": {}}, seeds=[0]) == 0, "the file says so now"
+    assert len(list(Path("experiments/results/small/cells").iterdir())) == 1
+
+
+def test_what_can_not_be_verified_is_said_before_it_runs(command, capsys, monkeypatch):
+    assert command("small", {"a": {}}, seeds=[0]) == 0
+    monkeypatch.setattr(runner, "run_grid", lambda *_, **__: pytest.fail("runs"))
+    assert command("small", {"a": {}}, "--verify", seeds=[0, 1]) == 1
+    assert "nothing is stored of row 'a', data set 'shop', seed 1; there are a on shop with seeds 0" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_stopped_verification_leaves_nothing(command, capsys, monkeypatch, tmp_path):
+    assert command("small", {"a": {}}, seeds=[0]) == 0
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def stopped(cells, n_jobs):
+        assert next(tmp_path.glob("verify-small-*")).is_dir()
+        assert cells[0].folder.is_relative_to(next(tmp_path.glob("verify-small-*")))
+        raise Stopped(15)
+
+    monkeypatch.setattr(runner, "run_grid", stopped)
+    assert command("small", {"a": {}}, "--verify", seeds=[0]) == 143
+    assert list(tmp_path.glob("verify-*")) == []
+    assert "its runs are removed; the same command verifies from the beginning" in capsys.readouterr().err
 
 
 def test_verify_runs_a_cell_anew_and_compares_it(command, capsys):
@@ -507,7 +569,7 @@ def test_verify_runs_a_cell_anew_and_compares_it(command, capsys):
     assert command("small", changed, "--verify", "--only", "b", "--seeds", "0", seeds=[0, 1]) == 1
     assert "the settings of this cell have changed since it was stored" in capsys.readouterr().out
     assert command("small", rows, "--verify", "--only", "b", "--seeds", "7", seeds=[0, 1]) == 1
-    assert "verify: nothing is stored of row 'b', data set 'shop', seed 7; there are a, b with seeds 0, 1" in (
+    assert "verify: nothing is stored of row 'b', data set 'shop', seed 7; there are a, b on shop with seeds 0, 1" in (
         capsys.readouterr().err
     )
 

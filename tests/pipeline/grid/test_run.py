@@ -401,3 +401,16 @@ def test_cost_of_a_cell_is_its_own(desk):
     assert {*large["seconds"]} == {"prepare", "fit", "test", "total"}
     assert 0.5 < large["seconds"]["fit"] < large["seconds"]["total"] < 30
     assert large["seconds"]["total"] >= sum(v for k, v in large["seconds"].items() if k != "total") - 1e-6
+
+
+@pytest.mark.parametrize("damaged", ["record", "metrics"])
+def test_a_damaged_file_of_one_cell_is_named_and_the_others_run(desk, damaged):
+    grid = content("a", ("b", {"gain": 0.5}))
+    run_here(grid)
+    cell = cells_of(grid)[0]
+    path = cell.record if damaged == "record" else cell.run.metrics
+    path.write_bytes(path.read_bytes()[:40])
+    shutil.rmtree(cells_of(grid)[1].run.path)
+    found, lines = run_here(grid)
+    assert found == [("a", "failed"), ("b", "finished")]
+    assert any(str(path) in line and "failed" in line for line in lines)
