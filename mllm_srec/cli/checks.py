@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from mllm_srec.cli.devices import check_devices
 from mllm_srec.cli.parser import plain
-from mllm_srec.pipeline.runs.effects import without_effect
+from mllm_srec.cli.schema import baseline_class
+from mllm_srec.cli.words import typed_names
+from mllm_srec.pipeline.runs.effects import ineffective, without_effect
 from mllm_srec.types import ConfigError, Split
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ LIMITS = {
     "predict": ("limit_predict_batches", "data.max_test_groups"),
 }
 """Command -> the Trainer's limit that would falsify its results, and our setting to use instead."""
-
-READ_FOR_FEATURES = ("backbone", "revision", "quantization", "dtype")
-"""Settings of `model` that decide the item features of a baseline."""
 
 
 def check_settings(command: str, config: Any, typed: Sequence[str] = ()) -> None:
@@ -70,7 +66,7 @@ def check_typed(arguments: Sequence[str], config: Any) -> None:
     Raises:
         ConfigError: There is one; the message says why, and what to set instead.
     """
-    for name, reason in without_effect(_typed_names(arguments), plain(config)).items():
+    for name, reason in without_effect(typed_names(arguments), plain(config), reads_features(config)).items():
         raise ConfigError(f"{name}: would have no effect: it {reason}")
 
 
@@ -127,7 +123,16 @@ def needs_backbone(config: Any) -> bool:
     Args:
         config: Parsed settings of a command.
     """
-    return config.baseline is None or bool(baseline_class(config).needs_features)
+    return config.baseline is None or reads_features(config)
+
+
+def reads_features(config: Any) -> bool:
+    """Return True if these settings choose a baseline that reads features of items.
+
+    Args:
+        config: Parsed settings of a command.
+    """
+    return config.baseline is not None and bool(baseline_class(config).needs_features)
 
 
 def is_trained(config: Any) -> bool:
@@ -142,6 +147,8 @@ def is_trained(config: Any) -> bool:
 def initial_weights_note(command: str, config: Any) -> str | None:
     """Return a line that says that weights are measured which nothing has trained; None where that is not so.
 
+    It stands before the work and beside its results.
+
     Args:
         command: `fit`, `validate`, `test` or `predict`.
         config: Parsed settings of the command.
@@ -153,30 +160,12 @@ def initial_weights_note(command: str, config: Any) -> str | None:
 
 
 def unread_settings(config: Any) -> tuple[str, ...]:
-    """Return dotted settings and sections that the model of these settings does not read.
+    """Return dotted settings and sections that have no effect beside the others.
 
     Args:
         config: Parsed settings of a command.
     """
-    if config.baseline is None:
-        of_summaries = ("image", "item", "preference", "window", "step", "max_windows")
-        unread = of_summaries if config.summaries.variant == "none" else ()
-        return ("item_features", *(f"summaries.{name}" for name in unread))
-    from inspect import signature
-
-    from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
-
-    shared = {*signature(RankingDataModule).parameters, "pictures"}
-    prompts = tuple(f"data.{name}" for name in plain(config.data) if name not in shared)
-    if not needs_backbone(config):
-        return ("model", "data.pictures", "summaries", "item_features", *prompts)
-    return ("summaries", *(f"model.{name}" for name in plain(config.model) if name not in READ_FOR_FEATURES), *prompts)
-
-
-def baseline_class(config: Any) -> Any:
-    """Import the class that `baseline.class_path` names."""
-    module, _, name = config.baseline.class_path.rpartition(".")
-    return getattr(import_module(module), name)
+    return tuple(ineffective(plain(config), reads_features(config)))
 
 
 def _check_precision(precision: Any) -> None:
@@ -198,32 +187,3 @@ def _check_limit(command: str, trainer: Any) -> None:
         f"trainer.{limit}={value:g}: would measure a part and report it as the whole; set {ours}, which draws complete "
         "groups with the seed and is named in the results"
     )
-
-
-def _typed_names(arguments: Sequence[str]) -> list[str]:
-    """Return the dotted names of the settings on a command line, in their order; a section in braces gives its keys."""
-    names = []
-    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        if not word.startswith("--"):
-            continue
-        name, equals, value = word.removeprefix("--").partition("=")
-        value = value if equals else following
-        section = yaml.safe_load(value) if value.lstrip().startswith("{") else None
-        names += [f"{name}.{key}" for key in section] if isinstance(section, dict) else [name]
-    return names
-
-
-def without_option(arguments: Sequence[str], name: str) -> list[str]:
-    """Return a command line without an option and its value.
-
-    Args:
-        arguments: What was typed.
-        name: The option, such as `--ckpt_path`.
-    """
-    kept: list[str] = []
-    skip = False
-    for word in arguments:
-        if not skip and not word.startswith(f"{name}=") and word != name:
-            kept.append(word)
-        skip = word == name and not skip
-    return kept

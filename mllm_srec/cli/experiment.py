@@ -24,17 +24,15 @@ from mllm_srec.cli.checks import (
     check_settings,
     initial_weights_note,
     needs_backbone,
-    unread_settings,
-    without_option,
 )
 from mllm_srec.cli.cluster import cluster_plugins
 from mllm_srec.cli.loggers import make_loggers
 from mllm_srec.cli.parser import instantiate, plain
 from mllm_srec.cli.progress_lines import on_terminal
 from mllm_srec.cli.results import ResultWriter, current_protocol, measured_split
+from mllm_srec.cli.run_choice import choose_run, separate_run
 from mllm_srec.cli.schema import (
     PROGRAM,
-    RUNS,
     add_baseline,
     add_config_file,
     add_own_sections,
@@ -42,6 +40,7 @@ from mllm_srec.cli.schema import (
     link_sections,
     stated_settings,
 )
+from mllm_srec.cli.words import without_flags
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule, ServedInputs
 from mllm_srec.files.atomic import sealed, write_text
@@ -54,24 +53,16 @@ from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import ensure_prepared, resolve_backbone
 from mllm_srec.pipeline.evaluation.retrieval import retrieved_lists
 from mllm_srec.pipeline.model_kinds import Experiment, ItemExperiment, PromptExperiment
-from mllm_srec.pipeline.runs.changes import check_same_model
 from mllm_srec.pipeline.runs.checkpoint_files import (
     read_checkpoint,
     readable_to_continue,
     remove_partial,
     whole_checkpoints,
 )
-from mllm_srec.pipeline.runs.checkpoints import check_resume
+from mllm_srec.pipeline.runs.checkpoints import check_processes
 from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.pipeline.runs.names import (
-    is_first_process,
-    new_run,
-    note_weights,
-    run_for_checkpoint,
-    run_of_checkpoint,
-)
+from mllm_srec.pipeline.runs.names import is_first_process, note_weights
 from mllm_srec.reports.terminal.preparation import print_prompts
-from mllm_srec.types import ConfigError
 
 METHOD_ARGUMENTS = ("verbose", "return_predictions")
 """Arguments of the Trainer's methods."""
@@ -146,40 +137,20 @@ class ExperimentCLI(LightningCLI):
         check_settings(self.subcommand, self.settings, self.typed)
         if is_first_process() and (note := initial_weights_note(self.subcommand, self.settings)) is not None:
             print(note, file=sys.stderr, flush=True)
-        self.run = self._choose_run()
+        self.run = choose_run(self.subcommand, self._parser(self.subcommand), self.settings, self.checkpoint)
         self._build_missing()
         self.experiment = self._make_experiment()
         self.model, self.datamodule = self.experiment.model, self.experiment.datamodule
         self._give_inputs()
         check_examples(self.subcommand, self.datamodule)
-        self.run = self._separate_run()
+        if self.subcommand != "fit":
+            self.run = separate_run(self.run, measured_split(self.subcommand), self.datamodule, self._protocol())
         self.trainer = self._make_trainer()
+        if self.subcommand == "fit" and self.checkpoint is not None:
+            check_processes(self.checkpoint, self.trainer.world_size)
         self._open_stores()
         if self.trainer.is_global_zero and not self.dry:
             self._begin_run()
-
-    def _choose_run(self) -> RunFolder:
-        """Return the checkpoint's run folder, or a new one that can be written.
-
-        Raises:
-            ConfigError: The checkpoint cannot be continued, the name is taken, or the folder cannot be written.
-        """
-        config, root = self.settings, Path(self.settings.trainer.default_root_dir)
-        origin = run_of_checkpoint(config.ckpt_path) if config.ckpt_path else None
-        if self.subcommand == "fit" and self.checkpoint is not None:
-            check_resume(self.checkpoint, plain(config), origin)
-        if origin is not None:
-            run = run_for_checkpoint(origin, root, RUNS, config.data.name, config.name, Path(config.ckpt_path))
-        else:
-            run = new_run(root, config.data.name, config.name, int(config.seed_everything))
-            if self.subcommand == "fit" and is_first_process() and run.holds_work():
-                hint = f", or continue it with --ckpt_path {run.last}" if run.last.exists() else ""
-                raise ConfigError(f"{run.path} holds a run already; choose another --name{hint}")
-            if self.subcommand != "fit" and is_first_process():
-                check_same_model(run, self._stated_settings(), unread_settings(config))
-        if not self.dry:
-            run.check_writable()
-        return run
 
     def _build_missing(self) -> None:
         """Prepare the demo shop if it is missing and resolve the backbone's name, one process at a time.
@@ -227,17 +198,6 @@ class ExperimentCLI(LightningCLI):
         if self.checkpoint is not None:
             self.experiment.check(self.checkpoint)
 
-    def _separate_run(self) -> RunFolder:
-        """Return the run folder, or one named after what differs if that holds other data or another protocol."""
-        if self.subcommand == "fit":
-            return self.run
-        data, split = self.datamodule.data, measured_split(self.subcommand)
-        of_data = self.run.for_data(str(self.datamodule.name), data.candidates_hash)
-        chosen = of_data.for_protocol(split, self._protocol())
-        if chosen.path != self.run.path and is_first_process():
-            print(f"{self.run.path} holds results of other data or another protocol; writing to {chosen.path}")
-        return chosen
-
     def _make_trainer(self) -> Trainer:
         """Make the Trainer with our loggers, checkpoints and prediction writer, unless the user chose loggers."""
         config = self.config_init[self.subcommand]
@@ -284,19 +244,28 @@ class ExperimentCLI(LightningCLI):
             write_text(sealed(text), self.run.config)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the Trainer's method; a training that is told to stop says how it goes on."""
+        """Run the Trainer's method; one that is told to stop says how it goes on."""
         try:
             super()._run_subcommand(subcommand)
         except Stopped as stop:
-            if subcommand == "fit" and self.run.last.exists() and not self.dry:
-                raise Stopped(stop.number, self._how_to_go_on()) from None
-            raise
+            raise Stopped(stop.number, self._how_to_go_on()) from None
 
-    def _how_to_go_on(self) -> str:
-        """Sentence with the command that continues the training in this run folder."""
-        words = without_option(self.typed, "--ckpt_path")
-        command = shlex.join([*PROGRAM.split(), "fit", *words, "--ckpt_path", str(self.run.last)])
-        return f"{self.run.last} holds step {self.trainer.global_step}; go on with\n  {command}"
+    def _how_to_go_on(self) -> str | None:
+        """Sentence on how what was begun goes on in this run folder; None if nothing was begun."""
+        command, words = self.subcommand, list(self.typed)
+        if self.dry:
+            return "a trial leaves nothing; the same command starts again"
+        if command == "fit" and self.run.last.exists():
+            kept = f"{self.run.last} holds step {self.trainer.global_step}"
+            words = [*without_flags(words, ["ckpt_path"]), "--ckpt_path", str(self.run.last)]
+        elif command == "fit":
+            lost = "without checkpoints (trainer.enable_checkpointing=false) nothing of it is kept"
+            return f"{lost}; the same command starts again" if not self.trainer.checkpoint_callbacks else None
+        else:
+            kept = "what is scored is kept"
+            if self.settings.ckpt_path is None and self.settings.name is None:
+                words += ["--name", self.run.path.name]
+        return f"{kept}; go on with\n  {shlex.join([*PROGRAM.split(), command, *words])}"
 
     # --- what identifies a measurement ------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -154,6 +155,27 @@ def stated_settings(parser: jsonargparse.ArgumentParser, config: Any) -> dict[st
     """Return every parsed setting as plain values, in the form of a run's `config.yaml`."""
     dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_link_targets=True, skip_none=False))
     return dumped
+
+
+def default_settings(parser: jsonargparse.ArgumentParser, config: Any) -> dict[str, Any]:
+    """Return what `stated_settings` returns where nothing is given but the class of the baseline.
+
+    Args:
+        parser: Parser of the command.
+        config: Parsed settings of the command.
+    """
+    stated = stated_settings(parser, parser.parse_args([]))
+    if config.baseline is not None:
+        of_class = Parser()
+        of_class.add_class_arguments(baseline_class(config), "init_args")
+        stated["baseline"] = {"class_path": config.baseline.class_path, **plain(of_class.get_defaults())}
+    return stated
+
+
+def baseline_class(config: Any) -> Any:
+    """Import the class that `baseline.class_path` names."""
+    module, _, name = config.baseline.class_path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def as_settings(kind: type[Settings], section: Any) -> Settings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_srec.cli.parser import plain
 from mllm_srec.cli.schema import PROGRAM, dataset_settings, full_parser, light_parser
 from mllm_srec.files.quiet import silence_libraries
+from mllm_srec.files.signals import Stopped
 from mllm_srec.types import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def main(command: str, arguments: list[str]) -> None:
     from mllm_srec.pipeline.ranking.new_items import read_new_items
 
     new_items = read_new_items(flags["new_item"] or [])
-    ranker = _open(config, flags)
+    ranker = _open(config, flags, arguments)
     if flags["user"] is not None:
         ranker.person(flags["user"])  # refuse an unknown user before summaries are written
     ranker.add(new_items)
@@ -101,18 +102,18 @@ def _parsed(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> Any:
     return config if origin is None else parser.parse_args(["--config", str(origin.config), *arguments])
 
 
-def _open(config: Any, flags: dict[str, Any]) -> Ranker:
+def _open(config: Any, flags: dict[str, Any], arguments: Sequence[str]) -> Ranker:
     """Open the ranker of these settings.
 
     Raises:
-        ConfigError: The data set is not prepared, or was prepared with other settings.
+        ConfigError: The data set is not prepared, or was prepared with other settings, or a typed setting does nothing.
     """
     from mllm_srec.cli.checks import check_settings
     from mllm_srec.pipeline.build import ensure_prepared
     from mllm_srec.pipeline.ranking.loaded_run import load_run
     from mllm_srec.pipeline.ranking.ranker import Ranker
 
-    check_settings("predict", config)
+    check_settings("predict", config, arguments)
     folder, prepare, candidates = dataset_settings(config)
     command = f"{PROGRAM} prepare --config ..."
     ensure_prepared(folder, prepare, candidates, command)
@@ -151,7 +152,10 @@ def _write(ranker: Ranker, path: Path, users: Sequence[str], new_items: Sequence
     print(f"ranking for {len(covered):,} users: {ranker.chooser.source}", flush=True)
     if len(covered) < len(users):
         print(f"{len(users) - len(covered):,} users are left out: the retriever has no list for them", flush=True)
-    table = write_lists(ranker, path, covered, new_items, top_k)
+    try:
+        table = write_lists(ranker, path, covered, new_items, top_k)
+    except Stopped as stop:
+        raise Stopped(stop.number, "finished lists are kept; the same command goes on from there") from None
     print(f"{table.height:,} rows: {path}")
     _warn(ranker)
 

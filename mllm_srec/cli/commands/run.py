@@ -9,9 +9,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_srec.cli.checks import without_option
 from mllm_srec.cli.one_process import run_here, runs_here
-from mllm_srec.cli.schema import PROGRAM, dataset_settings, full_parser, light_parser, stated_settings
+from mllm_srec.cli.schema import (
+    PROGRAM,
+    dataset_settings,
+    default_settings,
+    full_parser,
+    light_parser,
+    stated_settings,
+)
+from mllm_srec.cli.words import without_flags
 from mllm_srec.files.signals import Stopped, run_process
 from mllm_srec.types import ConfigError, MllmSrecError
 
@@ -69,7 +76,7 @@ def _run_stages(config: Any, arguments: list[str], run: RunFolder | None, traine
 
 def _how_to_go_on(arguments: Sequence[str], run: RunFolder | None) -> str:
     """Sentence with the command that continues this run; without its name, the same words would begin another."""
-    words = list(arguments) if run is None else [*without_option(arguments, "--name"), "--name", run.path.name]
+    words = list(arguments) if run is None else [*without_flags(arguments, ["name"]), "--name", run.path.name]
     return f"what is finished is kept; go on with\n  {shlex.join([*PROGRAM.split(), 'run', *words])}"
 
 
@@ -89,17 +96,16 @@ def _run_folder(config: Any) -> RunFolder | None:
 def _check_unchanged(run: RunFolder, parser: jsonargparse.ArgumentParser, config: Any, trained: bool) -> None:
     """Refuse a folder whose run has other settings: its numbers would be taken for those of these settings.
 
-    Training that is not finished may go on with another `trainer` section, such as more epochs.
+    Training that is not finished may go on with other settings of how long it takes, such as more epochs.
     """
     from mllm_srec.cli.checks import unread_settings
-    from mllm_srec.pipeline.runs.changes import check_unchanged
+    from mllm_srec.pipeline.runs.changes import SAME_TRAINING, check_unchanged
 
     unfinished = trained and config.ckpt_path is None and "fit/steps" not in run.read_metrics()
-    unread = (*unread_settings(config), *(("trainer", "data.max_test_groups") if unfinished else ()))
+    unread = (*unread_settings(config), *(SAME_TRAINING if unfinished else ()))
     other = f"`test --ckpt_path {run.best}` measures the same model by another protocol, in a folder of its own"
     advice = f"; {other}" if run.best.exists() and not unfinished else ""
-    defaults = stated_settings(parser, parser.parse_args([]))
-    check_unchanged(run, stated_settings(parser, config), defaults, unread, advice)
+    check_unchanged(run, stated_settings(parser, config), default_settings(parser, config), unread, advice)
 
 
 def _check_data(run: RunFolder, config: Any) -> None:

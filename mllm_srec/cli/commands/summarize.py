@@ -46,12 +46,16 @@ def main(command: str, arguments: list[str]) -> None:
     full = full_parser(command, DESCRIPTION)
     add_flags(full)
     config = full.parse_args(arguments)
+    from mllm_srec.cli.checks import check_typed
     from mllm_srec.cli.devices import check_devices
     from mllm_srec.files.folders import build_lock
     from mllm_srec.pipeline.runs.names import is_first_process
     from mllm_srec.reports.terminal.preparation import print_quality
     from mllm_srec.summaries.run import Summarizer
 
+    alone = config.clone()
+    alone.baseline = None  # summaries are written for the recommender, whatever else the file chooses
+    check_typed(arguments, alone)
     check_devices(config.trainer)
     plan = summary_plan(config, shlex.join([*PROGRAM.split(), "prepare", *arguments]))
     summarizer = Summarizer(plan, _trainer(config.trainer), print_quality)

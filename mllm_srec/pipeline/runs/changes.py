@@ -40,10 +40,24 @@ SAME_RESULTS = (
 )
 """Settings that change speed, memory, places and messages, but no result beyond rounding."""
 
+SAME_TRAINING = (
+    *("data.max_test_groups", "data.cut_offs", "data.retriever", "data.n_retrieved"),
+    *("trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps", "trainer.max_time"),
+    *("trainer.val_check_interval", "trainer.check_val_every_n_epoch", "trainer.limit_val_batches"),
+    *("trainer.limit_test_batches", "trainer.limit_predict_batches", "trainer.fast_dev_run", "trainer.callbacks"),
+    *("trainer.enable_checkpointing", "trainer.model_registry", "trainer.deterministic", "trainer.strategy"),
+    *("trainer.devices", "trainer.num_nodes"),  # what they come to is compared with the checkpoint
+)
+"""Settings that do not change how a step is trained: a training may go on with others."""
+
 MADE = {"demo": "demo_backbone", "random": "random-"}
 """Backbone that `pipeline.build` finds or makes -> beginning of the name of its folder."""
 
-ALIKE = {"data.pictures.serve": {"pixels": "pictures", "features": "pictures"}}
+ALIKE: dict[str, dict[Any, Any]] = {
+    "data.pictures.serve": {"pixels": "pictures", "features": "pictures"},
+    "trainer.precision": {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"},
+    "trainer.gradient_clip_algorithm": {None: "norm"},
+}
 """Setting -> values that give the same results, under one name."""
 
 
@@ -106,14 +120,62 @@ def check_unchanged(
         return
     found = changed_settings(read_settings(run.path), now, defaults, unread)
     if found:
-        lines = "\n".join(f"  {key}: run {before!r}, now {value!r}" for key, (before, value) in found.items())
         raise ConfigError(
-            f"name={run.path.name!r}: {run.path} holds a run with other settings:\n{lines}\nGive another --name, or "
-            f"set them back (--config {run.config}){advice}"
+            f"name={run.path.name!r}: {run.path} holds a run with other settings:\n{_lines(found)}\nGive another "
+            f"--name, or set them back (--config {run.config}){advice}"
         )
 
 
-def check_same_model(run: RunFolder, now: Settings, unread: Collection[str] = ()) -> None:
+def check_resume(
+    checkpoint: Settings,
+    origin: RunFolder | None,
+    now: Settings,
+    defaults: Settings,
+    unread: Collection[str] = (),
+) -> None:
+    """Refuse to resume training with settings that the checkpoint would silently override or contradict.
+
+    Optimizer states hold the learning rate and weight decay; the settings of `data` decide the order of the examples.
+    The backbone is compared by its weights when the checkpoint is loaded.
+
+    Args:
+        checkpoint: Content of the checkpoint.
+        origin: Run folder of the checkpoint; None for a checkpoint outside of one.
+        now: As for `changed_settings`.
+        defaults: As for `changed_settings`.
+        unread: As for `changed_settings`.
+
+    Raises:
+        ConfigError: Settings differ; each is named with both values.
+    """
+    if origin is None:
+        found = _other_rates(checkpoint, now)
+    else:
+        may_differ = (*unread, *SAME_TRAINING, "model.backbone")
+        found = changed_settings(read_settings(origin.path), now, defaults, may_differ)
+    if found:
+        source = f"--config {origin.config}" if origin is not None else "the settings of its run"
+        raise ConfigError(
+            f"ckpt_path: a run resumes with the settings that it began with, but these differ:\n{_lines(found)}\n"
+            f"Set them back ({source}), or start a new run without --ckpt_path"
+        )
+
+
+def _other_rates(checkpoint: Settings, now: Settings) -> dict[str, tuple[Any, Any]]:
+    """Compare what the optimizer of a checkpoint holds with the settings of a command."""
+    group = checkpoint["optimizer_states"][0]["param_groups"][0]
+    section = "baseline.init_args" if now.get("baseline") else "model"
+    rate = group.get("initial_lr", group["lr"])  # a learning-rate schedule changes `lr` and keeps the first value
+    before = {f"{section}.lr": rate, f"{section}.weight_decay": group["weight_decay"]}
+    current = flat(now)
+    return {key: (value, current[key]) for key, value in before.items() if current.get(key, value) != value}
+
+
+def _lines(found: Mapping[str, tuple[Any, Any]]) -> str:
+    return "\n".join(f"  {key}: run {before!r}, now {value!r}" for key, (before, value) in found.items())
+
+
+def check_same_model(run: RunFolder, now: Settings, defaults: Settings, unread: Collection[str] = ()) -> None:
     """Refuse to measure weights as loaded in the folder of another model: its results would pass for theirs.
 
     What only changes how a model is measured is a matter of `RunFolder.for_protocol`.
@@ -121,6 +183,7 @@ def check_same_model(run: RunFolder, now: Settings, unread: Collection[str] = ()
     Args:
         run: The run folder.
         now: As for `changed_settings`.
+        defaults: As for `changed_settings`.
         unread: As for `changed_settings`.
 
     Raises:
@@ -131,7 +194,7 @@ def check_same_model(run: RunFolder, now: Settings, unread: Collection[str] = ()
             f"name={run.path.name!r}: {run.path} holds a trained model; measure it with --ckpt_path {run.best}, or "
             "give another --name"
         )
-    check_unchanged(run, {name: now[name] for name in SAME_MODEL if name in now}, now, unread)
+    check_unchanged(run, {name: now[name] for name in SAME_MODEL if name in now}, defaults, unread)
 
 
 def data_changed(run: RunFolder, folder: Path) -> str | None:

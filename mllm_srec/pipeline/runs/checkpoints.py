@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the check that settings agree with one, and the callbacks that keep and resume it."""
+"""Checkpoints of a run: the callbacks that keep and resume it, and the check of the number of processes."""
 
 from __future__ import annotations
 
@@ -9,59 +9,28 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from mllm_srec.pipeline.runs.changes import SAME_RESULTS, below, flat, same_value
-from mllm_srec.pipeline.runs.folder import RunFolder
-from mllm_srec.pipeline.runs.settings import read_settings
 from mllm_srec.types import ConfigError
 
-Settings = Mapping[str, Any]
-
-RESUMED = ("seed_everything", "model", "data", "baseline")
-"""Sections that decide what a resumed run trains, besides the `summaries` that the recommender reads."""
-
-MAY_CHANGE = (
-    "data.max_test_groups",
-    "data.cut_offs",
-    "model.backbone",  # compared by its weights when the checkpoint is loaded; its folder may move
-)
-"""Settings that a resumed run may change besides `SAME_RESULTS`, since they do not affect training."""
+N_PROCESSES = "n_processes"
+"""Key of a checkpoint: number of processes that trained; absent in those of earlier versions."""
 
 
-def check_resume(checkpoint: Settings, settings: Settings, origin: RunFolder | None) -> None:
-    """Refuse to resume training with settings that the checkpoint would silently override or contradict.
-
-    Optimizer states hold the learning rate and weight decay; the settings of `data` decide the order of the examples.
+def check_processes(checkpoint: Mapping[str, Any], n_processes: int) -> None:
+    """Refuse to resume on another number of processes: each would skip what others trained, and a step be another.
 
     Args:
         checkpoint: Content of the checkpoint.
-        settings: Nested settings of the command.
-        origin: Run folder of the checkpoint; None for a checkpoint outside of one.
+        n_processes: Number of processes of the Trainer.
 
     Raises:
-        ConfigError: Settings differ; each is named with both values.
+        ConfigError: The checkpoint was written by another number.
     """
-    group = checkpoint["optimizer_states"][0]["param_groups"][0]
-    section = "baseline.init_args" if settings.get("baseline") else "model"
-    rate = group.get("initial_lr", group["lr"])  # a learning-rate schedule changes `lr` and keeps the first value
-    before = {f"{section}.lr": rate, f"{section}.weight_decay": group["weight_decay"]}
-    if origin is not None:
-        stored = read_settings(origin.path)
-        sections = RESUMED if settings.get("baseline") else (*RESUMED, "summaries")
-        before = flat({key: stored.get(key) for key in sections})
-    now = flat(settings)
-    differing = [
-        f"  {key}: run {value!r}, now {now[key]!r}"
-        for key, value in before.items()
-        if key in now
-        and not below(key, (*MAY_CHANGE, *SAME_RESULTS))
-        and not same_value(key, value, now[key], settings)
-    ]
-    if differing:
-        source = f"--config {origin.config}" if origin is not None else "the settings of its run"
+    before = checkpoint.get(N_PROCESSES, n_processes)
+    if before != n_processes:
         raise ConfigError(
-            "ckpt_path: a run resumes with the settings that it began with, but these differ:\n"
-            + "\n".join(differing)
-            + f"\nSet them back ({source}), or start a new run without --ckpt_path"
+            f"trainer.devices, trainer.num_nodes: the run was trained by {before} processes, now there are "
+            f"{n_processes}, which would train other batches; set them as they were, or start a new run without "
+            "--ckpt_path"
         )
 
 
@@ -84,6 +53,10 @@ class RunCheckpoint(ModelCheckpoint):
         """Save at the end of an epoch; not where training ends within one, without a validation to judge it by."""
         if epoch_is_over(trainer):
             super().on_train_epoch_end(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the number of processes."""
+        checkpoint[N_PROCESSES] = trainer.world_size
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; its paths are adapted if the folder was moved with its files."""

@@ -96,6 +96,7 @@ class LastCheckpoint(RunCheckpoint):
         Its restarting loop runs a validation of which one batch was started and none was done; one of which nothing was
         started counts as done.
         """
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._validation_waits:
             nothing = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
             progress = checkpoint["loops"]["fit_loop"][VALIDATION]

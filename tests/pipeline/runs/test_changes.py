@@ -172,13 +172,18 @@ def test_data_that_was_prepared_again_is_known_by_its_candidates(tmp_path):
 
 def test_another_model_is_not_measured_in_a_run_folder(tmp_path):
     run = RunFolder(tmp_path / "blank")
-    check_same_model(run, changed())
+    check_same_model(run, changed(), DEFAULTS)
     run.create()
     run.config.write_text(yaml.safe_dump(DEFAULTS))
-    check_same_model(run, changed(data__evaluator="full", trainer__max_epochs=3))
+    check_same_model(run, changed(data__evaluator="full", trainer__max_epochs=3), DEFAULTS)
     with pytest.raises(ConfigError, match=r"model.lora.r: run 8, now 4"):
-        check_same_model(run, changed(model__lora__r=4))
+        check_same_model(run, changed(model__lora__r=4), DEFAULTS)
+    old = changed()
+    del old["model"]["lora"]
+    run.config.write_text(yaml.safe_dump(old))
+    with pytest.raises(ConfigError, match=r"model.lora.r: run 8, now 4"):
+        check_same_model(run, changed(model__lora__r=4), DEFAULTS)
     run.checkpoints.mkdir()
     run.best.touch()
     with pytest.raises(ConfigError, match=r"holds a trained model; measure it with --ckpt_path .*last\.ckpt"):
-        check_same_model(run, changed())
+        check_same_model(run, changed(), DEFAULTS)

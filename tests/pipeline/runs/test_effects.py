@@ -4,25 +4,48 @@ import inspect
 
 import pytest
 
+from mllm_srec.cli.parser import known_names, plain
+from mllm_srec.cli.schema import full_parser
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
-from mllm_srec.pipeline.runs.effects import OF_ANY_MODEL, PROMPT_DATA, without_effect
+from mllm_srec.data.settings import PictureSettings
+from mllm_srec.pipeline.runs.effects import OF_ANY_MODEL, PROMPT_DATA, ineffective, without_effect
+from mllm_srec.prompts.templates import PromptSettings
 
 SASREC = {"class_path": "mllm_srec.baselines.sasrec.SASRec", "init_args": {"lr": 1e-3, "loss": "ce"}}
 
 
-def settings(baseline=SASREC, source="tables", finetune="lora", variant="full"):
+def settings(baseline=SASREC, source="tables", finetune="lora", variant="full", **others):
     return {
         "baseline": baseline,
         "prepare": {"source": source},
-        "model": {"finetune": finetune},
+        "model": {**dict.fromkeys(("lr", "warmup_steps", "lora", "backbone")), "finetune": finetune},
         "summaries": {"variant": variant},
+        **others,
     }
 
 
 @pytest.mark.parametrize(
     ("name", "about", "words"),
     [
+        ("model.activation_checkpointing", settings(None, finetune="none"), "trains nothing"),
+        ("model.scoring_tokens", settings(None), "set model.scoring to cached"),
+        ("data.prompt.list_size", settings(None), "set data.prompt.layout to listwise"),
+        ("data.prompt.cot_order", settings(None), "set data.prompt.cot to true"),
+        (
+            "data.pictures.max_pixels",
+            settings(None, data={"pictures": PictureSettings("none")}, variant="none"),
+            "serve=none shows none",
+        ),
+        ("data.retriever", settings(None), "set data.evaluator to rerank"),
+        ("summaries.window", settings(None, variant="none"), "summaries.variant=none does without"),
+        ("summaries.item.prompt", settings(None, variant="vst"), "summaries.variant=vst does without"),
+        ("summaries.image.backbone", settings(None, summaries={"modality": "text"}), "does without"),
+        ("prepare.corruption.share", settings(None), "set prepare.corruption.kind"),
+        ("prepare.seed", settings(None, prepare={"split": "global_time"}), "prepare.split=global_time draws nothing"),
+        ("prepare.columns.rating", {}, "it is amazon2014"),
+        ("tracking.project", settings(None), "set tracking.wandb to true"),
+        ("summaries.variant", settings(), "is about summaries"),
         ("model.lr", settings(), "set baseline.init_args.lr"),
         ("model.warmup_steps", settings(), "SASRec has nothing of the kind"),
         ("model.lora.r", settings(), "SASRec has nothing of the kind"),
@@ -40,7 +63,7 @@ def settings(baseline=SASREC, source="tables", finetune="lora", variant="full"):
     ],
 )
 def test_what_does_nothing_is_told_why(name, about, words):
-    found = without_effect([name, "trainer.max_epochs"], about)
+    found = without_effect([name, "trainer.max_epochs"], about, True)
     assert list(found) == [name]
     assert words in found[name]
 
@@ -55,10 +78,49 @@ def test_what_does_nothing_is_told_why(name, about, words):
         (["model.lr", "model.warmup_steps"], settings(None, finetune="full")),
         (["prepare.demo.n_users", "prepare.k_core"], settings(source="demo")),
         (["model.lr", "x", "model", ""], {}),
+        (["data.retriever", "data.n_retrieved"], {"data": {"evaluator": "rerank"}}),
+        (
+            ["data.prompt.list_size", "model.scoring_tokens"],
+            {
+                "data": {"prompt": PromptSettings(wording="rec_gpt4v", layout="listwise")},
+                "model": {"scoring": "cached"},
+            },
+        ),
+        (["data.pictures.max_pixels"], {"data": {"pictures": {"serve": "none"}}}),
+        (["summaries.window", "summaries.max_windows", "summaries.item"], settings(None, variant="base")),
+        (["tracking.project", "tracking.tags"], {"tracking": {"wandb": True}}),
+        (["prepare.corruption.share"], {"prepare": {"corruption": {"kind": "blur"}}}),
     ],
 )
 def test_what_does_something_passes(names, about):
-    assert without_effect(names, about) == {}
+    assert without_effect(names, about, True) == {}
+
+
+@pytest.mark.parametrize("name", [*OF_ANY_MODEL, "item_features.text", "data.pictures.max_pixels"])
+def test_baselines_without_features_read_no_pictures_and_texts(name):
+    assert "SASRec reads neither" in without_effect([name], settings(), False)[name]
+    assert without_effect([name], settings(), True) == {}
+    assert ("SASRec reads neither" in without_effect([name], settings(None), False).get(name, "")) is False
+
+
+def test_what_says_that_there_is_nothing_may_be_typed():
+    names = ["data.pictures.serve"]
+    assert without_effect(names, settings(data={"pictures": {"serve": "none"}}), False) == {}
+    assert without_effect(names, settings(data={"pictures": {"serve": "pixels"}}), False).keys() == set(names)
+
+
+def test_the_names_of_the_table_exist():
+    """A setting that is renamed must be renamed there, too."""
+    parser = full_parser("run", "")
+    known = set(known_names(parser))
+    stated = plain(parser.parse_args([]))
+    for about in ({}, {"baseline": SASREC}, {"model": {**stated["model"], "finetune": "none"}}):
+        for variant in ("none", "vst"):
+            for source in ("demo", "amazon2018", "tables"):
+                changed = {"summaries": {"variant": variant}, "prepare": {"source": source, "split": "global_time"}}
+                names = ineffective({**stated, **about, **changed}, False)
+                assert {name for name in names if name not in known} <= {"data.backbone", "data.revision"}
+                assert len(names) > 10
 
 
 def test_the_settings_of_prompts_are_those_that_no_baseline_reads():
