@@ -58,6 +58,22 @@ def available() -> dict[str, int]:
     return {**others, "cpu": 1, "gpu": cuda or mps, "cuda": cuda, "mps": mps}
 
 
+def chosen_devices(devices: Any) -> tuple[int, ...] | int | None:
+    """Return what `trainer.devices` asks for: indices, or a number of devices; None where the Trainer chooses.
+
+    Args:
+        devices: A number, a list of indices, or either as a text such as "2" or "0,7"; "auto" and -1 are all.
+    """
+    if isinstance(devices, str):
+        if "," in devices:
+            parts = [part.strip() for part in devices.split(",") if part.strip()]
+            return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else None
+        return int(devices) if devices.isdecimal() else None
+    if isinstance(devices, list | tuple):
+        return tuple(devices) if all(isinstance(device, int) for device in devices) else None
+    return devices if isinstance(devices, int) and not isinstance(devices, bool) and devices >= 0 else None
+
+
 def explain(error: BaseException) -> str | None:
     """Say what to set about an error of a device; None for any other error.
 
@@ -86,12 +102,9 @@ def explain(error: BaseException) -> str | None:
 
 
 def _wanted(devices: Any) -> int:
-    """Return how many devices are asked for; 0 where the Trainer chooses, or understands more than we do."""
-    if isinstance(devices, int) and not isinstance(devices, bool):
-        return devices
-    if isinstance(devices, list) and devices and all(isinstance(device, int) for device in devices):
-        return int(max(devices)) + 1
-    return int(devices) if isinstance(devices, str) and devices.isdecimal() else 0
+    """Return how many devices there must be; 0 where the Trainer chooses, or understands more than we do."""
+    chosen = chosen_devices(devices)
+    return max(chosen, default=-1) + 1 if isinstance(chosen, tuple) else chosen or 0
 
 
 def _why_absent(name: str) -> str:

@@ -16,6 +16,7 @@ from mllm_srec.cli.parser import Parser, suggestion
 from mllm_srec.cli.schema import PROGRAM, add_config_file, add_own_sections
 from mllm_srec.cli.signatures import class_names, settings_class
 from mllm_srec.cli.tracking import check_tracking
+from mllm_srec.cli.words import flags, mapping, without_flags
 from mllm_srec.pipeline.runs.names import is_first_process
 from mllm_srec.types import did_you_mean
 
@@ -73,16 +74,17 @@ def check_early(command: str, arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: Results are to be tracked where that is impossible.
     """
-    flags = _flags(arguments)
-    if any(name in ("h", "help") or name.startswith("print_config") or name.endswith(".help") for name, _ in flags):
+    typed = [(name, value) for name, value, _ in flags(arguments)]
+    if any(name in ("h", "help") or name.startswith("print_config") or name.endswith(".help") for name, _ in typed):
         return
     parser = early_parser(command)
-    of_settings = {name: value for name, value in flags if "." in name or name in ("name", "ckpt_path")}
+    of_settings = {name: value for name, value in typed if "." in name or name in ("name", "ckpt_path")}
     if unclear := list(unclear_values(of_settings)):
         parser.error("\n".join(unclear))
-    config = parser.parse_args(_without(arguments, parser.free))
-    _check_baseline(parser, flags)
-    if command in TRACKED and is_first_process():
+    config = parser.parse_args(without_flags(arguments, parser.free))
+    _check_baseline(parser, typed)
+    dry = "trainer" in config and bool(getattr(config.trainer, "fast_dev_run", False))  # which logs nothing
+    if command in TRACKED and is_first_process() and not dry:
         check_tracking(config.tracking)
 
 
@@ -129,7 +131,7 @@ def say_start(command: str, arguments: Sequence[str]) -> None:
     """Print a command's first line, on stderr: what follows waits for imports of several seconds."""
     light_help = command not in METHOD_ARGUMENTS and {"-h", "--help"} & set(arguments)
     if is_first_process() and not light_help:
-        files = [value for name, value in _flags(arguments) if name in ("config", "c")]
+        files = [value for name, value, _ in flags(arguments) if name in ("config", "c")]
         print(f"mllm_srec {command}: {', '.join([*files, 'loading libraries'])}", file=sys.stderr, flush=True)
 
 
@@ -144,33 +146,13 @@ def _free(kind: Any, prefix: str) -> list[str]:
     return found
 
 
-def _flags(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Return flags with their values, without leading dashes."""
-    words, found = list(arguments), []
-    for at, word in enumerate(words):
-        if word.startswith("-"):
-            name, equals, value = word.lstrip("-").partition("=")
-            found.append((name, value if equals or at + 1 == len(words) else words[at + 1]))
-    return found
-
-
-def _without(arguments: Sequence[str], free: Sequence[str]) -> list[str]:
-    """Leave out flags of these names, or below them, with their values."""
-    kept, words = [], iter(arguments)
-    for word in words:
-        name, equals, _ = word.lstrip("-").partition("=")
-        name = name.rstrip("+")
-        if word.startswith("--") and any(name == entry or name.startswith(f"{entry}.") for entry in free):
-            if not equals:
-                next(words, None)
-        else:
-            kept.append(word)
-    return kept
-
-
-def _check_baseline(parser: EarlyParser, flags: Sequence[tuple[str, str]]) -> None:
+def _check_baseline(parser: EarlyParser, typed: Sequence[tuple[str, str]]) -> None:
     """End with an error if the baseline, or a setting of one of ours, does not exist or has a wrong value."""
-    name, settings = _chosen_baseline(parser.baselines, flags)
+    sections = [*parser.baselines, *_baseline_flags(typed)]
+    for section in sections:
+        if (wrong := _wrong_section(section)) is not None:
+            parser.error(f"baseline={wrong!r}: is no baseline; give the name of a class, or class_path and init_args")
+    name, settings = _chosen_baseline(sections)
     if name is None or name.startswith("{") or Path(name).is_file():
         return
     if "." in name and not name.startswith(f"{BASELINES}."):
@@ -179,7 +161,10 @@ def _check_baseline(parser: EarlyParser, flags: Sequence[tuple[str, str]]) -> No
     if name not in known.values():
         nearest = did_you_mean(name.rpartition(".")[2], known) or "; see docs/baselines.md"
         parser.error(f"baseline={name!r}: no such class{nearest}")
-    kind = settings_class(*name.rsplit(".", 1))
+    try:
+        kind = settings_class(*name.rsplit(".", 1))
+    except LookupError:  # a class of another package's kind, which is no baseline: the real parser says so
+        return
     names = [entry.name for entry in fields(kind)]
     if unknown := [suggestion(setting, names) for setting in settings if setting not in names]:
         parser.error(f"baseline: {name}: " + "\n".join(unknown))
@@ -188,23 +173,36 @@ def _check_baseline(parser: EarlyParser, flags: Sequence[tuple[str, str]]) -> No
     values.parse_args([f"--baseline.{setting}={value}" for setting, value in settings.items()])
 
 
-def _chosen_baseline(sections: Sequence[Any], flags: Sequence[tuple[str, str]]) -> tuple[str | None, dict[str, str]]:
+def _wrong_section(section: Any) -> Any:
+    """Return what is wrong in a section `baseline`; None if it has the form of one."""
+    if not isinstance(section, Mapping):
+        return section if section is not None and not isinstance(section, str) else None
+    if not isinstance(section.get("class_path"), str | None):
+        return section["class_path"]
+    given = section.get("init_args")
+    named = given is None or (isinstance(given, Mapping) and all(isinstance(name, str) for name in given))
+    return None if named else section
+
+
+def _chosen_baseline(sections: Sequence[Any]) -> tuple[str | None, dict[str, str]]:
     """Return the class that files and flags choose together, and its settings, as texts."""
     chosen: str | None = None
     settings: dict[str, str] = {}
-    for section in (*sections, *_baseline_flags(flags)):
+    for section in sections:
         given = section if isinstance(section, Mapping) else {"class_path": section}
         if given.get("class_path", chosen) != chosen:
             chosen, settings = given["class_path"], {}
         for name, value in (given.get("init_args") or {}).items():
-            settings[name] = value if isinstance(value, str) else json.dumps(value)
+            settings[name] = value if isinstance(value, str) else json.dumps(value, default=str)
     return chosen, settings
 
 
-def _baseline_flags(flags: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def _baseline_flags(typed: Sequence[tuple[str, str]]) -> Iterator[Any]:
     """Yield each flag of the baseline in the form of a section; its settings may be given without `init_args`."""
-    for name, value in flags:
+    for name, value in typed:
         if name in ("baseline", "baseline.class_path"):
-            yield {"class_path": None if value == "null" else value}
+            yield mapping(value) or (None if value == "null" else value)
+        elif name in ("baseline.init_args", "baseline.dict_kwargs"):
+            yield {"init_args": mapping(value) if name.endswith("init_args") else {}}
         elif name.startswith("baseline."):
             yield {"init_args": {name.removeprefix("baseline.").removeprefix("init_args."): value}}

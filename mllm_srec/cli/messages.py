@@ -16,6 +16,11 @@ _VALUE = re.compile(r"(?:Got value|Given value): (.*)")
 _ADDED = re.compile(r"unrecognized arguments?: --([\w.]+)\+")
 _STRAY = re.compile(r"unrecognized arguments?: ([^-\s]\S*)")
 _NO_MAPPING = re.compile(r"""Parser key "([\w.]+)":\s+Unable to load config ['"](.*?)['"]""")
+_OPTIONAL = re.compile(
+    r'Parser key "(?P<key>[\w.]+)":\n.*Union subtypes.*  Errors:\n'
+    r" *(?P<reason>- .*)\n *- Expected a <class 'NoneType'>.*",
+    re.DOTALL,
+)
 _VARIABLE = re.compile(r"\$\{[^}]*\}")
 
 WORDS = {
@@ -49,11 +54,16 @@ def explained(message: str, known: list[str]) -> str:
         flag = f"--config {stray[1]}" if stray[1].endswith((".yaml", ".yml")) else "--section.key VALUE"
         return f"{message}\nsettings are given as flags, here {flag}"
     key, values, kinds = _KEY.search(message), _VALUE.findall(message), _EXPECTED.findall(message)
-    if len(kinds) < len(_REASON.findall(message)):
-        return message
-    if key is None or not values or not all(kind in WORDS or kind.startswith("typing.Literal[") for kind in kinds):
-        return message
+    known_kinds = all(kind in WORDS or kind.startswith("typing.Literal[") for kind in kinds)
+    if len(kinds) < len(_REASON.findall(message)) or key is None or not values or not known_kinds:
+        return _without_null(message)
     return _wrong_value(key[1], values[-1], kinds)
+
+
+def _without_null(message: str) -> str:
+    """Shorten the error about a value that may also be null to the reason why the value itself is refused."""
+    found = _OPTIONAL.fullmatch(message.strip())
+    return f"{found['key']}: {found['reason'].removeprefix('- ').strip()}" if found else message
 
 
 def _first_below(section: str, known: list[str]) -> str | None:

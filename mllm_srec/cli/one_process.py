@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from mllm_srec.cli.devices import chosen_devices
+from mllm_srec.files.signals import Stopped
+
 MODULES = {"prepare": "prepare", "summarize": "summarize", "fit": "trainer", "test": "trainer"}
 """Command -> its file in `cli/commands/`."""
 
@@ -34,13 +37,11 @@ def runs_here(trainer: Any) -> bool:
 
 def _n_devices(accelerator: Any, devices: Any) -> int:
     """Number of devices that the Trainer would use; 0 if only it can tell."""
-    if isinstance(devices, list | tuple):
-        return len(devices)
-    text = str(devices)
-    if "," in text:
-        return len([index for index in text.split(",") if index.strip()])
-    if text not in ("auto", "-1"):
-        return int(text) if text.isdecimal() else 0
+    chosen = chosen_devices(devices)
+    if chosen is not None:
+        return len(chosen) if isinstance(chosen, tuple) else chosen
+    if str(devices) not in ("auto", "-1"):
+        return 0
     if accelerator in ("cpu", "mps"):
         return 1
     if accelerator not in ("auto", "gpu", "cuda"):
@@ -57,16 +58,25 @@ def run_here(command: str, arguments: Sequence[str]) -> None:
         command: One of `MODULES`.
         arguments: Its arguments.
     """
+    status = 1
     try:
         import_module(f"mllm_srec.cli.commands.{MODULES[command]}").main(command, list(arguments))
+        status = 0
+    except Stopped as stop:
+        status = stop.status
+        raise
     finally:
-        _let_go()
+        _let_go(status)
 
 
-def _let_go() -> None:
-    """Close a tracked run, free the memory of models, and release locks that live as long as what holds them."""
+def _let_go(status: int) -> None:
+    """Close a tracked run, free the memory of models, and release locks that live as long as what holds them.
+
+    Args:
+        status: How the command ended, as an exit status; the tracker would call a failed run finished.
+    """
     if "wandb" in sys.modules and (wandb := sys.modules["wandb"]).run is not None:
-        wandb.finish()
+        wandb.finish(exit_code=status)
     gc.collect()
     if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_initialized():
         cuda.empty_cache()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -15,18 +14,12 @@ import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from mllm_srec.cli.messages import explained, unclear_values
-from mllm_srec.files.atomic import check_seal
+from mllm_srec.pipeline.runs.config_files import read_config_file, with_home
 from mllm_srec.pipeline.runs.settings import current_settings, with_included
 from mllm_srec.types import ConfigError, did_you_mean
 
-_HOME_ARGUMENT = re.compile(r"^(?P<flag>--[\w.]+\+?=)?(?P<path>~\w*/.*)$", re.DOTALL)
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments?: --?([\w.]+)")
 _UNKNOWN_OPTION = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
-_OPTIONAL = re.compile(
-    r'Parser key "(?P<key>[\w.]+)":\n.*Union subtypes.*  Errors:\n'
-    r" *(?P<reason>- .*)\n *- Expected a <class 'NoneType'>.*",
-    re.DOTALL,
-)
 _UNKNOWN_ARGUMENT = re.compile(r"^Option '([\w.]+)' is not accepted$")
 
 
@@ -41,8 +34,7 @@ class NearestNameMixin:
         """Parse arguments; `~` at the beginning of a path is the home folder, also behind a `=`."""
         given = args[0] if args else kwargs.pop("args", None)
         words = sys.argv[1:] if given is None else given
-        words = [_HOME_ARGUMENT.sub(_at_home, word) if isinstance(word, str) else word for word in words]
-        return super().parse_args(words, *args[1:], **kwargs)  # type: ignore[misc]
+        return super().parse_args(with_home(list(words)), *args[1:], **kwargs)  # type: ignore[misc]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error and the nearest valid name, and exit with status 2.
@@ -57,7 +49,7 @@ class NearestNameMixin:
         if not parser.exit_on_error:
             raise argparse.ArgumentError(None, f"{message}{hint}") from ex
         prog = parser.prog.replace(" [options]", "")
-        text = _without_null(explained(message, known)).strip()
+        text = explained(message, known).strip()
         print(f"{prog}: error: {text}{hint}\nTry '{prog} --help'.", file=sys.stderr)
         sys.exit(2)
 
@@ -76,71 +68,22 @@ class ConfigFile(ActionConfigFile):
         """Check and read the file `values`."""
         path = Path(str(values))
         if path.is_file():
-            content = _read_file(parser, path)
             try:
-                whole = with_included(content, path, lambda other: _read_file(parser, other))
+                content = read_config_file(path)
+                whole = with_included(content, path, read_config_file)
                 current = with_home(current_settings(whole, str(path)))
             except ConfigError as error:
                 parser.error(str(error))
+            current = _sections(parser, path, current)
             _check_keys(parser, path, current)
             if unclear := [f"{path}: {message}" for message in unclear_values(current)]:
                 parser.error("\n".join(unclear))
             if free := getattr(parser, "free", ()):
                 parser.baselines += [current["baseline"]] if "baseline" in current else []
                 current = without(current, free)
-            if current != content:
+            if current != content or not current:  # of an empty file, jsonargparse would not know what it is
                 values = yaml.safe_dump(current, allow_unicode=True)
         super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
-
-
-def with_home(value: Any) -> Any:
-    """Return nested settings with the home folder in place of `~` at the beginning of a path."""
-    if isinstance(value, dict):
-        return {key: with_home(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [with_home(entry) for entry in value]
-    return _HOME_ARGUMENT.sub(_at_home, value) if isinstance(value, str) else value
-
-
-def _at_home(match: re.Match[str]) -> str:
-    return f"{match['flag'] or ''}{os.path.expanduser(match['path'])}"
-
-
-def _read_file(parser: jsonargparse.ArgumentParser, path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; end with an error if the file holds something else."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place, problem = (f", line {mark.line + 1}", error.problem) if mark else ("", error)  # type: ignore[union-attr]
-        parser.error(f"{path}{place} is not valid YAML: {problem}")
-    if not isinstance(content, dict | None):
-        parser.error(f"{path} holds {type(content).__name__} {content!r}; sections such as `data:` are expected")
-    try:
-        check_seal(text)
-    except ValueError as error:
-        parser.error(f"{path}: the settings of the run cannot be read ({error})")
-    return content or {}
-
-
-class UniqueKeyLoader(yaml.SafeLoader):
-    """Safe loader that refuses a key that is given twice: the second would silently replace the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Make a mapping of a node.
-
-        Raises:
-            MarkedYAMLError: A key is given twice; the error names it and both lines.
-        """
-        first: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = key_node.value, key_node.start_mark.line + 1
-            if isinstance(key_node, yaml.ScalarNode) and key != "<<" and key in first:
-                problem = f"{key!r} is given twice, first in line {first[key]}; give it once, with the content of both"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-            first.setdefault(key, line)
-        return super().construct_mapping(node, deep=deep)
 
 
 def without(content: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
@@ -150,6 +93,28 @@ def without(content: Mapping[str, Any], names: Collection[str], prefix: str = ""
         for key, value in content.items()
         if f"{prefix}{key}" not in names
     }
+
+
+def _sections(parser: jsonargparse.ArgumentParser, path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a file without empty sections; end with an error if a section is no mapping."""
+    known = known_names(parser)
+
+    def filled(section: Mapping[Any, Any], prefix: str) -> dict[Any, Any]:
+        kept = {}
+        for key, value in section.items():
+            name = f"{prefix}{key}"
+            below = [entry for entry in known if entry.startswith(f"{name}.")]
+            if not below or f"{name}.help" in known:  # a value, or a class with settings of its own
+                kept[key] = value
+            elif isinstance(value, Mapping):
+                kept[key] = filled(value, f"{name}.")
+            elif value is not None:
+                parser.error(
+                    f"{path}: {name}={value!r}: has settings of its own; give them below it, such as {below[0]}"
+                )
+        return kept
+
+    return filled(content, "")
 
 
 def _check_keys(parser: jsonargparse.ArgumentParser, path: Path, content: Mapping[str, Any]) -> None:
@@ -202,12 +167,6 @@ def _misspelt(message: str) -> str | None:
     """The unknown name that an error message of jsonargparse is about."""
     found = _UNKNOWN_FLAG.search(message) or _UNKNOWN_OPTION.search(message) or _UNKNOWN_ARGUMENT.search(message)
     return ".".join(found.groups()) if found else None
-
-
-def _without_null(message: str) -> str:
-    """Shorten the error about a value that may also be null to the reason why the value itself is refused."""
-    found = _OPTIONAL.fullmatch(message.strip())
-    return f"{found['key']}: {found['reason'].removeprefix('- ').strip()}" if found else message
 
 
 def plain(value: Any) -> Any:

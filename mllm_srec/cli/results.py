@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from mllm_srec.cli.checks import is_trained
+from mllm_srec.cli.checks import initial_weights_note
 from mllm_srec.cli.loggers import log_best
 from mllm_srec.cli.schema import PROGRAM
 from mllm_srec.files.atomic import write_table
@@ -142,9 +142,8 @@ class ResultWriter:
             notes.append("the backbone began with random weights: these numbers say nothing about the method")
         if facts.get("foreign_backbone"):
             notes.append(facts["foreign_backbone"])
-        untrained = self.command != "fit" and self.step is None
-        if self.config.baseline is not None and untrained and is_trained(self.config):
-            notes.append("no --ckpt_path was given: these are results of untrained initial weights")
+        if (note := initial_weights_note(self.command, self.config)) is not None:
+            notes.append(note)
         return notes
 
     def _write_retrieved(self, split: Split) -> None:

@@ -58,15 +58,34 @@ def _some_value(kind: Any) -> Any:
 
 
 def class_names(package: str) -> list[str]:
-    """Return the dotted names of all classes that the files of a package define, sub-packages excepted."""
+    """Return the dotted names of all public classes that the files of a package define, sub-packages excepted."""
     first, *parts = package.split(".")
     files = sorted(file for folder in _folders(first) for file in Path(folder, *parts).glob("*.py"))
     return [
         f"{package}.{file.stem}.{node.name}"
         for file in files
         for node in _tree(f"{package}.{file.stem}")
-        if isinstance(node, ast.ClassDef)
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
+
+
+def class_constant(module: str, name: str, constant: str) -> Any:
+    """Return what a class, or the nearest base class that says it, sets a name to; None where no file says it.
+
+    Args:
+        module: Dotted name of the module that defines the class.
+        name: Name of the class.
+        constant: The name, set to a plain value such as True.
+    """
+    found = _definition(module, name)
+    if found is None or not isinstance(found[1], ast.ClassDef):
+        return None
+    at, node = found[0], found[1]
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and statement.value and ast.unparse(statement.target) == constant:
+            return ast.literal_eval(statement.value)
+    values = (class_constant(at, base.id, constant) for base in node.bases if isinstance(base, ast.Name))
+    return next((value for value in values if value is not None), None)
 
 
 def _arguments(module: str, name: str) -> list[Argument]:
@@ -79,11 +98,13 @@ def _arguments(module: str, name: str) -> list[Argument]:
     if _is_dataclass(node):
         return [(ast.unparse(n.target), at, n.annotation) for n in node.body if isinstance(n, ast.AnnAssign)]
     init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if init is None and not bases:
+        raise LookupError(f"{at}: {node.name} takes the arguments of a class that no file here defines")
     if init is None:
         return _arguments(at, bases[0])
     arguments = [*init.args.args[1:], *init.args.kwonlyargs]
     own = [(argument.arg, at, argument.annotation) for argument in arguments]
-    if init.args.kwarg is None:
+    if init.args.kwarg is None or not bases:
         return own
     names = {argument for argument, *_ in own}
     return [*own, *(argument for argument in _arguments(at, bases[0]) if argument[0] not in names)]

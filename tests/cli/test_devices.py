@@ -11,7 +11,7 @@ import torch
 import mllm_srec.cli.commands.compare as some_command
 from mllm_srec.__main__ import main
 from mllm_srec.cli import devices
-from mllm_srec.cli.devices import check_devices, explain
+from mllm_srec.cli.devices import check_devices, chosen_devices, explain
 from mllm_srec.types import ConfigError
 from tests.test_import_direction import ROOT
 
@@ -50,11 +50,24 @@ def test_those_that_are_there_and_auto_pass(machine):
     check_devices(trainer("cpu", 3))
 
 
-@pytest.mark.parametrize(("accelerator", "count"), [("gpu", 3), ("auto", 3), ("cuda", [0, 2]), ("gpu", "3")])
+@pytest.mark.parametrize(
+    ("accelerator", "count"), [("gpu", 3), ("auto", 3), ("cuda", [0, 2]), ("gpu", "3"), ("gpu", "0,7"), ("auto", "7,")]
+)
 def test_more_devices_than_there_are_are_refused(machine, accelerator, count):
     machine(cuda=2)
     with pytest.raises(ConfigError, match=r"trainer.devices=.*: this machine has 2 that torch can use"):
         check_devices(trainer(accelerator, count))
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        (2, 2), ("2", 2), ([0, 7], (0, 7)), ("0,7", (0, 7)), ("7,", (7,)), ("auto", None), (-1, None), ("-1", None),
+        ("a,b", None), (True, None), (["a"], None),
+    ],
+)  # fmt: skip
+def test_devices_are_a_number_or_indices(given, chosen):
+    assert chosen_devices(given) == chosen
 
 
 def test_a_misspelt_accelerator_gets_its_nearest():
@@ -76,7 +89,7 @@ REFUSED = {
     "model.lr=.nan": "model.lr=nan: must be above 0",
     "model.weight_decay=-1": "model.weight_decay=-1.0: must be at least 0",
     "model.warmup_steps=-1": "model.warmup_steps=-1: must be at least 0",
-    "model.scoring_tokens=0": "scoring_tokens=0: must be at least 1",
+    "model.scoring=cached --model.scoring_tokens=0": "scoring_tokens=0: must be at least 1",
     "model.finetune=full": "finetune='full'",
     "trainer.accelerator=tpu": "accelerator='tpu': this machine has none",
 }
@@ -84,7 +97,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("setting", REFUSED)
 def test_bad_settings_are_refused_before_the_shop_is_built(setting, tmp_path, capsys):
-    assert main(["fit", "--config", DEMO, "--data.root", str(tmp_path / "data"), f"--{setting}"]) == 1
+    assert main(["fit", "--config", DEMO, "--data.root", str(tmp_path / "data"), *f"--{setting}".split()]) == 1
     assert re.search(REFUSED[setting], capsys.readouterr().err)
     assert not (tmp_path / "data").exists()
 

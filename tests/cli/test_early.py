@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import yaml
 from jsonargparse import Namespace
 
 from mllm_srec.__main__ import main
+from mllm_srec.baselines.base import ItemRecommender
 from mllm_srec.cli import early
 from mllm_srec.cli.commands import clean, rank, summarize
 from mllm_srec.cli.messages import explained, unclear_values
 from mllm_srec.cli.parser import known_names
 from mllm_srec.cli.schema import full_parser
-from mllm_srec.cli.signatures import settings_class
+from mllm_srec.cli.signatures import class_constant, class_names, settings_class
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 CONFIGS = [path for path in CONFIGS if path.parent.name != "sweeps"]
@@ -162,6 +164,18 @@ FILES = {
     "baseline: {class_path: mllm_srec.baselines.sasrec.SASRec, init_args: {hiden: 3}}\n": "did you mean 'hidden'?",
     "baseline: {class_path: mllm_srec.baselines.sasrec.SASRek}\n": "did you mean 'mllm_srec.baselines.sasrec.SASRec'?",
     "data: {evaluator: ful}\n": "did you mean 'full'?",
+    "baseline: [a]\n": "baseline=['a']: is no baseline; give the name of a class, or class_path and init_args",
+    "baseline: 3\n": "baseline=3: is no baseline",
+    "baseline: {class_path: 3}\n": "baseline=3: is no baseline",
+    "baseline: {class_path: x.Y, init_args: [1]}\n": "is no baseline; give the name of a class",
+    "baseline: {class_path: x.Y, init_args: {1: 2}}\n": "is no baseline; give the name of a class",
+    "baseline: mllm_srec.baselines.graph_base._Product\n": "no such class",
+    "baseline: {class_path: mllm_srec.baselines.sasrec.SASRec, init_args: {lr: 2020-01-01}}\n": "not a number",
+    "data:\n  {{NAME}}: a\n": "line 2 is not valid YAML: a key must be a name",
+    "? [data, x]\n: a\n": "line 1 is not valid YAML: a key must be a name",
+    "data: &all {prompt: *all}\n": "is not valid YAML: Circular reference detected",
+    "tracking: 3\n": "tracking=3: has settings of its own; give them below it, such as tracking.",
+    "model: {lora: [1]}\n": "model.lora=[1]: has settings of its own; give them below it, such as model.lora.alpha",
 }
 
 
@@ -208,12 +222,41 @@ def test_threads_are_told_before_torch_is_imported():
 
 def test_settings_of_a_baseline_belong_to_the_class_that_is_chosen_last(tmp_path):
     sections = [{"class_path": "a.A", "init_args": {"x": 1}}, {"class_path": "a.B", "init_args": {"y": 2}}]
-    assert early._chosen_baseline(sections, []) == ("a.B", {"y": "2"})
-    assert early._chosen_baseline(sections[:1], [("baseline.init_args.z", "3"), ("name", "x")]) == (
-        "a.A", {"x": "1", "z": "3"}
-    )  # fmt: skip
-    assert early._chosen_baseline(sections, [("baseline", "null")]) == (None, {})
-    assert early._chosen_baseline([], [("baseline.class_path", "a.A"), ("baseline.x", "1")]) == ("a.A", {"x": "1"})
+
+    def chosen(sections, *typed):
+        return early._chosen_baseline([*sections, *early._baseline_flags(typed)])
+
+    assert chosen(sections) == ("a.B", {"y": "2"})
+    assert chosen(sections[:1], ("baseline.init_args.z", "3"), ("name", "x")) == ("a.A", {"x": "1", "z": "3"})
+    assert chosen(sections, ("baseline", "null")) == (None, {})
+    assert chosen([], ("baseline.class_path", "a.A"), ("baseline.x", "1")) == ("a.A", {"x": "1"})
+    assert chosen(sections[:1], ("baseline.init_args", "{z: 3}")) == ("a.A", {"x": "1", "z": "3"})
+    assert chosen(sections[:1], ("baseline", "{class_path: a.C, init_args: {z: 3}}")) == ("a.C", {"z": "3"})
+
+
+def test_all_settings_of_a_baseline_may_be_given_at_once(capsys):
+    sasrec = ["--baseline", "mllm_srec.baselines.sasrec.SASRec", "--baseline.init_args"]
+    early.check_early("fit", [*sasrec, "{hidden: 8}"])
+    with pytest.raises(SystemExit):
+        early.check_early("fit", [*sasrec, "{hiden: 8}"])
+    assert "did you mean 'hidden'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "model:\n", "model: {lora: }\n", "trainer:\ntracking:\n", "{}\n"])
+def test_empty_files_and_sections_say_nothing(text, tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text(text)
+    early.check_early("fit", ["--config", str(path)])
+    found, whole = (full_parser("run", "").parse_args(words) for words in (["--config", str(path)], []))
+    assert {name: found[name] for name in early.SECTIONS} == {name: whole[name] for name in early.SECTIONS}
+
+
+def test_a_trial_logs_nothing_so_it_needs_no_key(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(early, "check_tracking", lambda _: pytest.fail("asks for a key"))
+    early.check_early("fit", ["--tracking.wandb", "true", "--trainer.fast_dev_run", "true"])
+    with pytest.raises(BaseException, match="asks for a key"):
+        early.check_early("fit", ["--tracking.wandb", "true"])
 
 
 def test_a_class_that_is_not_found_is_left_to_the_real_parser(monkeypatch, capsys):
@@ -255,3 +298,18 @@ def test_messages_of_other_kinds_stay():
 def test_unclear_values_are_found_at_any_depth():
     content = {"a": {"b": {"c": "None"}}, "d": "x${Y.z}", "e": ["None"], "f": "$5 or None", "g": None}
     assert [message.partition(":")[0] for message in unclear_values(content)] == ["a.b.c='None'", "d='x${Y.z}'"]
+
+
+@pytest.mark.parametrize("path", class_names("mllm_srec.baselines"))
+def test_every_baseline_is_read_as_it_is(path):
+    module, _, name = path.rpartition(".")
+    real = getattr(import_module(module), name)
+    if issubclass(real, ItemRecommender):
+        assert class_constant(module, name, "needs_features") == real.needs_features
+        assert class_constant(module, name, "trained") == real.trained
+
+
+def test_a_class_whose_base_is_elsewhere_has_no_arguments_that_a_file_tells():
+    with pytest.raises(LookupError, match="takes the arguments of a class that no file here defines"):
+        settings_class("mllm_srec.baselines.graph_base", "_Product")
+    assert class_constant("mllm_srec.baselines.graph_base", "Nothing", "trained") is None

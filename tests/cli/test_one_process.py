@@ -11,6 +11,7 @@ import torch
 from mllm_srec.__main__ import COMMANDS
 from mllm_srec.cli import one_process
 from mllm_srec.cli.one_process import MODULES, run_here, runs_here
+from mllm_srec.files.signals import Stopped
 from mllm_srec.types import ConfigError
 
 
@@ -66,12 +67,14 @@ class Model:
         self.itself = self
 
 
-@pytest.mark.parametrize("error", [None, ConfigError("x")])
-def test_a_command_leaves_nothing(error, monkeypatch):
+@pytest.mark.parametrize(("error", "status"), [(None, 0), (ConfigError("x"), 1), (Stopped(15), 143)])
+def test_a_command_leaves_nothing(error, status, monkeypatch):
     import mllm_srec.cli.commands.prepare as module
 
     made, finished = [], []
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=1, finish=lambda: finished.append(True)))
+    monkeypatch.setitem(
+        sys.modules, "wandb", SimpleNamespace(run=1, finish=lambda exit_code: finished.append(exit_code))
+    )
 
     def command(name, arguments):
         assert (name, arguments) == ("prepare", ["--x"])
@@ -85,9 +88,9 @@ def test_a_command_leaves_nothing(error, monkeypatch):
         if error is None:
             run_here("prepare", ("--x",))
         else:
-            with pytest.raises(ConfigError):
+            with pytest.raises(type(error)):
                 run_here("prepare", ("--x",))
         assert made[0]() is None
     finally:
         gc.enable()
-    assert finished == [True], "the next command would log into its run"
+    assert finished == [status], "the next command would log into its run, or a failed one be called finished"

@@ -66,4 +66,4 @@ def test_run_equals_its_commands(tmp_path):
         "prepare", "summarize", "fit", "test"
     ]  # fmt: skip
     print(f"peak memory: {peak / 2**20:.0f} MiB in one process, at most {max(peaks) / 2**20:.0f} MiB in several")
-    assert peak < 1.25 * max(peaks), "not the sum of the stages"
+    assert peak < 0.75 * (max(peaks) + min(peaks)), "far from the sum of two stages, whatever else the machine does"
