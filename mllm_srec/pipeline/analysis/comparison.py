@@ -218,7 +218,8 @@ def _about_users(comparison: Comparison) -> list[str]:
 
 
 def _about_power(comparison: Comparison) -> list[str]:
-    lines = few_users([(row.run, row.metric, row.difference.n_changed) for row in comparison.rows if row.difference])
+    changed = [(row.run, row.metric, row.difference.n_changed) for row in comparison.rows if row.difference]
+    lines = few_users(changed, comparison.resample)
     if comparison.lowest_holm_p > 1 - CONFIDENCE:
         lines.append(
             f"with {comparison.n_resamples} resamples no Holm p can be below {comparison.lowest_holm_p:.2g}; "

@@ -140,7 +140,8 @@ def _difference_blocks(
     notes = [f"95 % {how_compared(about.significance.resample)[0]}.", *_sentences(about, shown)]
     if means is not None:
         notes.append("%: the difference relative to the mean of the base.")
-    notes += [f"{_upper_first(line)}." for line in few_users([(d.row, d.metric, d.n_changed) for d in shown])]
+    changed = [(d.row, d.metric, d.n_changed) for d in shown]
+    notes += [f"{_upper_first(line)}." for line in few_users(changed, about.significance.resample)]
     title = f"Differences to {base}{where}, with intervals and p-values ({len(shown)} rows)"
     return [TableBlock(name, title, table.captioned(about.marked(caption)), tuple(notes), folded=True)]
 

@@ -44,11 +44,12 @@ def one_family(n_others: int, n_metrics: int) -> str:
     return f"corrected over one family, the {counted(n, 'difference')} shown ({sides})"
 
 
-def few_users(changed: Sequence[tuple[str, str, int]]) -> list[str]:
+def few_users(changed: Sequence[tuple[str, str, int]], resample: Resample) -> list[str]:
     """Return lines about differences that rest on few users.
 
     Args:
         changed: Row, metric and number of users whose values differ, of every difference.
+        resample: What was resampled.
     """
     exact, few = (
         [f"{row!r} {metric} ({n})" for row, metric, n in changed if low < n <= high]
@@ -56,8 +57,9 @@ def few_users(changed: Sequence[tuple[str, str, int]]) -> list[str]:
     )
     lines = []
     if exact:
+        p = "exact" if resample == "users" else "not below the exact one"
         lines.append(
-            f"at most {EXACT_USERS} users differ at all, so that p is exact, but the interval too narrow: "
+            f"at most {EXACT_USERS} users differ at all, so that p is {p}, but the interval too narrow: "
             f"{', '.join(exact)}"
         )
     if few:

@@ -47,10 +47,11 @@ PLAIN_WORDS = ("random", "popularity", "freedom", "base", "full", "image", "text
 """Labels that are also plain words; within a sentence they stay as they are."""
 
 _IN_TEXT = re.compile(
-    r"(?<![\w/.-])(?:"
+    r"`[^`]*`|(?<![\w/\\.-])(?<!-m )(?:"
     + "|".join(sorted((name for name in ROWS if name not in PLAIN_WORDS), key=len, reverse=True))
-    + r"|user_auc|auc_disliked|auc|(?:hr|ndcg|recall|mrr)(?:_worst)?@\d+)(?![\w/]|\.\w)"
+    + r"|user_auc|auc_disliked|auc|(?:hr|ndcg|recall|mrr)(?:_worst)?@\d+)(?![\w/\\]|\.\w)"
 )
+"""Names to replace; what stands in backticks, paths and the module of a command stay as they are."""
 
 
 def row_name(label: str) -> str:
@@ -78,4 +79,8 @@ def named(text: str) -> str:
     >>> named("differences to mllm_srec in ndcg@10; freedom is level")
     'differences to MLLM-SRec in NDCG@10; freedom is level'
     """
-    return _IN_TEXT.sub(lambda found: ROWS.get(found[0]) or metric_label(found[0]), text)
+    return _IN_TEXT.sub(lambda found: found[0] if found[0][0] == "`" else _name(found[0]), text)
+
+
+def _name(word: str) -> str:
+    return ROWS.get(word) or metric_label(word)

@@ -51,6 +51,9 @@ def test_families_of_several_data_sets_are_named():
 def test_few_users_are_named_by_whether_p_is_exact():
     d = Difference("d", "b", "hr@10", "a", -0.25, -0.3, -0.2, 0.001, 0.001, 20)
     assert "At most 20 users differ at all, so that p is exact" in page_notes(about(), d)
+    resampled = page_notes(about("users_and_seeds"), d)
+    assert "At most 20 users differ at all, so that p is not below the exact one, but the interval" in resampled
+    assert "p is exact" not in resampled
     text = page_notes(about(), replace(d, n_changed=21))
     assert "Fewer than 30 users differ at all, so that interval and p are too optimistic: 'b, d'" not in text
     assert "interval and p are too optimistic: 'b' hr@10 (21)." in text

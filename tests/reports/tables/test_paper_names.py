@@ -12,6 +12,13 @@ from mllm_srec.reports.tables.paper_names import column_name, named, row_name
         ("differs from mllm_srec (Holm p)", "differs from MLLM-SRec (Holm p)"),
         ("mllm_srec over best other, %", "MLLM-SRec over best other, %"),
         ("see runs/mllm_srec/metrics.json and mllm_srec.py", "see runs/mllm_srec/metrics.json and mllm_srec.py"),
+        ("run python -m mllm_srec grid for mllm_srec", "run python -m mllm_srec grid for MLLM-SRec"),
+        (
+            r"in runs\mllm_srec, D:\vbpr\auc and vbpr\a",
+            r"in runs\mllm_srec, D:\vbpr\auc and vbpr\a",
+        ),
+        ("`sasrec` and `grid --only vbpr auc` of vbpr", "`sasrec` and `grid --only vbpr auc` of VBPR"),
+        ("a lone ` before vbpr", "a lone ` before VBPR"),
         ("my_sasrec, sasrec2 and sasrec-like", "my_sasrec, sasrec2 and SASRec-like"),
         ("freedom to draw a random base", "freedom to draw a random base"),
         ("hr_worst@5 of gru4rec", "HR@5 (worst ties) of GRU4Rec"),
