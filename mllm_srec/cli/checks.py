@@ -36,6 +36,11 @@ def check_settings(command: str, config: Any, typed: Sequence[str] = ()) -> None
         ConfigError: A setting contradicts another; the message names both and what to set instead.
     """
     check_typed(typed, config)
+    if not config.trainer.default_root_dir:
+        raise ConfigError(
+            f"trainer.default_root_dir={config.trainer.default_root_dir!r}: names no folder for runs; leave it out, or "
+            "give one such as runs"
+        )
     if command == "fit":
         _check_trains(config)
     check_devices(config.trainer)

@@ -40,6 +40,7 @@ from mllm_srec.cli.schema import (
     link_sections,
     stated_settings,
 )
+from mllm_srec.cli.stopping import stop_launched
 from mllm_srec.cli.words import without_flags
 from mllm_srec.data.loading.prompt_datamodule import PromptDataModule
 from mllm_srec.data.loading.ranking_datamodule import RankingDataModule, ServedInputs
@@ -248,6 +249,7 @@ class ExperimentCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except Stopped as stop:
+            stop_launched(self.trainer)
             raise Stopped(stop.number, self._how_to_go_on()) from None
 
     def _how_to_go_on(self) -> str | None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mllm_srec.files.signals import Stopped, stoppable
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 GOES_ON = "what is finished is kept; the same command goes on from there"
 
@@ -49,6 +53,24 @@ def run_stoppable(command: str, call: Callable[[], None]) -> int:
             return _say_stopped(command, Stopped(signal.SIGTERM))
         raise
     return 0
+
+
+def stop_launched(trainer: Trainer) -> None:
+    """Tell the processes that a Trainer forked or spawned to stop, and wait until they have saved.
+
+    This process only waits for them, and Python would wait for the end of their training. Processes of the other
+    strategies train together with this one, and agree with it.
+
+    Args:
+        trainer: The Trainer, whose method was stopped in this process.
+    """
+    from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
+        launcher.kill(signal.SIGTERM)
+        for process in launcher.procs:
+            process.join()
 
 
 def _say_stopped(command: str, stop: Stopped) -> int:

@@ -90,6 +90,7 @@ REFUSED = {
     "model.weight_decay=-1": "model.weight_decay=-1.0: must be at least 0",
     "model.warmup_steps=-1": "model.warmup_steps=-1: must be at least 0",
     "model.scoring=cached --model.scoring_tokens=0": "scoring_tokens=0: must be at least 1",
+    "trainer.default_root_dir=null": "default_root_dir=None: names no folder for runs",
     "model.finetune=full": "finetune='full'",
     "trainer.accelerator=tpu": "accelerator='tpu': this machine has none",
 }

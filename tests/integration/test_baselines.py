@@ -16,7 +16,7 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from mllm_srec.__main__ import main
-from mllm_srec.cli.experiment import ExperimentCLI
+from mllm_srec.cli import experiment
 from mllm_srec.cli.results import ResultWriter
 from mllm_srec.cli.schema import full_parser
 
@@ -252,7 +252,7 @@ def test_initial_weights_are_called_so(desk, capsys, monkeypatch):
     assert main(["test", "--config", f"{A}/config.yaml", "--ckpt_path", BEST]) == 0
     said = capsys.readouterr()
     assert "initial weights" not in said.out + said.err
-    monkeypatch.setattr(ExperimentCLI, "_choose_run", lambda self: pytest.fail("said only later"))
+    monkeypatch.setattr(experiment, "choose_run", lambda *_: pytest.fail("said only later"))
     with pytest.raises(BaseException, match="said only later"):
         main(["validate", "--config", "gru.yaml"])
     assert "`validate` measures initial weights" in capsys.readouterr().err

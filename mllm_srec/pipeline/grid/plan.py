@@ -11,7 +11,7 @@ from typing import Any
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
 from mllm_srec.pipeline.runs.config_files import read_config_file, with_home
-from mllm_srec.pipeline.runs.effects import without_effect
+from mllm_srec.pipeline.runs.effects import stated_value, without_effect
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import belongs_to
 from mllm_srec.pipeline.runs.settings import with_included
@@ -146,8 +146,8 @@ def plan_cells(
                 needs = None if data_set.trained_on is None else trained[data_set.trained_on, row.label, seed]
                 if needs is not None:
                     settings["trained_on"] = needs.settings_hash
-                data_name = str(_value(settings, "data.name", default_data))
-                folder = Path(str(_value(settings, "trainer.default_root_dir", default_root))) / data_name
+                data_name = str(stated_value(settings, "data.name", default_data))
+                folder = Path(str(stated_value(settings, "trainer.default_root_dir", default_root))) / data_name
                 key = settings_hash(settings)[:HASH_DIGITS]
                 name = names.get((folder, key)) or _name(folder, file_name(row.label), seed, key)
                 names[folder, key] = name
@@ -175,7 +175,7 @@ def _check_cut_offs(grid: GridSettings, settings: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: There is one.
     """
-    given = _value(settings, "data.cut_offs", ())
+    given = stated_value(settings, "data.cut_offs", ())
     measured = {1, *EVAL_TOP_K} if not isinstance(given, list | tuple) or not given else {*given, *EVAL_TOP_K}
     asked = (
         ("metrics", grid.metrics),
@@ -257,16 +257,6 @@ def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
         settings[key] = {}
     section: dict[str, Any] = settings[key]
     return section
-
-
-def _value(settings: Mapping[str, Any], dotted: str, default: Any) -> Any:
-    """Return a setting, or its default if it is not set."""
-    at: Any = settings
-    for key in dotted.split("."):
-        if not isinstance(at, Mapping) or key not in at:
-            return default
-        at = at[key]
-    return at
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

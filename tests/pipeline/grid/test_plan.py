@@ -86,6 +86,8 @@ def test_defaults_of_folder_and_data_set(desk):
     assert (cell.folder, cell.data_set) == (Path("runs/d"), "d")
     (cell,) = plan(GridRow("a"), set={"trainer.default_root_dir": "elsewhere"})
     assert (cell.folder, cell.data_set) == (Path("elsewhere/shop"), "shop")
+    (cell,) = plan(GridRow("a"), set={"trainer.default_root_dir": None})
+    assert cell.folder == Path("runs/shop"), "and not None/shop"
 
 
 def test_a_whole_table_of_one_seed_comes_before_the_next(desk):
