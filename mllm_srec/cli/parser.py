@@ -14,8 +14,8 @@ import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from mllm_srec.cli.messages import explained, unclear_values
-from mllm_srec.pipeline.runs.config_files import read_config_file, with_home
-from mllm_srec.pipeline.runs.settings import current_settings, with_included
+from mllm_srec.pipeline.runs.config_files import read_with_included, with_home
+from mllm_srec.pipeline.runs.settings import current_settings
 from mllm_srec.types import ConfigError, did_you_mean
 
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments?: --?([\w.]+)")
@@ -65,25 +65,46 @@ class ConfigFile(ActionConfigFile):
     """
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Check and read the file `values`."""
+        """Check and read the file `values`, after those that it includes."""
         path = Path(str(values))
-        if path.is_file():
-            try:
-                content = read_config_file(path)
-                whole = with_included(content, path, read_config_file)
-                current = with_home(current_settings(whole, str(path)))
-            except ConfigError as error:
-                parser.error(str(error))
-            current = _sections(parser, path, current)
-            _check_keys(parser, path, current)
-            if unclear := [f"{path}: {message}" for message in unclear_values(current)]:
-                parser.error("\n".join(unclear))
-            if free := getattr(parser, "free", ()):
-                parser.baselines += [current["baseline"]] if "baseline" in current else []
-                current = without(current, free)
-            if current != content or not current:  # of an empty file, jsonargparse would not know what it is
-                values = yaml.safe_dump(current, allow_unicode=True)
-        super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+        if not path.is_file():
+            super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+            return
+        try:
+            files = read_with_included(path)
+            for file, content in files:
+                current = self._checked(parser, file, with_home(current_settings(content, str(file))))
+                _drop_replaced(namespace, current)
+                if current != content or not current or len(files) > 1:  # an empty file could be anything
+                    values = yaml.safe_dump(current, allow_unicode=True)
+                super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+        except ConfigError as error:
+            parser.error(str(error))
+
+    @staticmethod
+    def _checked(parser: Any, path: Path, content: dict[str, Any]) -> dict[str, Any]:
+        """Check the settings of one file, and return those that the parser is to read."""
+        content = _sections(parser, path, content)
+        _check_keys(parser, path, content)
+        if unclear := [f"{path}: {message}" for message in unclear_values(content)]:
+            parser.error("\n".join(unclear))
+        if free := getattr(parser, "free", ()):
+            parser.baselines += [content["baseline"]] if "baseline" in content else []
+            content = without(content, free)
+        return content
+
+
+def _drop_replaced(namespace: Any, content: Mapping[Any, Any], prefix: str = "") -> None:
+    """Drop a class that files before chose where a file chooses another, whose arguments are not those of the first."""
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        chosen = value.get("class_path") if isinstance(value, Mapping) else value
+        before = namespace.get(f"{name}.class_path")
+        if isinstance(before, str) and isinstance(chosen, str):
+            if before.rpartition(".")[2] != chosen.rpartition(".")[2]:
+                namespace[name] = None
+        elif isinstance(value, Mapping):
+            _drop_replaced(namespace, value, f"{name}.")
 
 
 def without(content: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:

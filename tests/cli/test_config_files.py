@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mllm_srec.cli.schema import light_parser
+from mllm_srec.cli.schema import full_parser, light_parser
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
 from mllm_srec.pipeline.grid.plan import merged_settings
-from mllm_srec.pipeline.runs.settings import with_included
 from mllm_srec.types import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -60,12 +59,69 @@ def test_a_misspelt_name_in_an_included_file_is_refused(tmp_path, parse, capsys)
     assert "did you mean 'prepare.k_core'?" in capsys.readouterr().err
 
 
+def test_to_include_a_file_is_to_give_it_before(tmp_path, parse):
+    """Sections that are empty, dotted names, and a setting of which one file has the old name."""
+    base = {"prepare": {"k_core": 3, "columns": {"title": "a"}}, "data": {"packing": {"loss_on": "all"}}}
+    top = {
+        "prepare.k_core": 2,
+        "prepare": {"seed": 4},
+        "model": {"loss_on": "answers"},
+        "candidates": {"n_negatives": 7},
+    }
+    files = [write(tmp_path / "base.yaml", base), write(tmp_path / "top.yaml", top)]
+    including = write(tmp_path / "all.yaml", {"include": "base.yaml", **top})
+    assert merged_settings([including], {}) == merged_settings(files, {})
+    assert merged_settings([including], {})["model"] == {"loss_on": "answers"}
+    for content in (base, top):
+        content.pop("data", None)
+        content.pop("model", None)
+    files = [write(tmp_path / "base.yaml", base), write(tmp_path / "top.yaml", top)]
+    including = write(tmp_path / "all.yaml", {"include": "base.yaml", **top})
+    one, other = parse(["--config", including]), parse(["--config", files[0], "--config", files[1]])
+    assert one.prepare == other.prepare
+    assert (one.prepare.k_core, one.prepare.seed, one.prepare.columns.title) == (2, 4, "a")
+
+
+def test_another_class_has_none_of_the_arguments_of_the_first(tmp_path):
+    parser = full_parser("fit", "")
+    first = {"class_path": "mllm_srec.baselines.sasrec.SASRec", "init_args": {"lr": 0.5, "patience": 3}}
+    write(tmp_path / "base.yaml", {"baseline": first})
+    for content, lr, patience in (
+        ({"class_path": "mllm_srec.baselines.gru4rec.GRU4Rec", "init_args": {"patience": 4}}, 1e-3, 4),
+        ({"class_path": "SASRec", "init_args": {"patience": 4}}, 0.5, 4),
+        ({"init_args": {"patience": 4}}, 0.5, 4),
+    ):
+        top = write(tmp_path / "top.yaml", {"include": "base.yaml", "baseline": content})
+        both = write(tmp_path / "alone.yaml", {"baseline": content})
+        for files in ([top], [str(tmp_path / "base.yaml"), both]):
+            chosen = parser.parse_args([word for file in files for word in ("--config", file)]).baseline
+            assert (chosen.init_args.lr, chosen.init_args.patience) == (lr, patience)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"prepare": {"k_cor": 3}}, "'prepare.k_cor' is not known"),
+        ({"data": {"packing": {"padding_side": "left"}}}, "this setting no longer exists"),
+        ({"prepare": {"k_core": "${K}"}}, "${K}"),
+    ],
+)
+def test_an_error_names_the_file_that_has_it(tmp_path, parse, capsys, content, words):
+    base = write(tmp_path / "base.yaml", content)
+    with pytest.raises(SystemExit):
+        parse(["--config", write(tmp_path / "top.yaml", {"include": "base.yaml"})])
+    shown = capsys.readouterr().err
+    assert base in shown
+    assert words in shown
+    assert "top.yaml" not in shown
+
+
 def read(path: Path) -> dict:
     return yaml.safe_load(path.read_text())
 
 
 def test_the_amazon_files_state_only_what_differs():
-    whole = {name: with_included(read(CONFIGS / f"{name}.yaml"), CONFIGS / f"{name}.yaml", read) for name in AMAZON}
+    whole = {name: merged_settings([str(CONFIGS / f"{name}.yaml")], {}) for name in AMAZON}
     for name in AMAZON:
         own = read(CONFIGS / f"{name}.yaml")
         assert set(own) == {"include", "data", "prepare"}
@@ -81,7 +137,11 @@ def test_the_amazon_files_state_only_what_differs():
 
 def test_the_file_for_own_data_has_every_column_at_its_default(parse):
     path = CONFIGS / "own_data.yaml"
-    columns = read(path)["prepare"]["columns"]
+    prepare = read(path)["prepare"]
+    columns = prepare["columns"]
+    assert {name: prepare[name] for name in ("liked_from", "no_rating", "k_core", "strict")} == {
+        "liked_from": PrepareSettings().liked_from, "no_rating": [], "k_core": 5, "strict": False
+    }  # fmt: skip
     assert set(columns) == {field.name for field in fields(ColumnMapping)}
     assert ColumnMapping(**columns) == ColumnMapping()
 

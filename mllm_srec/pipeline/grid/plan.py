@@ -10,11 +10,11 @@ from typing import Any
 
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.pipeline.grid.settings import GridDataSet, GridRow, GridSettings, check_grid, file_name, flat_settings
-from mllm_srec.pipeline.runs.config_files import read_config_file, with_home
+from mllm_srec.pipeline.runs.config_files import read_with_included, with_home
 from mllm_srec.pipeline.runs.effects import stated_value, without_effect
 from mllm_srec.pipeline.runs.folder import RunFolder
 from mllm_srec.pipeline.runs.names import belongs_to
-from mllm_srec.pipeline.runs.settings import with_included
+from mllm_srec.pipeline.runs.settings import current_settings
 from mllm_srec.types import EVAL_TOP_K, ConfigError, did_you_mean
 
 FOR_LOGS = {"trainer.enable_progress_bar": False}
@@ -227,7 +227,8 @@ def merged_settings(files: Sequence[str], flags: Mapping[str, Any]) -> dict[str,
     """
     merged: dict[str, Any] = {}
     for file in files:
-        _merge(merged, with_included(read_config_file(Path(file)), Path(file), read_config_file))
+        for path, content in read_with_included(Path(file)):
+            _merge(merged, current_settings(content, str(path)))
     for key, value in flags.items():
         _merge(merged, {key: value})
     home: dict[str, Any] = with_home(merged)
@@ -247,7 +248,7 @@ def _merge(into: dict[str, Any], content: Mapping[Any, Any]) -> None:
             at = _section(at, section)
         if isinstance(value, Mapping):
             _merge(_section(at, key), value)
-        else:
+        elif value is not None or not isinstance(at.get(key), dict):  # an empty section states nothing
             at[key] = value
 
 

@@ -13,6 +13,9 @@ import yaml
 from mllm_srec.files.atomic import check_seal
 from mllm_srec.types import ConfigError
 
+INCLUDE = "include"
+"""Key of a configuration file that names another one, whose settings hold where the file states none."""
+
 _HOME = re.compile(r"^(?P<flag>--[\w.]+\+?=)?(?P<path>~\w*/.*)$", re.DOTALL)
 
 
@@ -62,6 +65,35 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: the settings of the run cannot be read ({error})") from error
     return content or {}
+
+
+def read_with_included(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """Return a configuration file after those that it includes: to include a file is to give it before by `--config`.
+
+    Args:
+        path: The file; what its key `include` names is relative to its folder.
+        seen: Files that include this one.
+
+    Returns:
+        Each file with its content, without the key `include`; of two that state a setting, the later one wins.
+
+    Raises:
+        ConfigError: See `read_config_file`; or `include` names no file, or files include each other.
+    """
+    settings = read_config_file(path)
+    own = {key: value for key, value in settings.items() if key != INCLUDE}
+    name = settings.get(INCLUDE)
+    if name is None:
+        return [(path, own)]
+    if not isinstance(name, str):
+        raise ConfigError(f"{INCLUDE}={name!r} in {path}: names no file; give one file, relative to this one")
+    other = path.parent / Path(name).expanduser()
+    if not other.is_file():
+        raise ConfigError(f"{INCLUDE}={name!r} in {path}: {other} does not exist; give a file relative to this one")
+    above = (*seen, path.resolve())
+    if other.resolve() in above:
+        raise ConfigError(f"{INCLUDE}={name!r} in {path}: the files include each other; leave one of them out")
+    return [*read_with_included(other, above), (path, own)]
 
 
 def with_home(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Settings of files that include others, and of finished runs, also of runs written before a setting moved.
+"""Settings of configuration files and of finished runs, also of those written before a setting moved.
 
 `MOVED` is the one table of old and new names. Every reader of a YAML file goes through `current_settings`, so that old
 run folders and configuration files keep working.
@@ -6,7 +6,7 @@ run folders and configuration files keep working.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,6 @@ MOVED: dict[str, str | None] = {
 
 WITHOUT_EFFECT: dict[str, Any] = {"data.packing.padding_side": "right"}
 """Settings that no longer exist -> the value that changes nothing; any other value is refused."""
-
-
-INCLUDE = "include"
-"""Key of a configuration file that names another one, whose settings hold where the file states none."""
 
 
 def current_settings(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -64,45 +60,6 @@ def current_settings(settings: Mapping[str, Any], source: str) -> dict[str, Any]
         if into.setdefault(new_name, value) != value:
             raise ConfigError(f"{old}={value!r} in {source}: it is now called {new}, which is {into[new_name]!r} there")
     return current
-
-
-def with_included(
-    settings: Mapping[str, Any], path: Path, read: Callable[[Path], Mapping[str, Any]], seen: tuple[Path, ...] = ()
-) -> dict[str, Any]:
-    """Return the settings of a configuration file over those of the file that its key `include` names, if any.
-
-    Args:
-        settings: Content of the file.
-        path: The file; `include` is relative to its folder.
-        read: Function that returns the content of another file.
-        seen: Files that include this one.
-
-    Raises:
-        ConfigError: `include` names no file, or files include each other.
-    """
-    own = {key: value for key, value in settings.items() if key != INCLUDE}
-    name = settings.get(INCLUDE)
-    if name is None:
-        return own
-    if not isinstance(name, str):
-        raise ConfigError(f"{INCLUDE}={name!r} in {path}: names no file; give one file, relative to this one")
-    other = path.parent / Path(name).expanduser()
-    if not other.is_file():
-        raise ConfigError(f"{INCLUDE}={name!r} in {path}: {other} does not exist; give a file relative to this one")
-    above = (*seen, path.resolve())
-    if other.resolve() in above:
-        raise ConfigError(f"{INCLUDE}={name!r} in {path}: the files include each other; leave one of them out")
-    return _merged(with_included(read(other), other, read, above), own)
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested settings; those of `above` win."""
-    merged = dict(below)
-    for key, value in above.items():
-        there = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(there, Mapping)
-        merged[key] = _merged(there, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any] | None:
