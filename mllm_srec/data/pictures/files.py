@@ -7,6 +7,7 @@ that differ more than the image processor accepts.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mllm_srec.data.pictures.finder import PictureFinder, UnusablePictureError
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.files.progress import LateProgress
+from mllm_srec.files.reading import unreadable
 from mllm_srec.types import DataError
 
 STAGE = "pictures"
@@ -60,6 +62,9 @@ N_THREADS = min(8, os.cpu_count() or 1)
 MAX_LENGTH = 100
 """Longest id used unchanged as a file name; file systems accept 255 bytes, tools and archives often fewer."""
 
+_MACHINE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of a disk or of the machine: the picture may be whole."""
+
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 _HASHED = re.compile(r".*-[0-9a-f]{16}", re.IGNORECASE)
@@ -88,7 +93,7 @@ def import_pictures(
         The items, with `image` a POSIX path relative to the parent of `target`, or null.
 
     Raises:
-        DataError: `source` is not a folder.
+        DataError: `source` is not a folder, or a disk does not hand out a file: the picture would be missing for good.
     """
     if source is None:
         report.count(STAGE, "no folder of pictures", items.height)
@@ -99,8 +104,9 @@ def import_pictures(
         )
     target.mkdir(parents=True, exist_ok=True)
     ids, names = items["item_id"].to_list(), safe_names(items["item_id"].to_list())
-    finder = PictureFinder(str(source), ids, names)
-    found = [_find(finder, *item) for item in zip(ids, items["image"].to_list(), names, strict=True)]
+    images = items["image"].to_list()
+    finder = PictureFinder(str(source), ids, names, images)
+    found = [_find(finder, *item) for item in zip(ids, images, names, strict=True)]
     importer = _Importer(finder.folder, target, max_pixels)
     with (
         _without_pillow_limit(),
@@ -124,6 +130,7 @@ def check_picture(path: Path, max_pixels: int) -> str:
 
     Raises:
         UnusablePictureError: The picture cannot be used.
+        DataError: The disk or the machine does not hand out the file, which says nothing about the picture.
     """
     try:
         _check_file(path)
@@ -145,7 +152,11 @@ def check_picture(path: Path, max_pixels: int) -> str:
         raise UnusablePictureError("more pixels than prepare.max_image_pixels", str(error)) from None
     except UnidentifiedImageError:
         raise _unidentified(path) from None
+    except PermissionError:
+        raise UnusablePictureError("a file that this user may not read") from None
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
+        if isinstance(error, OSError) and error.errno in _MACHINE:
+            raise unreadable(path, error) from error
         raise UnusablePictureError("broken picture", str(error)) from None
     return extension
 
@@ -158,7 +169,10 @@ def _opened_formats() -> list[str]:
 
 def _check_file(path: Path) -> None:
     """Refuse what is no file, such as a pipe, of which reading never ends, and an empty one."""
-    about = path.stat()
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        raise UnusablePictureError("a link to a file that is not there") from None
     if not stat.S_ISREG(about.st_mode):
         raise UnusablePictureError("not a file")
     if about.st_size == 0:

@@ -1,7 +1,8 @@
 """Which file of a folder is an item's picture: by the name that a table gives, or by the item's id.
 
-People's names differ from the files' in small ways: another case, a folder in front, back slashes, a suffix left out,
-accents written as one character or two. Such a name is taken where it can mean one file only, and that is counted. The
+People's names differ from the files' in small ways. Back slashes, blanks around, the folder's own name in front and a
+suffix left out are other ways to write one name. Another case or suffix, a sub-folder left out and accents written as
+one character or two are a guess, which is counted: a file is taken if it alone can be meant and is no other item's. The
 folder is listed once; nothing else is asked of the file system.
 """
 
@@ -43,12 +44,15 @@ class PictureFinder:
         folder: Folder of pictures. Links to files are followed: archives and caches of data sets are made of them.
         item_ids: Ids of all items, which decide whose file a name in other case is.
         names: Safe file name of each item, without suffix.
+        images: Names of the items' pictures, where a table gives them.
 
     Attributes:
         files: POSIX paths, relative to the folder, of all files with a picture's suffix, sorted.
     """
 
-    def __init__(self, folder: str, item_ids: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(
+        self, folder: str, item_ids: Sequence[str], names: Sequence[str], images: Sequence[str | None] | None = None
+    ) -> None:
         self.folder = os.path.abspath(folder)
         listed, self._links = _listed(self.folder)
         self._all = sorted(listed)
@@ -57,8 +61,12 @@ class PictureFinder:
         # of several files with one stem the one with the first suffix wins: it is entered last
         self._by_stem = {_stem(file): file for file in sorted(self._all, key=_rank, reverse=True)}
         self._folded_ids = Counter(_fold(item_id) for item_id in item_ids)
-        exact = (self._exact(item_id, name) for item_id, name in zip(item_ids, names, strict=True))
-        self._taken = frozenset(file for file in exact if file is not None)
+        given: Sequence[str | None] = [None] * len(item_ids) if images is None else images
+        by_id = [_goes_by_id(image) for image in given]
+        exact = [self._exact(*item) for *item, goes in zip(item_ids, names, by_id, strict=True) if goes]
+        named = [self._exactly_named(str(image)) for image, goes in zip(given, by_id, strict=True) if not goes]
+        self._taken = frozenset(file for file in exact if file is not None)  # by ids
+        self._others = self._taken.union(file for file in named if file is not None)
 
     def find(self, item_id: str, image: str | None, name: str) -> tuple[str, str | None]:
         """Find the picture of an item.
@@ -74,7 +82,7 @@ class PictureFinder:
         Raises:
             UnusablePictureError: There is no such file, or it is not clear which one is meant.
         """
-        if image is None or image.strip().lower() in EMPTY_NAMES:
+        if image is None or _is_none(image):
             return self._by_id(item_id, name)
         if _ADDRESS.match(image.strip()):
             try:
@@ -91,10 +99,11 @@ class PictureFinder:
             return file, None
         key = _fold(item_id)
         if self._folded_ids[key] == 1:  # else the file in other case may be another item's
-            for places, difference in ((self._by_folded, "in other case"), (self._by_base, "in a sub-folder")):
-                files = [file for file in places.get(key, ()) if file not in self._taken]
+            for places in (self._by_folded, self._by_base):
+                files = [file for file in places.get(key, ()) if file not in self._others]
                 if files:
-                    return _only(files), f"file found {difference}"
+                    file = _only(files)
+                    return file, _difference(item_id, file)
         if (file := self._unread.get(key)) is not None:
             raise UnusablePictureError("a file with a suffix that is not read", file)
         raise UnusablePictureError("no file of that name")
@@ -106,20 +115,29 @@ class PictureFinder:
 
     def _named(self, image: str) -> tuple[str, str | None]:
         """Find the file that a name means: as it stands, with other slashes, without suffix, in other case, deeper."""
-        inside = [path for path in map(self._relative, _spellings(image, self.folder)) if path is not None]
+        inside = self._inside(image)
         if not inside:
             raise UnusablePictureError("path leads out of prepare.images")
+        if (file := self._exactly_named(image)) is not None:
+            return file, None
+        # a whole path in other case is the same name, unless an item has the file by its id
         for path in inside:
-            if (file := self._as_written(path)) is not None:
-                return file, None
-        for key in (_fold(_stem(path)) for path in inside):
-            for places, difference in ((self._by_folded, "in other case"), (self._by_base, "in a sub-folder")):
-                if files := places.get(key):
-                    return _only(files), f"file found {difference}"
+            for places, others in ((self._by_folded, self._taken), (self._by_base, self._others)):
+                if files := [file for file in places.get(_fold(_stem(path)), ()) if file not in others]:
+                    file = _only(files)
+                    return file, _difference(path, file)
         unread = (self._unread.get(_fold(path)) for path in inside)
         if (file := next(filter(None, unread), None)) is not None:
             raise UnusablePictureError("a file with a suffix that is not read", file)
         raise UnusablePictureError("named file is missing")
+
+    def _inside(self, image: str) -> list[str]:
+        """Return the paths, relative to the folder, that a name may stand for."""
+        return [path for path in map(self._relative, _spellings(image, self.folder)) if path is not None]
+
+    def _exactly_named(self, image: str) -> str | None:
+        """Return the file that a name means for certain."""
+        return next(filter(None, map(self._as_written, self._inside(image))), None)
 
     def _as_written(self, path: str) -> str | None:
         """Return the file of a path, which may lack its suffix or lie below a link to a folder."""
@@ -180,6 +198,28 @@ def _spellings(image: str, folder: str) -> list[str]:
     first, _, rest = slashes.removeprefix("./").partition("/")
     own = [rest] if rest and first == os.path.basename(folder) else []
     return list(dict.fromkeys([image, image.strip(), slashes, *own]))
+
+
+def _is_none(image: str | None) -> bool:
+    """True if a value of a column of names names no file."""
+    return image is None or image.strip().lower() in EMPTY_NAMES
+
+
+def _goes_by_id(image: str | None) -> bool:
+    """True if the item's id names its file."""
+    return image is None or _is_none(image) or _ADDRESS.match(image.strip()) is not None
+
+
+def _difference(name: str, file: str) -> str:
+    """Say in what a file's path differs from the name, a path or an id, under which it was found."""
+    one, other = (unicodedata.normalize("NFC", _stem(path)) for path in (name, file))
+    if "/" in other and _fold(one) != _fold(other):
+        return "file found in a sub-folder"
+    if one != other:
+        return "file found in other case"
+    if _stem(name) != _stem(file):
+        return "file found with accents written otherwise"
+    return "file found in other case" if _fold(name) == _fold(file) else "file found with another suffix"
 
 
 def _only(files: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -268,6 +269,32 @@ def test_order_of_examples_does_not_depend_on_threads(tmp_path):
 def test_safe_names_keep_what_is_safe():
     ids = ["B00LW3RQNC", "0001", "a_b-c", "x" * MAX_LENGTH]
     assert safe_names(ids) == ids
+
+
+def test_a_picture_without_rights_or_target_is_counted_for_that(tmp_path, monkeypatch):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    opened = Image.open
+
+    def refuse(path, **options):
+        if "locked" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, **options)
+
+    monkeypatch.setattr(Image, "open", refuse)
+    items = dict.fromkeys(["fine", "gone", "locked"])
+    images, counts, _ = run(tmp_path, {"fine.jpg": picture(), "locked.jpg": picture()}, items)
+    assert images == {"fine": "images/fine.jpg", "gone": None, "locked": None}
+    assert counts == {"a link to a file that is not there": 1, "a file that this user may not read": 1}
+
+
+def test_a_disk_that_fails_is_no_broken_picture(tmp_path, monkeypatch):
+    def fail(path, **options):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DataError, match=r"a\.jpg: cannot be read \(Stale file handle\); see to the disk"):
+        run(tmp_path, {"a.jpg": picture()}, {"a": None})
 
 
 AWKWARD = ["a/b", "a\\b", "a-b", "a.b", ".", "..", "", " ", "con", "CON", "nul", "LPT1", "é", "ü", "日本", "x" * 101,
