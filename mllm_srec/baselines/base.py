@@ -39,6 +39,7 @@ class ItemRecommender(RankingModule):
         unit: Training example that the model expects.
         trained: True if the model has weights to train; otherwise `test` needs no `fit`.
         needs_features: True if the model reads item features.
+        needs_times: True if the model reads how far apart two moments are, and not only their order.
         learns_users: True if the model has weights for each user, learned from all of the user's train likes: where
             the split is random, it knows likes that came after the context of a test list.
         monitor: Metric that decides on the best checkpoint and on early stopping.
@@ -47,6 +48,7 @@ class ItemRecommender(RankingModule):
     unit: ClassVar[Unit] = "sequences"
     trained: ClassVar[bool] = True
     needs_features: ClassVar[bool] = False
+    needs_times: ClassVar[bool] = False
     learns_users: ClassVar[bool] = False
     monitor: ClassVar[str] = "val/ndcg@10"
     lr_setting: ClassVar[str] = "baseline.init_args.lr"

@@ -81,6 +81,8 @@ class RecencyPopularity(ClosedForm):
         ConfigError: If `days` is not positive.
     """
 
+    needs_times: ClassVar[bool] = True
+
     liked: Tensor
     liked_at: Tensor
     times: Tensor

@@ -94,7 +94,13 @@ class PreparedDataset:
     @property
     def rating_rule(self) -> RatingRule:
         """Rule that made ratings of this data set into likes and dislikes."""
-        return RatingRule.of(self.manifest.get("prepare", {}))
+        return RatingRule.of(self.manifest["prepare"])
+
+    @property
+    def has_times(self) -> bool:
+        """False if the order of the raw file stands for the time, so that differences of times mean nothing."""
+        columns = self.manifest["prepare"].get("columns")
+        return columns is None or columns.get("timestamp", "") is not None
 
     @cached_property
     def items(self) -> pl.DataFrame:
@@ -118,7 +124,7 @@ class PreparedDataset:
     @cached_property
     def users(self) -> pl.DataFrame | None:
         """Profiles, or None if the source has none."""
-        prepared = "users" in self.manifest.get("tables", {})
+        prepared = "users" in self.manifest["tables"]
         return self._read("users") if prepared or (self.folder / "users.parquet").exists() else None
 
     @cached_property
@@ -175,10 +181,7 @@ class PreparedDataset:
             except TypeError:  # a column of a type that no table of ours has
                 found = "none, since its columns are of other types"
             _compared[path.resolve()] = (status.st_mtime_ns, status.st_size, found)
-        tables = self.manifest.get("tables")
-        if tables is None:  # prepared by an early version
-            return
-        stated = tables.get(name, {}).get("sha256")
+        stated = self.manifest["tables"].get(name, {}).get("sha256")
         if stated is None:
             raise DataError(f"{path}: {MANIFEST} knows no such table, so it was not prepared; remove it")
         if stated != found:

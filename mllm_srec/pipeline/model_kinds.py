@@ -36,7 +36,7 @@ from mllm_srec.summaries.plan import SummaryPlan
 from mllm_srec.summaries.quality import summary_accuracy, summary_tokens
 from mllm_srec.summaries.run import ensure_summaries
 from mllm_srec.summaries.settings import SummarySettings
-from mllm_srec.types import Split
+from mllm_srec.types import ConfigError, Split
 
 
 class Experiment(ABC):
@@ -209,8 +209,18 @@ class ItemExperiment(Experiment):
         self.monitor, self.patience, self.score_label = model.monitor, model.patience, type(model).__name__
 
     def use_inputs(self) -> None:
-        """Attach the model to the train split, and to features where it asks for them."""
+        """Attach the model to the train split, and to features where it asks for them.
+
+        Raises:
+            ConfigError: The model reads times, and the data set has none.
+        """
         data, features = self.datamodule.data, None
+        if self.model.needs_times and not data.has_times:
+            raise ConfigError(
+                f"baseline.class_path={self.score_label}: reads times, and {data.folder} was prepared without them "
+                "(prepare.columns.timestamp: null); prepare it with a column of times, or choose another baseline, "
+                "such as Popularity"
+            )
         if self.model.needs_features:
             features = item_features(data, self.features, self.backbone, self.pictures)
         self.model.attach(train_data(data, self.datamodule.numbering, features), self.datamodule.seed)

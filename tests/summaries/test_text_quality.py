@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.files.hashing import table_hash
 from mllm_srec.prompts.templates import CAPTION_PROMPT, IMAGE_PROMPT, ITEM_PROMPT, PREFERENCE_PROMPT
 from mllm_srec.summaries.tables import ITEM_VIEW_SCHEMA, PREFERENCE_VIEW_SCHEMA
 from mllm_srec.summaries.text_quality import (
@@ -302,7 +303,8 @@ def write_shop(folder, contexts):
     }
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
-    return PreparedDataset(folder, {})
+    hashes = {name: {"sha256": table_hash(table)} for name, table in tables.items()}
+    return PreparedDataset(folder, {"prepare": {}, "tables": hashes})
 
 
 def preferences(*states):
