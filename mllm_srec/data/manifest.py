@@ -14,8 +14,8 @@ import polars as pl
 from mllm_srec.data.settings import CandidateSettings, PrepareSettings
 from mllm_srec.files.atomic import write_json
 from mllm_srec.files.hashing import file_hash, table_hash
-from mllm_srec.files.reading import read_object
-from mllm_srec.types import VERSION, ConfigError
+from mllm_srec.files.reading import read_object, readable
+from mllm_srec.types import VERSION, ConfigError, DataError
 
 MANIFEST = "manifest.json"
 
@@ -78,7 +78,9 @@ def read_manifest(folder: Path) -> Record | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    return read_object(path, "the manifest", repair(folder), ("prepare", "candidates", "raw", "candidates_hash"))
+    return read_object(
+        path, "the manifest", repair(folder), ("prepare", "candidates", "raw", "tables", "candidates_hash")
+    )
 
 
 def repair(folder: Path) -> str:
@@ -92,7 +94,8 @@ def repair(folder: Path) -> str:
 def check_manifest(folder: Path, settings: PrepareSettings, candidates: CandidateSettings) -> bool:
     """Check that a prepared folder holds exactly the data set that these settings describe.
 
-    Raw files that no longer exist are compared by name only: a prepared data set does not need them.
+    Raw files that no longer exist, or that this user may not read, are compared by name only: a prepared data set does
+    not need them.
 
     Args:
         folder: Folder of the data set.
@@ -144,8 +147,12 @@ def raw_files(settings: PrepareSettings) -> dict[str, Record]:
     """Return name, size and SHA-256 of each existing raw file that the source reads.
 
     The folder of pictures is hashed by the names and sizes of its files, not by their bytes.
+
+    Raises:
+        DataError: A file cannot be read.
     """
-    return {name: _fingerprint(path) for name, path in _raw_paths(settings).items() if path.exists()}
+    found = {name: _fingerprint_of(path) for name, path in _raw_paths(settings).items()}
+    return {name: record for name, record in found.items() if record is not None}
 
 
 def _recorded_settings(manifest: Record) -> Record:
@@ -170,6 +177,12 @@ def _raw_paths(settings: PrepareSettings) -> dict[str, Path]:
     return {name: Path(value) for name, value in values.items() if value is not None}
 
 
+def _fingerprint_of(path: Path) -> Record | None:
+    """Compute the fingerprint of a raw file or folder; None if there is none."""
+    with readable(path):
+        return _fingerprint(path) if path.exists() else None
+
+
 def _fingerprint(path: Path) -> Record:
     """Compute name, size in bytes and SHA-256 of a file, or of a folder's listing."""
     if not path.is_dir():
@@ -181,10 +194,11 @@ def _fingerprint(path: Path) -> Record:
 
 def _raw_differences(there: Mapping[str, Record], settings: PrepareSettings) -> list[str]:
     """Describe each raw file that differs from the recorded one, a line each."""
-    paths, here = _raw_paths(settings), raw_files(settings)
+    paths = _raw_paths(settings)
     lines = []
     for name in RAW_SETTINGS:
-        before, path, now = there.get(name), paths.get(name), here.get(name)
+        before, path = there.get(name), paths.get(name)
+        now = None if path is None else _fingerprint_if_allowed(path)
         if before is None or path is None:
             same = before is None and path is None
         elif now is None:
@@ -195,6 +209,16 @@ def _raw_differences(there: Mapping[str, Record], settings: PrepareSettings) -> 
             current = _described(now) if now is not None else "null" if path is None else f"{path.name} (not there)"
             lines.append(f"prepare.{name}: prepared from {_described(before)}, now {current}")
     return lines
+
+
+def _fingerprint_if_allowed(path: Path) -> Record | None:
+    """Compute the fingerprint; None for a file that this user may not read, which is as good as one that is gone."""
+    try:
+        return _fingerprint_of(path)
+    except DataError as error:
+        if isinstance(error.__cause__, PermissionError):
+            return None
+        raise
 
 
 def _described(record: Record | None) -> str:

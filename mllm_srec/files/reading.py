@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,6 +55,30 @@ def _way_out(fault: str, remedy: str) -> str:
     if fault == NO_MEMORY:
         return f"free some and start again; where that does not help, the file may be damaged: {remedy}"
     return "see to the disk or the permissions and start again"
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn an error of the system within the block, which reads a file of somebody else's, into one that names it.
+
+    Args:
+        path: The file or folder.
+
+    Raises:
+        DataError: Rights or the disk are at fault; an error about the content has no number and is left as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """Make the error about a file of somebody else's that the system does not hand out."""
+    remedy = "change its permissions, or give a copy" if isinstance(error, PermissionError) else "see to the disk"
+    return DataError(f"{path}: cannot be read ({error.strerror}); {remedy}, and start again")
 
 
 def read_json(path: Path, what: str, remedy: str) -> Any:

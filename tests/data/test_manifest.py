@@ -1,6 +1,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -40,6 +41,21 @@ def test_the_manifest_says_what_was_used(prepared):
 def test_the_same_settings_are_done_already(prepared):
     folder, settings = prepared
     assert check_manifest(folder, settings, CandidateSettings()) is True
+
+
+def test_a_prepared_data_set_needs_no_right_to_read_raw_files(prepared, monkeypatch):
+    folder, settings = prepared
+    opened, raw = Path.open, Path(settings.reviews)
+
+    def refuse(self, *args, **kwargs):
+        if self == raw:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert check_manifest(folder, settings, CandidateSettings()) is True
+    with pytest.raises(DataError, match=r"raw\.csv: cannot be read \(Permission denied\); change its permissions"):
+        raw_files(settings)
 
 
 def test_an_absent_or_empty_folder_is_not_prepared(tmp_path):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import polars as pl
@@ -255,9 +254,7 @@ def test_processes_started_side_by_side_prepare_once(tmp_path, settings):
 def test_the_demo_shop(tmp_path):
     demo = DemoSettings(n_users=20, n_items=40, n_interactions=10)
     settings = PrepareSettings(source="demo", demo=demo, k_core=1)
-    begin = time.perf_counter()
     report = prepare_dataset(tmp_path / "demo", settings, CANDIDATES)
-    assert time.perf_counter() - begin < 30
     data = PreparedDataset.open(tmp_path / "demo")
     assert isinstance(report, PrepareReport)
     assert data.users["user_id"].to_list() == data.interactions["user_id"].unique().sort().to_list()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_srec.files.progress import BYTES, LateProgress
+from mllm_srec.files.reading import readable
 from mllm_srec.types import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -26,6 +27,8 @@ FOREIGN_MAGIC = {
     b"SQLite format 3": "an SQLite database; export its tables as CSV",
     b"\x89HDF": "an HDF5 file; write it as Parquet",
 }
+TAR_MAGIC, TAR_PLACE = b"ustar", 257
+_TAR = "a tar archive; unpack it (tar -xf) and give the file inside"
 UTF16 = "UTF-16 text; convert it (iconv -f utf-16 -t utf-8), or, for a CSV, set prepare.columns.encoding: utf-16"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -118,15 +121,21 @@ def read_blocks(path: Path) -> Iterator[bytes]:
     """Yield the decompressed content in blocks, without a byte order mark; `b"".join` gives all of it.
 
     Raises:
-        DataError: See `check_file`.
+        DataError: See `check_file`; or the system does not hand out the file.
         EOFError, OSError, zlib.error: The gzip stream is truncated or corrupt; blocks before the break were yielded.
     """
     check_file(path)
-    with path.open("rb") as raw, LateProgress(f"reading {path.name}", path.stat().st_size, BYTES) as progress:
+    with (
+        readable(path),
+        path.open("rb") as raw,
+        LateProgress(f"reading {path.name}", path.stat().st_size, BYTES) as progress,
+    ):
         is_gzip = raw.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
         content = gzip.GzipFile(fileobj=raw) if is_gzip else raw
         mark = UTF8_BOM  # of the first block
         while block := content.read1(BLOCK_SIZE):  # unlike `read`, it hands out what comes before a break
+            if mark:
+                _check_start(path, block, is_gzip)
             yield block.removeprefix(mark)
             mark = b""
             progress.update(raw.tell())
@@ -144,28 +153,39 @@ def check_file(path: Path) -> None:
     """Refuse a path that cannot be a raw text file.
 
     Raises:
-        DataError: The path is missing, a folder, a file of 0 bytes, or a file in a format of `FOREIGN_MAGIC`.
+        DataError: The path is missing, a folder, a file of 0 bytes, an archive, or in a format of `FOREIGN_MAGIC`.
     """
     check_path(path)
-    with path.open("rb") as file:
-        start = file.read(16)
-    for magic, description in FOREIGN_MAGIC.items():
-        if start.startswith(magic):
-            raise DataError(f"{path}: is not plain or gzip text but {description}")
+    with readable(path), path.open("rb") as file:
+        _check_start(path, file.read(512), is_gzip=False)
+
+
+def _check_start(path: Path, start: bytes, is_gzip: bool) -> None:
+    """Refuse a file that begins as another format, in itself or once unpacked."""
+    known = (description for magic, description in FOREIGN_MAGIC.items() if start.startswith(magic))
+    found = next(known, _TAR if start[TAR_PLACE:].startswith(TAR_MAGIC) else None)
+    if found is None:
+        return
+    if is_gzip:
+        raise DataError(f"{path}: holds, packed with gzip, {found.partition(';')[0]}; unpack it first (gunzip or tar)")
+    raise DataError(f"{path}: is not plain or gzip text but {found}")
 
 
 def check_path(path: Path) -> None:
-    """Refuse a path that is missing, a folder, or a file of 0 bytes.
+    """Refuse a path that is missing, a folder, a file of 0 bytes, or one that this user may not read.
 
     Raises:
         DataError: The path is one of these.
     """
-    if not path.exists():
-        raise DataError(f"{path}: does not exist; check prepare.reviews, prepare.metadata and prepare.users")
-    if not path.is_file():
-        raise DataError(f"{path}: is not a file; give the file itself, not its folder")
-    if not path.stat().st_size:
-        raise DataError(f"{path}: is empty (0 bytes); download or export it again")
+    with readable(path):
+        if not path.exists():
+            raise DataError(f"{path}: does not exist; check prepare.reviews, prepare.metadata and prepare.users")
+        if not path.is_file():
+            raise DataError(f"{path}: is not a file; give the file itself, not its folder")
+        with path.open("rb"):
+            pass
+        if not path.stat().st_size:
+            raise DataError(f"{path}: is empty (0 bytes); download or export it again")
 
 
 def show_line(line: bytes | str, width: int = 80) -> str:

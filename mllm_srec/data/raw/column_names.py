@@ -34,7 +34,10 @@ def check_columns(
         if column not in available:
             raise DataError(
                 f"{path}: no column {column!r} among {_listed(available)}; "
-                + (_format_hint(first_line, available, separator) or _name_hint(setting, column, available, separator))
+                + (
+                    _format_hint(first_line, available, separator, next(iter(columns)))
+                    or _name_hint(setting, column, available, separator)
+                )
             )
         if list(available).count(column) > 1:
             raise DataError(
@@ -57,7 +60,12 @@ def looks_like_data(names: Sequence[str]) -> bool:
     return any(name.replace(".", "", 1).replace("-", "", 1).isdigit() for name in names)
 
 
-def _format_hint(first_line: str, available: Sequence[str], separator: str) -> str:
+def by_number(setting: str) -> str:
+    """Return the words about a table without a line of names, with one of its settings as the example."""
+    return f"prepare.columns.header: false, with columns by number ({setting}: 1)"
+
+
+def _format_hint(first_line: str, available: Sequence[str], separator: str, setting: str) -> str:
     """Say what the first line of a text table looks like; "" if it may well name columns."""
     if not first_line:
         return ""
@@ -73,15 +81,10 @@ def _format_hint(first_line: str, available: Sequence[str], separator: str) -> s
     other = guess_separator(first_line, besides=separator) if len(available) == 1 else None
     if other is not None:
         parts = [part.strip() for part in first_line.split(other)]
-        number = (
-            ", and prepare.columns.header: false, with columns by number (user_id: 1)" if looks_like_data(parts) else ""
-        )
+        number = f", and {by_number(setting)}" if looks_like_data(parts) else ""
         return f"the file seems to be separated by {other!r}; set prepare.columns.separator: {other!r}{number}"
     if looks_like_data(available):
-        return (
-            "the first line looks like a row; if no line names the columns, set prepare.columns.header: false and give "
-            "columns by number (user_id: 1)"
-        )
+        return f"the first line looks like a row; if no line names the columns, set {by_number(setting)}"
     return ""
 
 

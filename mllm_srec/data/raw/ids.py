@@ -78,7 +78,8 @@ def explain_missing(wanted: pl.Series, available: pl.Series) -> tuple[str, str] 
 def looks_like_sequence(items: pl.Series, users: pl.Series) -> str | None:
     """Return a cell that holds several item ids, if the table has a row for each user's sequence; else None."""
     if items.dtype.is_nested():
-        return str(items[0].to_list() if isinstance(items[0], pl.Series) else items[0])
+        filled = items.drop_nulls()
+        return None if filled.is_empty() else str(filled.to_list()[0])
     cells = items.cast(pl.String, strict=False).drop_nulls().str.strip_chars()
     is_list = cells.str.contains(r"^[\[(].*[,\s].*[\])]$")
     if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,17 @@ from mllm_srec.data.raw.times import NO_TIME, beyond_range, parse_times, report_
 from mllm_srec.data.raw.usable_rows import Where, usable_rows
 from mllm_srec.data.raw.values import LATEST_TIME_MS, NO_TEXT, clean_texts, parse_price, picture_urls
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
-from mllm_srec.types import ConfigError, DataError
+from mllm_srec.types import ConfigError, DataError, did_you_mean
+
+TABLES = (REVIEWS, METADATA, USERS)
+PER_TABLE = ("separator", "quote", "header", "encoding")
+"""Settings of the notation, which may be one value for all tables or one per table."""
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "rating", "timestamp", "review")
 ITEM_COLUMNS = ("title", "brand", "categories", "description", "price", "image", "image_urls")
+_LISTS = {"categories", "description", "image_urls"}
+"""Columns of the items table that may hold lists."""
+
 _DECIMAL_COMMA = r"^(-?\d+),(\d{1,2})$"
 RATING_OF_IMPLICIT = 5.0
 """Rating of every interaction of a source without ratings: liked."""
@@ -76,11 +84,19 @@ def read_tables(settings: PrepareSettings, report: PrepareReport) -> RawData:
 
 
 def _check_mapping(columns: ColumnMapping) -> None:
-    """Check that columns which every table needs are named.
+    """Check that columns which every table needs are named, and that settings of single tables name such tables.
 
     Raises:
-        ConfigError: One is null or empty, or the separator of categories is.
+        ConfigError: A column is null or empty, or the separator of categories is; or there is no such table.
     """
+    for name in PER_TABLE:
+        tables = getattr(columns, name)
+        for table in tables if isinstance(tables, Mapping) else ():
+            if table not in TABLES:
+                raise ConfigError(
+                    f"prepare.columns.{name}={tables!r}: {table!r} is no table; the tables are {', '.join(TABLES)}"
+                    f"{did_you_mean(str(table), TABLES)}"
+                )
     for name in ("user_id", "item_id", "profile"):
         if getattr(columns, name) in (None, ""):
             raise ConfigError(
@@ -111,7 +127,7 @@ def _read_interactions(where: Where, columns: ColumnMapping) -> pl.DataFrame:
             f"{where.path}: column {wanted['item_id']!r} holds several items, such as {shown[:60]!r}; one row for each "
             "interaction is needed, not one for each sequence (pandas, polars: explode)"
         )
-    _check_scalars(where.path, raw, [wanted.get(name) for name in INTERACTION_COLUMNS[:-1]])
+    _check_scalars(where.path, raw, list(wanted.values()))
     report, stage, unit = where.report, where.stage, columns.timestamp_unit
     order = raw[ROW].cast(pl.Int64)
     is_timeless = columns.timestamp is None
@@ -157,13 +173,13 @@ def _read_items(where: Where, columns: ColumnMapping) -> pl.DataFrame:
     key = str(columns.item_key or columns.item_id)
     names = _wanted(columns, ITEM_COLUMNS)
     raw = _read(where, {"item_key": key, **names}, columns)
-    _check_scalars(where.path, raw, [key, names.get("title"), names.get("image")])
-    frame = raw.with_columns(parse_ids(raw[key], where.report, where.stage).alias("raw_item_id"))
-    frame = _unique(where, raw, frame, "raw_item_id")
+    _check_scalars(where.path, raw, [key, *(names.get(name) for name in ITEM_COLUMNS if name not in _LISTS)])
+    ids = parse_ids(raw[key], where.report, where.stage)
+    frame = pl.DataFrame([ids.alias("item_id"), *(raw[column].alias(name) for name, column in names.items())])
     buffer = RowBuffer(ITEM_SCHEMA)
-    for row in frame.iter_rows(named=True):
-        values = {name: row[names[name]] if name in names else None for name in ITEM_COLUMNS}
-        buffer.append(_item(row["raw_item_id"], values, columns.categories_separator, where.report))
+    for row in _unique(where, raw, frame, "item_id").iter_rows(named=True):
+        values = {name: row.get(name) for name in ITEM_COLUMNS}
+        buffer.append(_item(row["item_id"], values, columns.categories_separator, where.report))
     return buffer.frame()
 
 
@@ -216,7 +232,7 @@ def _check_scalars(path: Path, frame: pl.DataFrame, columns: list[str | None]) -
 
 def _unique(where: Where, raw: pl.DataFrame, frame: pl.DataFrame, key: str) -> pl.DataFrame:
     """Keep the first row of each id; drop rows without an id."""
-    words = key.removeprefix("raw_").replace("_", " ")  # "item id" or "user id"
+    words = key.replace("_", " ")  # "item id" or "user id"
     frame = usable_rows(where, raw, frame, {f"no {words}": pl.col(key).is_null()})
     unique = frame.unique(key, keep="first", maintain_order=True)
     where.report.count(where.stage, f"{words.split()[0]} repeated, first kept", frame.height - unique.height)

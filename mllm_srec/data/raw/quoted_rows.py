@@ -118,7 +118,7 @@ class QuotedRows:
         if n_rows * 2 >= len(taken) - 1 or (n_rows and len(row) != self.width):
             self._note(UNPAIRED, first[0] + 1, f"{place}: {show_line(first[1])}")
             return self._give_back(taken)
-        like_rows = len(row) > 1 and len(row) in (line.count(self._separator) + 1 for _, line in taken[1:])
+        like_rows = len(row) > 1 and len(row) in (len(self._split(line)) for _, line in taken[1:])
         is_doubtful = n_rows or (like_rows and not self._numbers(taken[0][1]))
         self._note(SPANS_ROWS if is_doubtful else SPANS, first[0] + 1, place)
         return self._restored(row)
@@ -138,14 +138,16 @@ class QuotedRows:
     def _row_alone(self, line: str) -> list[str]:
         """Split a line whose marks are out of order, in the first way that gives as many fields as the header has."""
         plain, ways = line.split(self._separator), []
-        for options in ({"escapechar": "\\", "doublequote": False, "strict": True}, {}):
-            if not options or f"\\{self._quote}" in line:
-                with suppress(csv.Error):
-                    ways.append(
-                        self._restored(next(csv.reader([self._with_delimiter(line)], **self._dialect | options)))
-                    )
+        if f"\\{self._quote}" in line:
+            with suppress(csv.Error):
+                ways.append(self._split(line, escapechar="\\", doublequote=False, strict=True))
+        ways.append(self._split(line))
         ways = [plain, *ways] if line.count(str(self._quote)) == 1 else [*ways, plain]
         return next((way for way in ways if len(way) == self.width), ways[0])
+
+    def _split(self, line: str, **options: Any) -> list[str]:
+        """Split a line by itself; marks out of order are text, and with `strict` a csv.Error."""
+        return self._restored(next(csv.reader([self._with_delimiter(line)], **{**self._dialect, **options}), []))
 
     def _take(self, first: Numbered, taken: list[Numbered]) -> Iterator[str]:
         """Hand lines to the parser, which asks for the next where a field is open; remember them in `taken`."""

@@ -10,10 +10,12 @@ import polars as pl
 
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.blocks import PARQUET_MAGIC, check_path, read_start, show_line
-from mllm_srec.data.raw.column_names import check_columns, guess_separator, looks_like_data
+from mllm_srec.data.raw.column_names import by_number, check_columns, guess_separator, looks_like_data
 from mllm_srec.data.raw.lines import ONE_A_LINE, read_records
 from mllm_srec.data.raw.text_tables import ROW, Faults, TextFormat, read_text_table
 from mllm_srec.data.settings import ColumnMapping
+from mllm_srec.files.faults import machine_fault
+from mllm_srec.files.reading import readable
 from mllm_srec.types import ConfigError, DataError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".inter": "\t", ".item": "\t", ".user": "\t"}
@@ -55,10 +57,10 @@ def read_table(
     mapping = mapping or ColumnMapping()
     suffix = _suffix(path)
     if path.is_dir() and suffix in PARQUET:
-        return _read_parquet(path, columns)
+        return _read_parquet(path, columns, report, stage)
     check_path(path)
     if _is_parquet(path):
-        return _read_parquet(path, columns)
+        return _read_parquet(path, columns, report, stage)
     if suffix in PARQUET:
         raise DataError(
             f"{path}: is no Parquet file, whatever its name; it begins with {show_line(read_start(path))!r}"
@@ -66,7 +68,7 @@ def read_table(
     separator = of_table(mapping.separator, stage, None)
     if suffix in JSON_LINES or (separator is None and suffix not in SEPARATORS and _begins_as_json(path)):
         return _read_json(path, columns, report, stage, strict)
-    form = _text_format(path, suffix, mapping, stage)
+    form = _text_format(path, suffix, mapping, stage, next(iter(columns)))
     return read_text_table(path, columns, form, Faults(path, report, stage, strict), REQUIRED)
 
 
@@ -81,10 +83,10 @@ def of_table(value: Any, stage: str, default: Any) -> Any:
     return value.get(stage, default) if isinstance(value, Mapping) else value
 
 
-def _text_format(path: Path, suffix: str, mapping: ColumnMapping, stage: str) -> TextFormat:
+def _text_format(path: Path, suffix: str, mapping: ColumnMapping, stage: str, setting: str) -> TextFormat:
     separator = of_table(mapping.separator, stage, None)
     if separator is None and suffix not in SEPARATORS:
-        raise DataError(f"{path}: suffix {suffix!r} names no known format; {_format_advice(path)}")
+        raise DataError(f"{path}: suffix {suffix!r} names no known format; {_format_advice(path, setting)}")
     separator = SEPARATORS[suffix] if separator is None else {"\\t": "\t", "tab": "\t"}.get(separator, separator)
     if not separator or set(separator) & {"\n", "\r"}:
         raise ConfigError(f"prepare.columns.separator={separator!r}: separates nothing; give one such as ',' or ';'")
@@ -98,8 +100,8 @@ def _text_format(path: Path, suffix: str, mapping: ColumnMapping, stage: str) ->
     )
 
 
-def _format_advice(path: Path) -> str:
-    """Say which settings read a file of unknown suffix, by its first line."""
+def _format_advice(path: Path, setting: str) -> str:
+    """Say which settings read a file of unknown suffix, by its first line; `setting` is one that names a column."""
     accepted = ", ".join(sorted({*SEPARATORS, *JSON_LINES, *PARQUET}))
     line = show_line(read_start(path).partition(b"\n")[0])
     separator = guess_separator(line)
@@ -107,7 +109,7 @@ def _format_advice(path: Path) -> str:
         return f"use one of {accepted} (also with .gz), or set prepare.columns.separator for a text table"
     header = ""
     if looks_like_data([part.strip() for part in line.split(separator)]):
-        header = ", and prepare.columns.header: false with columns by number (user_id: 1)"
+        header = f", and {by_number(setting)}"
     return (
         f"its first line, {line!r}, seems to be separated by {separator!r}: set prepare.columns.separator: "
         f"{separator!r}{header}; or use one of {accepted}"
@@ -128,12 +130,48 @@ def _begins_as_json(path: Path) -> bool:
     return read_start(path).lstrip().startswith((b"{", b"["))
 
 
-def _read_parquet(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
+def _read_parquet(path: Path, columns: Mapping[str, str], report: PrepareReport, stage: str) -> pl.DataFrame:
     try:
-        names = check_columns(path, columns, list(pl.read_parquet_schema(path)))
-        return pl.read_parquet(path, columns=names, glob=False).with_row_index(ROW)
+        with readable(path):
+            names = check_columns(path, columns, list(pl.read_parquet_schema(path)))
+            frame = pl.read_parquet(path, columns=names, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
+        if (fault := machine_fault(error)) is not None:
+            raise DataError(f"{path}: cannot be read ({fault}); see to the disk or the permissions") from error
         raise DataError(f"{path}: cannot be read as Parquet ({error}); export it again") from error
+    return _with_texts(frame, report, stage).with_row_index(ROW)
+
+
+def _with_texts(frame: pl.DataFrame, report: PrepareReport, stage: str) -> pl.DataFrame:
+    """Make columns of categories or bytes, or of lists of them, into texts, so that each value means what it shows."""
+    columns = []
+    for column in frame.iter_columns():
+        try:
+            columns.append(column.cast(_as_read(column.dtype)))
+        except pl.exceptions.PolarsError:  # bytes of another encoding
+            texts = [_decoded(value) for value in column.to_list()]
+            columns.append(pl.Series(column.name, texts, _as_read(column.dtype)))
+            reason = f"{column.name} holds bytes that are no UTF-8 text, left out"
+            report.count(stage, reason, columns[-1].null_count() - column.null_count() or 1)
+    return pl.DataFrame(columns)
+
+
+def _as_read(dtype: Any) -> pl.DataType:
+    """Return the type in which values of a Parquet file are handed on."""
+    if isinstance(dtype, pl.List):
+        return pl.List(_as_read(dtype.inner))
+    read: pl.DataType = pl.String() if isinstance(dtype, pl.Categorical | pl.Enum | pl.Binary) else dtype
+    return read
+
+
+def _decoded(value: Any) -> Any:
+    """Decode bytes, or lists of bytes; None in place of bytes that are no UTF-8 text."""
+    if isinstance(value, list):
+        return [text for text in map(_decoded, value) if text is not None]
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return None
 
 
 def _read_json(path: Path, columns: Mapping[str, str], report: PrepareReport, stage: str, strict: bool) -> pl.DataFrame:

@@ -22,11 +22,14 @@ from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw.blocks import TOO_LONG, UTF16_MARKS, Content, read_content, show_line
 from mllm_srec.data.raw.column_names import check_columns
 from mllm_srec.data.raw.quoted_rows import UNDERSTOOD, QuotedRows
-from mllm_srec.data.raw.schema import RowBuffer
+from mllm_srec.data.raw.schema import REVIEWS, RowBuffer
 from mllm_srec.types import ConfigError, DataError
 
-ROW = "raw_row"
-"""Column that readers add: index from 0 of the row in the file (of the line, where the file has lines)."""
+ROW = "\0row"
+"""Column that readers add: index from 0 of the row in the file (of the line, where the file has lines).
+
+No column of a file has such a name.
+"""
 
 MAX_WIDTHS = 5
 """Numbers of fields that are counted apart; rows with yet others share one reason."""
@@ -288,7 +291,7 @@ def _most_skipped(faults: Faults, width: int, n_kept: int, skipped: Counter[int]
     shown = next((texts[0] for reason, texts in examples.items() if reason.startswith("row has ")), "")
     lengths = ", ".join(f"{n:,} with {length}" for length, n in skipped.most_common(MAX_WIDTHS))
     advice = "check prepare.columns.separator, quote and header against the file"
-    if len(skipped) > 2:
+    if len(skipped) > 2 and faults.stage == REVIEWS:
         advice = "one row for each interaction is needed, not one for each user's sequence"
     elif set(skipped) == {width + 1}:
         advice = "the first column has no name (row names?): put one into the first line"

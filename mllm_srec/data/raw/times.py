@@ -31,12 +31,16 @@ _ISO = (
 )
 _COMPACT = r"^((?:19|20)\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?:([01]\d|2[0-3])([0-5]\d)([0-5]\d))?(?:\.0)?$"
 
+_DIGITS = r"^\d{8}(?:\d{6})?(?:\.0)?$"
+"""Numbers with as many digits as such a date."""
+
 
 def parse_times(values: pl.Series, unit: str, report: PrepareReport, stage: str) -> pl.Series:
     """Convert times to Unix milliseconds, as floats since they may exceed an int64; null where a value is no time.
 
-    A number of 8 or 14 digits that is a date written YYYYMMDD or YYYYMMDDhhmmss since 1900 is read as that date: as
-    Unix time it would lie in 1970 or beyond the year 2200. The report counts them.
+    Where at least half of a column's numbers are dates written YYYYMMDD or YYYYMMDDhhmmss since 1900, they are read as
+    dates, and numbers of as many digits that are no date are no time; as Unix time they would lie in 1970 or beyond the
+    year 2200. The report counts the dates. In any other column a number is Unix time, whatever its digits.
 
     Args:
         values: Numbers, texts, dates or times.
@@ -50,9 +54,9 @@ def parse_times(values: pl.Series, unit: str, report: PrepareReport, stage: str)
     numeric = (text if values.dtype == pl.String else values).cast(pl.Float64, strict=False)
     times = pl.select(pl.when(numeric.is_finite()).then((numeric / PER_MS[unit]).round()).alias("time"))["time"]
     compact = text.str.contains(_COMPACT).fill_null(False)
-    if compact.any():
+    if compact.any() and compact.sum() * 2 >= times.count():
         report.count(stage, "time read as a date written YYYYMMDD", int(compact.sum()), str(text.filter(compact)[0]))
-        times = times.zip_with(~compact, _compact_milliseconds(text))
+        times = times.zip_with(~text.str.contains(_DIGITS).fill_null(False), _compact_milliseconds(text))
     if times.null_count() > text.null_count() and values.dtype == pl.String:
         times = pl.select(pl.coalesce(times, _iso_milliseconds(text)))["time"]
     return times

@@ -43,7 +43,9 @@ def usable_rows(where: Where, raw: pl.DataFrame, frame: pl.DataFrame, faults: Ma
         DataError: No row is usable; or, with `strict`, one is not. The message shows a row.
     """
     fault = pl.coalesce(pl.when(is_bad).then(pl.lit(name)) for name, is_bad in faults.items())
-    marked = frame.with_columns(fault.alias("fault"), pl.int_range(pl.len()).alias("position"))
+    marked = frame.select(
+        fault.alias("fault"), pl.int_range(pl.len()).alias("position")
+    )  # apart: columns have any name
     faulty = marked.filter(pl.col("fault").is_not_null())
     lines = []
     for (name,), part in faulty.group_by("fault", maintain_order=True):
@@ -60,7 +62,7 @@ def usable_rows(where: Where, raw: pl.DataFrame, frame: pl.DataFrame, faults: Ma
             f"{where.path}: none of the {frame.height:,} rows is usable ({'; '.join(lines) or 'there is none'}); "
             "check prepare.columns against the file"
         )
-    return marked.filter(pl.col("fault").is_null()).drop("fault", "position")
+    return frame.filter(marked["fault"].is_null())
 
 
 def _row(raw: pl.DataFrame, position: int) -> str:

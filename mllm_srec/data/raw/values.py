@@ -32,7 +32,7 @@ _BLOCK = re.compile(r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|$)", re.IGNORECASE 
 _PAGE_CODE = re.compile(r"\bgetTime\(\)|\bfunction\s*\(|\bvar \w+\s*=|\{\s*[\w-]+\s*:[^{}]*;")
 _PRICE = re.compile(r"(?:US|USD)?\s*[$£€¥]?\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:\s*USD)?")
 _NO_PICTURE = re.compile(r"/no[-_]?(?:img|image)|(?:transparent|grey|blank)[-_]pixel", re.IGNORECASE)
-_EMPTY_PRICES = {"", "none", "null", "nan", "n/a", "na", "<na>", "nat", "#n/a", "\\n"}
+_EMPTY_PRICES = {"", *map(str.lower, NO_TEXT)}
 _ESCAPE_CODES = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-Z\\\\-_])")
 _CONTROL = re.compile(
     # controls that are not blanks; marks that reorder text; the byte order mark inside a text

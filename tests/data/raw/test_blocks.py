@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
+import re
+import tarfile
 import tracemalloc
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mllm_srec.data.manifest import raw_files
 from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw import blocks
 from mllm_srec.data.raw.blocks import TOO_LONG, read_content, read_lines
 from mllm_srec.data.raw.lines import read_records
 from mllm_srec.data.raw.table_files import read_table
+from mllm_srec.data.settings import ColumnMapping, PrepareSettings
 from mllm_srec.types import DataError
 
 
@@ -144,3 +151,67 @@ def test_other_formats_are_named_with_what_to_do(tmp_path, start, words):
     path.write_bytes(start + bytes(50))
     with pytest.raises(DataError, match=words.replace(".", r"\.")):
         read_table(path, {"user_id": "a"}, PrepareReport(), "reviews")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EACCES, "change its permissions"), (errno.ESTALE, "see to the disk")]
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet", "t.dat"])
+def test_a_file_that_the_system_does_not_hand_out_is_named(tmp_path, monkeypatch, number, words, name):
+    path, opened = tmp_path / name, Path.open
+    path.write_text('{"a": 1}\n')
+
+    def refuse(self, *args, **kwargs):
+        if self == path:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for read in (
+        lambda: read_table(path, {"user_id": "a"}, PrepareReport(), "reviews"),
+        lambda: list(read_records(path, PrepareReport(), "reviews")),
+        lambda: raw_files(PrepareSettings(source="tables", reviews=str(path))),
+    ):
+        with pytest.raises(DataError, match=re.escape(f"{name}: cannot be read ({os.strerror(number)}); {words}")):
+            read()
+
+
+def test_a_disk_that_fails_midway_is_no_incomplete_download(tmp_path, monkeypatch):
+    path = tmp_path / "t.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n'))
+
+    def fail(self, size):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(gzip.GzipFile, "read1", fail)
+    with pytest.raises(DataError, match=r"t\.jsonl\.gz: cannot be read \(Input/output error\); see to the disk"):
+        list(read_lines(path))
+
+
+@pytest.mark.parametrize("name", ["t.parquet.gz", "t.csv.gz", "t.jsonl.gz", "t.parquet"])
+def test_a_packed_parquet_file_is_named(tmp_path, name):
+    path = tmp_path / name
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "plain")
+    path.write_bytes(gzip.compress((tmp_path / "plain").read_bytes()))
+    with pytest.raises(DataError, match=r"holds, packed with gzip, a Parquet file; unpack it first"):
+        read_table(path, {"user_id": "a"}, PrepareReport(), "reviews")
+
+
+@pytest.mark.parametrize(("name", "mode"), [("t.csv.gz", "w:gz"), ("t.tar.gz", "w:gz"), ("t.csv", "w")])
+def test_a_tar_archive_is_named(tmp_path, name, mode):
+    (tmp_path / "inside.csv").write_text("a\n1\n")
+    with tarfile.open(tmp_path / name, mode) as archive:
+        archive.add(tmp_path / "inside.csv", "inside.csv")
+    with pytest.raises(DataError, match=r"a tar archive; unpack it"):
+        read_table(tmp_path / name, {"user_id": "a"}, PrepareReport(), "reviews", mapping=ColumnMapping(separator=","))
+
+
+def test_a_disk_that_fails_under_parquet_is_no_broken_file(tmp_path, monkeypatch):
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "t.parquet")
+
+    def fail(*args, **options):
+        raise pl.exceptions.ComputeError("Stale file handle (os error 116)")
+
+    monkeypatch.setattr(pl, "read_parquet", fail)
+    with pytest.raises(DataError, match=r"t\.parquet: cannot be read \(Stale file handle\); see to the disk"):
+        read_table(tmp_path / "t.parquet", {"user_id": "a"}, PrepareReport(), "reviews")

@@ -13,7 +13,7 @@ from mllm_srec.data.prepare_report import PrepareReport
 from mllm_srec.data.raw import text_tables
 from mllm_srec.data.raw.own_tables import read_tables
 from mllm_srec.data.raw.table_files import read_table
-from mllm_srec.data.raw.text_tables import Faults, TextFormat, read_text_table
+from mllm_srec.data.raw.text_tables import ROW, Faults, TextFormat, read_text_table
 from mllm_srec.data.settings import ColumnMapping, PrepareSettings
 from mllm_srec.types import ConfigError, DataError
 
@@ -30,7 +30,7 @@ def read(path: Path, content: str | bytes, strict: bool = False, **mapping) -> t
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     report = PrepareReport()
     frame = read_table(path, COLUMNS, report, "reviews", strict=strict, mapping=ColumnMapping(**mapping))
-    return frame.drop("raw_row").rows(), report
+    return frame.drop(ROW).rows(), report
 
 
 def texts(path: Path, content: str, **mapping) -> tuple[list[str], dict[str, int]]:
@@ -47,8 +47,8 @@ full_lines = st.lists(st.tuples(*[cells | quoted_cells] * 3).map("|".join), min_
 
 
 @settings(max_examples=600, deadline=None)
-@given(lines | full_lines, st.booleans(), st.booleans(), st.sampled_from(["\n", "\r\n"]))
-def test_the_quick_way_and_the_exact_way_agree(tmp_path_factory, rows, has_header, ends, line_end):
+@given(lines | full_lines, st.booleans(), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["a", "abc"]))
+def test_the_quick_way_and_the_exact_way_agree(tmp_path_factory, rows, has_header, ends, line_end, wanted):
     content = line_end.join(["a|b|c", *rows] if has_header else rows) + line_end * ends
     path = tmp_path_factory.mktemp("t") / "t.txt"
     path.write_bytes(content.encode())
@@ -60,7 +60,7 @@ def test_the_quick_way_and_the_exact_way_agree(tmp_path_factory, rows, has_heade
             if not quick:
                 patch.setattr(text_tables, "_parse_whole", lambda data, form: None)
             try:
-                columns = {"user_id": "a"} if has_header else {"user_id": "1"}
+                columns = {f"column {name}": name if has_header else str("abc".index(name) + 1) for name in wanted}
                 frame = read_text_table(path, columns, form, Faults(path, report, "reviews", False))
             except DataError as error:
                 found.append(str(error))
@@ -203,12 +203,12 @@ def test_strict_refuses_what_is_not_certain(tmp_path, text):
         read(tmp_path / "t.csv", HEADER + row(0) + row(1, text) + row(2), strict=True)
 
 
-def test_lines_inside_a_text_that_look_like_rows_are_pointed_out(tmp_path):
-    content = 'item_id,title\na,"x\nb,y\nc,z"\nd,w\n'
+@pytest.mark.parametrize("text", ["x\nb,y\nc,z", "x\nb,y", "x\nthen\nb,y"])
+def test_lines_inside_a_text_that_look_like_rows_are_pointed_out(tmp_path, text):
     path, report = tmp_path / "t.csv", PrepareReport()
-    path.write_text(content)
+    path.write_text(f'item_id,title\na,"{text}"\nd,w\n')
     frame = read_table(path, {"item_key": "item_id", "title": "title"}, report, "metadata")
-    assert frame["title"].to_list() == ["x\nb,y\nc,z", "w"]
+    assert frame["title"].to_list() == [text, "w"]
     (reason,) = report.counts["metadata"]
     assert "prepare.columns.quote: null" in reason
 
@@ -273,6 +273,21 @@ def test_a_table_of_which_most_rows_are_lost_is_refused(tmp_path):
     sequences = "".join(f"u{n}," + ",".join(f"i{k}" for k in range(n + 3)) + "\n" for n in range(12))
     with pytest.raises(DataError, match=r"rows with 5 fields, but .*one row for each interaction is needed"):
         read(tmp_path / "t.csv", HEADER + sequences)
+    with pytest.raises(
+        DataError, match=r"rows with 5 fields, but .*; check prepare\.columns\.separator, quote and header"
+    ):
+        read_table(tmp_path / "t.csv", {"item_key": "item_id"}, PrepareReport(), "metadata")
+
+
+@pytest.mark.parametrize(
+    ("setting", "stage"), [("item_key", "metadata"), ("user_key", "users"), ("user_id", "reviews")]
+)
+def test_advice_names_a_setting_of_the_table(tmp_path, setting, stage):
+    (tmp_path / "t.csv").write_text("7,Toy,3\n")
+    (tmp_path / "t.dat").write_text("7;Toy;3\n")
+    for name in ("t.csv", "t.dat"):
+        with pytest.raises(DataError, match=rf"header: false, with columns by number \({setting}: 1\)"):
+            read_table(tmp_path / name, {setting: "id", "title": "title"}, PrepareReport(), stage)
 
 
 def test_a_line_that_is_not_utf8_costs_itself_only(tmp_path):
@@ -321,7 +336,7 @@ def test_a_row_keeps_the_number_of_its_line(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(HEADER + row(0) + "\n" + "oops\n" + row(3, '"a\nb"') + row(5))
     frame = read_table(path, COLUMNS, PrepareReport(), "reviews")
-    assert frame["raw_row"].to_list() == [0, 3, 5]
+    assert frame[ROW].to_list() == [0, 3, 5]
 
 
 # --- separators and headers ---------------------------------------------------------------------------------------
@@ -418,3 +433,14 @@ def test_a_mark_left_open_beside_fields_in_order(tmp_path):
     rows, report = read(tmp_path / "t.csv", HEADER + '"u0","i0","5","1600000000","open\n' + row(1))
     assert [found[:3] for found in rows] == [("u0", "i0", "5"), ("u1", "i1", "5")]
     assert report.counts == {"reviews": {"quotation mark is not closed, read as text": 1}}
+
+
+@pytest.mark.parametrize("name", ["separator", "quote", "header", "encoding"])
+@pytest.mark.parametrize(
+    ("table", "hint"), [("review", "did you mean 'reviews'?"), ("interactions", "reviews, metadata, users")]
+)
+def test_a_table_that_does_not_exist_is_named(tmp_path, name, table, hint):
+    path = tmp_path / "t.csv"
+    path.write_text(HEADER + row(0))
+    with pytest.raises(ConfigError, match=rf"prepare\.columns\.{name}=.*'{table}' is no table.*{re.escape(hint)}"):
+        interactions(path, **{name: {table: True if name == "header" else ","}})

@@ -39,6 +39,18 @@ def test_other_numbers_are_unix_time(text):
     assert parsed([text])[0] == [float(text) * 1000]
 
 
+def test_numbers_like_dates_are_unix_time_in_a_column_of_unix_times():
+    """Seconds since the beginning of a study, say: some of them have the digits of a date."""
+    seconds = [20_180_000 + 100 * n + 7 for n in range(30)]
+    for values in (seconds, [str(n) for n in seconds]):
+        assert parsed(values) == ([1000.0 * n for n in seconds], {})
+
+
+def test_a_number_that_is_no_date_in_a_column_of_dates():
+    values = ["20180901", "20180902", "20181301", "20180931", "1600000000"]
+    assert parsed(values)[0] == [moment(2018, 9, 1), moment(2018, 9, 2), None, None, 1.6e12]
+
+
 def test_a_day_that_does_not_exist_is_no_time():
     assert parsed(["20180231"])[0] == [None]
 

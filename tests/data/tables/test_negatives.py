@@ -1,6 +1,5 @@
 import hashlib
 import itertools
-import time
 from collections import Counter
 
 import numpy as np
@@ -8,6 +7,7 @@ import polars as pl
 import pytest
 
 from mllm_srec.data.manifest import candidates_hash
+from mllm_srec.data.tables import negatives
 from mllm_srec.data.tables.negatives import draw_users, random_stream, sample_negatives
 
 ITEMS = pl.Series([f"i{n:02}" for n in range(40)])
@@ -89,16 +89,14 @@ def test_streams_are_separate():
     assert random_stream(1, "rank", "test").integers(2**60) == numbers[1, "rank", "test"]
 
 
-def test_twenty_thousand_users_with_a_hundred_negatives_take_seconds():
+def test_twenty_thousand_users_with_a_hundred_negatives():
     rng = np.random.default_rng(0)
     users = [f"u{n}" for n in range(20_000)]
     items = pl.Series([f"i{n}" for n in range(10_000)])
     known = pl.DataFrame(
         {"user_id": rng.choice(users, 180_000), "item_id": items.gather(rng.integers(10_000, size=180_000))}
     )
-    begin = time.perf_counter()
     drawn = sample_negatives(lists(users), known, items, 100, np.random.default_rng(0))
-    assert time.perf_counter() - begin < 10  # about 1 s on two cores
     assert drawn.height == 2_000_000
     assert drawn.join(known, on=["user_id", "item_id"], how="semi").is_empty()
     assert drawn.select("group_id", "item_id").is_duplicated().sum() == 0
@@ -141,15 +139,14 @@ def test_candidates_hash_sees_lists_and_contexts_but_not_order_or_pairs():
     assert len({digest, candidates_hash(groups, other_item), candidates_hash(other_history, candidates)}) == 3
 
 
-def test_a_user_of_fifty_thousand_interactions_shuffles_no_catalogue():
+def test_a_user_of_fifty_thousand_interactions_shuffles_no_catalogue(monkeypatch):
     """40,000 lists over 60,000 items: shuffled for each list they would be 2,400 million, some minutes."""
     items = pl.Series([f"i{n:05}" for n in range(60_000)])
     known = items.head(50_000)
     pairs = pl.DataFrame({"user_id": ["heavy"] * 50_000, "item_id": known})
     many = pl.DataFrame({"group_id": range(40_001), "user_id": ["heavy"] * 40_000 + ["light"]})
-    begin = time.perf_counter()
+    monkeypatch.setattr(negatives, "_shuffle_catalogue", lambda *args: pytest.fail("a catalogue was shuffled"))
     drawn = sample_negatives(many, pairs, items, 2, np.random.default_rng(0))
-    assert time.perf_counter() - begin < 20
     assert drawn.height == 80_002
     heavy = drawn.filter(user_id="heavy")
     assert heavy.filter(pl.col("item_id").is_in(known.to_list())).is_empty()
