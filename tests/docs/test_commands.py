@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningCLI
 
 import mllm_srec
 from mllm_srec.__main__ import COMMANDS
+from mllm_srec.cli.checks import check_typed
 from mllm_srec.cli.commands import clean, rank, summarize
 from mllm_srec.cli.commands.trainer import TrainerParser
 from mllm_srec.cli.experiment import ExperimentCLI
@@ -85,6 +86,15 @@ def default_grid(command):
 def test_every_command_is_understood(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     parse(words)
+
+
+@pytest.mark.parametrize("words", CALLS)
+def test_no_command_types_what_does_nothing(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if not words or words[0] not in {"fit", "test", "run", "prepare"} or {"--help", "-h"} & set(words):
+        return
+    config = schema_parser("run").parse_args(words[1:])
+    check_typed(words[1:], config)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from jsonargparse.typing import PositiveInt
 
 from mllm_srec.cli.parser import Parser
 from mllm_srec.cli.schema import PROGRAM, RUNS, DataLocation, add_config_file
+from mllm_srec.cli.words import typed_names
 from mllm_srec.files.signals import Stopped
 from mllm_srec.pipeline.grid.settings import (
     QUICK_SUFFIX,
@@ -40,6 +41,10 @@ DESCRIPTION = (
 
 OUTPUT = Path("experiments/results")
 """Parent of the results, which are in a folder of the grid's name."""
+
+
+CHOICES = {"rows", "data_sets", "seeds"}
+"""Settings that choose the cells of a table."""
 
 
 class GridParser(Parser):
@@ -67,8 +72,9 @@ def main(command: str, arguments: list[str]) -> None:
     elif config.verify:
         _verify(grid, on_top, name, output, config.jobs)
     else:
-        config.part = _is_part(config, arguments, grid, output)
-        _run(_plan(grid, on_top), grid, name, config, output)
+        cells = _plan(grid, on_top)
+        config.part = _is_part(config, arguments, cells, name, output)
+        _run(cells, grid, name, config, output)
 
 
 def _plan(grid: GridSettings, on_top: Mapping[str, Any]) -> list[Cell]:
@@ -83,16 +89,18 @@ def _plan(grid: GridSettings, on_top: Mapping[str, Any]) -> list[Cell]:
     return plan_cells(grid, RUNS, DataLocation().name, on_top, reads_features)
 
 
-def _is_part(config: Any, arguments: Sequence[str], grid: GridSettings, output: Path) -> bool:
-    """Return True if rows or seeds were chosen of a table that has more of them, which would be lost."""
-    from mllm_srec.pipeline.grid.results import CELLS, read_records
+def _is_part(config: Any, arguments: Sequence[str], cells: Sequence[Cell], name: str, output: Path) -> bool:
+    """Return True if rows, data sets or seeds were chosen of a table that has more of them, which would be lost."""
+    from mllm_srec.pipeline.grid.results import CELLS, place, read_records
 
     if config.output is not None:
         return False
     if config.only:
         return True
-    typed = any(word.partition("=")[0] == "--seeds" for word in arguments)
-    return typed and (output / CELLS).is_dir() and any(r["seed"] not in grid.seeds for r in read_records(output))
+    if not CHOICES & set(typed_names(arguments)) or not (output / CELLS).is_dir():
+        return False
+    planned = {(cell.data_set, cell.row, cell.seed) for cell in cells}
+    return any(record["table"] == name and place(record) not in planned for record in read_records(output))
 
 
 def _print_commands(cells: Sequence[Cell]) -> None:

@@ -503,6 +503,13 @@ def test_chosen_seeds_leave_the_table_of_all_as_it_is(command, capsys):
         assert command("small", {"a": {}}, *word, seeds=[0, 1]) == 0
         assert "experiments/results/small was left as it is: it may have other rows or" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in before} == before
+    sets = [{"name": "s"}, {"name": "t", "set": {"data.n_negatives": 3}}]
+    assert command("two", {"a": {}}, data_sets=sets) == 0
+    assert command("two", {"a": {}}, "--data_sets", '[{"name": "s"}]', data_sets=sets) == 0
+    assert "experiments/results/two was left as it is" in capsys.readouterr().out
+    assert command("three", {"b": {}}, "--merge", "experiments/results/small", "--seeds", "0") == 0
+    assert command("three", {"b": {}}, "--merge", "experiments/results/small", "--seeds", "0") == 0
+    assert "left as it is" not in capsys.readouterr().out, "seed 1 is of the other table"
     assert command("small", {"a": {}}, seeds=[0]) == 0, "the file says so now"
     assert len(list(Path("experiments/results/small/cells").iterdir())) == 1
 
