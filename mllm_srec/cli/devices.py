@@ -21,14 +21,15 @@ NO_DRIVER = (
 
 
 def check_devices(trainer: Any) -> None:
-    """Refuse an accelerator, or a number of devices, that this machine does not have.
+    """Refuse an accelerator, or a number of devices, that this machine does not have, and processes that would hang.
 
     Args:
         trainer: Parsed `trainer` section.
 
     Raises:
-        ConfigError: The accelerator is unknown or absent, or there are fewer devices.
+        ConfigError: The accelerator is unknown or absent, there are fewer devices, or processes would be forked.
     """
+    _check_strategy(trainer.strategy)
     name = trainer.accelerator
     if not isinstance(name, str):
         return
@@ -45,6 +46,17 @@ def check_devices(trainer: Any) -> None:
     if used not in ("cpu", "tpu") and wanted > most:
         raise ConfigError(
             f"trainer.devices={trainer.devices!r}: this machine has {most} that torch can use; set it to auto or fewer"
+        )
+
+
+def _check_strategy(strategy: Any) -> None:
+    """Refuse to fork: the threads of this process, in which tables were read, are not there in a copy of it."""
+    chosen = strategy if isinstance(strategy, str) else ""
+    given = getattr(strategy, "init_args", None)
+    if "_fork" in chosen or "_notebook" in chosen or (given is not None and given.get("start_method") == "fork"):
+        raise ConfigError(
+            f"trainer.strategy={chosen or 'start_method: fork'!r}: copies this process without its threads, so that "
+            "training would hang; set it to ddp"
         )
 
 

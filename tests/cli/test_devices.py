@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from jsonargparse import Namespace
 
 import mllm_srec.cli.commands.compare as some_command
 from mllm_srec.__main__ import main
@@ -18,8 +19,8 @@ from tests.test_import_direction import ROOT
 DEMO = str(ROOT / "configs/demo.yaml")
 
 
-def trainer(accelerator="auto", count="auto"):
-    return SimpleNamespace(accelerator=accelerator, devices=count)
+def trainer(accelerator="auto", count="auto", strategy="auto"):
+    return SimpleNamespace(accelerator=accelerator, devices=count, strategy=strategy)
 
 
 @pytest.fixture
@@ -68,6 +69,19 @@ def test_more_devices_than_there_are_are_refused(machine, accelerator, count):
 )  # fmt: skip
 def test_devices_are_a_number_or_indices(given, chosen):
     assert chosen_devices(given) == chosen
+
+
+@pytest.mark.parametrize(
+    "strategy", ["ddp_fork", "ddp_notebook_find_unused_parameters_true", Namespace(init_args={"start_method": "fork"})]
+)
+def test_processes_that_would_hang_are_refused(machine, strategy):
+    machine()
+    for fine in ("auto", "ddp", "ddp_spawn", Namespace(class_path="DDPStrategy", init_args={"start_method": "spawn"})):
+        check_devices(trainer("cpu", 2, fine))
+    with pytest.raises(
+        ConfigError, match=r"trainer.strategy='.*fork.*|trainer.strategy='ddp_notebook.*; set it to ddp"
+    ):
+        check_devices(trainer("cpu", 2, strategy))
 
 
 def test_a_misspelt_accelerator_gets_its_nearest():
