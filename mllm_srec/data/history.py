@@ -5,8 +5,9 @@ A history is what a model reads of a user's past. Oldest items give way first, e
 1. `prepare.max_history` (50 items): the latest of each list of a context, liked and disliked apart. Written into
    `groups.parquet` by `tables/contexts.py`, so that no later step sees more. Users ranked now take the same way, with
    the value in the data set's manifest (`pipeline/ranking/people.py`). Function: `latest_rows`.
-2. Stored preferences, for prompts with summaries (no setting): likes up to the key of the last preference are in its
-   text, only those since are listed (`stored_prompts/contexts.py`). Function: `items_since`.
+2. Stored preferences, for prompts with summaries: likes up to the key of the last preference are in its text, only
+   those since are listed, and never fewer than the latest `data.prompt.min_recent` (0) likes
+   (`stored_prompts/contexts.py`). Function: `items_since`.
 3. `data.prompt.max_history` (items; null keeps all): the latest that a prompt lists, liked and disliked together
    (`stored_prompts/contexts.py`). Function: `latest_items`.
 4. `data.prompt.max_item_tokens` (96) and `data.prompt.max_preference_tokens` (256): tokens of one item's text and of a
@@ -57,14 +58,15 @@ def latest_rows(begin: Ints, end: Ints, max_history: int) -> Ints:
     return np.maximum(begin, end - max_history)
 
 
-def items_since(history: Sequence[str], n_since: int) -> Sequence[str]:
-    """Return the items of a history that its stored preference does not cover (cut 2).
+def items_since(history: Sequence[str], n_since: int, min_recent: int = 0) -> Sequence[str]:
+    """Return the items of a history that its stored preference does not cover, and at least the latest (cut 2).
 
     Args:
         history: Item ids, oldest first, already shortened by cut 1.
         n_since: Likes since the preference, which may be more than cut 1 left.
+        min_recent: Likes that are listed even where the preference covers them.
     """
-    return history[len(history) - min(n_since, len(history)) :]
+    return history[len(history) - min(max(n_since, min_recent), len(history)) :]
 
 
 def latest_items(items: Sequence[str], max_history: int | None) -> Sequence[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mllm_srec.prompts.templates import (
     ANSWERS,
     EMPTY_LIST,
+    LATEST,
     NO_HISTORY,
     NO_PICTURE,
     SINCE,
@@ -109,9 +110,15 @@ def history_line(text: str) -> str:
     return f"- {text}\n"
 
 
-def preference_line(text: str, has_lines: bool) -> str:
-    """Return the stored preference, with the heading of the items since where there are any."""
-    return f"{text}\n{SINCE}" if has_lines else text
+def preference_line(text: str, has_lines: bool, told: bool = False) -> str:
+    """Return the stored preference, with the heading of the items behind it where there are any.
+
+    Args:
+        text: The preference.
+        has_lines: Whether items follow.
+        told: Whether the preference tells of some of them already.
+    """
+    return f"{text}\n{LATEST if told else SINCE}" if has_lines else text
 
 
 def empty_history(settings: PromptSettings) -> str:

@@ -9,8 +9,8 @@ and results name it.
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from mllm_srec.types import ConfigError, check_literals
 
@@ -26,6 +26,7 @@ LABELS = string.ascii_uppercase
 EMPTY_LIST = "none\n"  # in place of a list without items
 UNTITLED = "untitled item"
 SINCE = "Since then:\n"  # between a preference and the items that came after its last window
+LATEST = "Latest likes:\n"  # in its place where some of them came before, and are in the preference, too
 
 
 # --- the questions of the summary stages ------------------------------------------------------------------------------
@@ -138,6 +139,9 @@ class PromptSettings:
         description: Give the description with the title.
         max_history: Latest items that a context lists (of liked and disliked ones together, where the wording shows
             both); null lists all that `prepare.max_history` kept. See `data/history.py`.
+        min_recent: Latest likes that a context lists at least, even where its stored preference tells of them already:
+            a preference says what is liked, and not what was liked last. They give way to `data.max_length` only.
+            Without stored preferences all likes are listed anyway.
         max_item_tokens: Tokens of one item's text, in the history and as target; longer texts are cut and counted.
         max_preference_tokens: Tokens of a preference summary; longer ones are cut and counted.
         cot: Chain of thought: four turns (image summary, item summary, preference, question) instead of one question;
@@ -158,6 +162,7 @@ class PromptSettings:
     categories: bool = False
     description: bool = False
     max_history: int | None = None
+    min_recent: int = 0
     max_item_tokens: int = 96
     max_preference_tokens: int = 256
     cot: bool = False
@@ -174,6 +179,7 @@ class PromptSettings:
                 raise ValueError(f"{name}={limit}: leaves no text; give at least 1")
         if self.max_history is not None and self.max_history < 1:
             raise ConfigError(f"max_history={self.max_history}: shows no past; give at least 1, or null for all")
+        self._check_recent()
         if self.cot and self.phrases.items_only:
             able = sorted(name for name, wording in WORDINGS.items() if not wording.items_only)
             raise ConfigError(
@@ -181,6 +187,16 @@ class PromptSettings:
                 f"set cot to false, or wording to one of {able}"
             )
         self._check_lists()
+
+    def _check_recent(self) -> None:
+        """Check the number of likes that are always listed."""
+        if self.min_recent < 0:
+            raise ConfigError(f"min_recent={self.min_recent}: is a number of likes; give 0 or more")
+        if self.max_history is not None and self.max_history < self.min_recent:
+            raise ConfigError(
+                f"min_recent={self.min_recent}: more likes than max_history={self.max_history} lets a context list; "
+                "lower it, or raise max_history"
+            )
 
     def _check_lists(self) -> None:
         """Check the settings of listwise prompts."""
@@ -196,6 +212,16 @@ class PromptSettings:
             )
         if self.list_shuffles < 1:
             raise ConfigError(f"list_shuffles={self.list_shuffles}: a list is shown at least once; give at least 1")
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings by name, as stores and checkpoints keep them to tell prompts apart.
+
+        A `min_recent` of 0 is left out: it gives the prompts of versions that did not know it.
+        """
+        content = asdict(self)
+        if not self.min_recent:
+            del content["min_recent"]
+        return content
 
     @property
     def phrases(self) -> Wording:

@@ -35,6 +35,11 @@ def test_items_behind_a_preference_are_those_since_and_no_more_than_the_context_
     assert items_since(ITEMS, n_since) == listed
 
 
+@pytest.mark.parametrize(("min_recent", "listed"), [(0, ["c"]), (1, ["c"]), (2, ["b", "c"]), (7, ITEMS)])
+def test_the_latest_likes_are_listed_even_where_the_preference_covers_them(min_recent, listed):
+    assert items_since(ITEMS, 1, min_recent) == listed
+
+
 @pytest.mark.parametrize(("max_history", "listed"), [(None, ITEMS), (1, ["c"]), (3, ITEMS), (7, ITEMS)])
 def test_a_prompt_lists_the_latest_items(max_history, listed):
     assert latest_items(ITEMS, max_history) == listed

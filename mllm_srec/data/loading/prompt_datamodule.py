@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
@@ -140,7 +140,7 @@ class PromptDataModule(RankingDataModule):
         return {
             "tokenizer": self.stores.encoder.fingerprint(),
             "version": self.prompt.version,
-            "prompt": {**asdict(self.prompt), **inputs},
+            "prompt": {**self.prompt.recorded(), **inputs},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

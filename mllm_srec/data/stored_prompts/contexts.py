@@ -1,9 +1,9 @@
 """Contexts: what a prompt says of its user, and its tokens.
 
-A context says the stored preference and the likes since, or the likes alone; how both are shortened is in
-`data/history.py`. What keeps the future out is checked for every context: where there are preferences, its items are
-exactly the visible likes before its key, and its preference ends at one of them; where dislikes are shown, every item
-comes before its key.
+A context says the stored preference and the likes since (and never fewer likes than `min_recent`), or the likes alone;
+how both are shortened is in `data/history.py`. What keeps the future out is checked for every context: where there are
+preferences, its items are exactly the visible likes before its key, and its preference ends at one of them; where
+dislikes are shown, every item comes before its key.
 """
 
 from __future__ import annotations
@@ -77,11 +77,13 @@ class ContextBody:
         items: Liked items since the preference, oldest first; without a preference, all that the group lists. Where
             the wording shows dislikes, they are among them.
         disliked: The disliked ones of `items`.
+        n_told: First ones of `items` that the preference tells of, too.
     """
 
     preference: str | None
     items: Sequence[str]
     disliked: frozenset[str] = frozenset()
+    n_told: int = 0
 
 
 class ContextTexts:
@@ -117,7 +119,8 @@ class ContextTexts:
             DataError: History or preference hold what the group may not see, or belong to other tables.
         """
         body = self._with_dislikes(group) if self.settings.phrases.disliked else self._of_likes(group)
-        return replace(body, items=latest_items(body.items, self.settings.max_history))
+        items = latest_items(body.items, self.settings.max_history)
+        return replace(body, items=items, n_told=max(0, body.n_told - len(body.items) + len(items)))
 
     def _with_dislikes(self, group: Mapping[str, Any]) -> ContextBody:
         """Return liked and disliked items in one order of time."""
@@ -157,7 +160,8 @@ class ContextTexts:
                 f"nothing at that key in {' and '.join(VISIBLE[split])}: it was written from other data, or from what "
                 "the group may not see; write it again with `python -m mllm_srec summarize`"
             )
-        return ContextBody(collapse_whitespace(state.text), items_since(history, end - begin))
+        listed = items_since(history, end - begin, self.settings.min_recent)
+        return ContextBody(collapse_whitespace(state.text), listed, n_told=max(0, len(listed) - (end - begin)))
 
 
 def _likes_by_user(interactions: pl.DataFrame, visible: tuple[Split, ...]) -> dict[str, Likes]:
@@ -222,7 +226,7 @@ class ContextFitter:
         if body.preference is None:
             kept = self._only_lines(lines, room)
         else:
-            opening, kept = self._behind_preference(body.preference, lines, room)
+            opening, kept = self._behind_preference(body.preference, lines, room, body.n_told > 0)
         return opening + _joined(kept) or self.nothing, len(kept)
 
     def _only_lines(self, lines: Sequence[Ids], room: int) -> Sequence[Ids]:
@@ -232,10 +236,12 @@ class ContextFitter:
             self.report.n_cut_histories += 1
         return kept
 
-    def _behind_preference(self, preference: str, lines: Sequence[Ids], room: int) -> tuple[Ids, Sequence[Ids]]:
+    def _behind_preference(
+        self, preference: str, lines: Sequence[Ids], room: int, told: bool
+    ) -> tuple[Ids, Sequence[Ids]]:
         """Return the tokens of the preference up to the first line, and the lines that fit behind them."""
         text = cut_text(self.encoder, preference, self.settings.max_preference_tokens)
-        opening = self.encoder.encode_text(preference_line(text, has_lines=True))
+        opening = self.encoder.encode_text(preference_line(text, has_lines=True, told=told))
         kept = newest_lines(lines, room - len(opening))
         uncut = opening if kept else self.encoder.encode_text(preference_line(text, has_lines=False))
         shown = uncut if len(uncut) <= room else cut_tokens(self.encoder.tokenizer, uncut, room)

@@ -71,7 +71,7 @@ def build_prompt_store(
     _check_summaries(settings, texts)
     key = {
         "template": settings.version,
-        "settings": asdict(settings),
+        "settings": settings.recorded(),
         "tokenizer": encoder.fingerprint(),
         "max_length": max_length,
         "room": "of the longest item",  # the same for pairs and lists, which may hold any item

@@ -171,7 +171,7 @@ def _case(source: CaseSource, group_id: int, verdicts: pl.DataFrame) -> Case:
         group_id=group_id,
         history=tuple(_item(source, item_id) for item_id in history[-SHOWN_HISTORY:]),
         n_history=len(history),
-        n_since=len(body.items) if body.preference is not None else 0,
+        n_since=len(body.items) - body.n_told if body.preference is not None else 0,
         preference=body.preference,
         targets=tuple(_target(source, row) for row in _shown(candidates).iter_rows(named=True)),
         n_candidates=int(candidates["n_candidates"].max() or candidates.height),  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ Every item's summary holds a word of its own, so that what a context knows can b
 
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -255,6 +255,51 @@ def test_lines_are_counted_from_the_state_and_not_from_the_list(prepare, encoder
         n_told = len(before) // WINDOW * WINDOW
         expected = [*before[:n_told], *before[n_told:][-max_history:]]
         assert marks(encoder.tokenizer.decode(prompts.prefix(index))) == expected
+
+
+@form
+@pytest.mark.parametrize("modality", ["both", "text"])
+@pytest.mark.parametrize(("min_recent", "max_history"), [(1, None), (2, None), (4, None), (2, 2), (9, None)])
+def test_the_latest_likes_are_always_shown(shop, encoder, settings, modality, min_recent, max_history):
+    """Window ends leave 0, 1 or 2 likes since the preference; told ones stand under a heading of their own."""
+    prompts = store(shop, encoder, None, modality, min_recent=min_recent, max_history=max_history, **settings)
+    seen = set()
+    for index, group in enumerate(shop.groups.iter_rows(named=True)):
+        liked = likes(shop, group["user_id"], VISIBLE[group["split"]])
+        before = [item for key, item in liked if key < (group["timestamp"], group["order"])]
+        n_since = len(before) % WINDOW
+        n_shown = min(max(n_since, min_recent), len(before), max_history or len(before))
+        told = before[: len(before) - n_since]
+        if not told:
+            n_shown = min(len(before), max_history or len(before))
+        text = encoder.tokenizer.decode([*prompts.prefix(index), *prompts.middle(index)])
+        assert marks(text) == told + before[len(before) - n_shown :]
+        assert ("Latest likes:\n" in text) == (bool(told) and n_shown > n_since)
+        assert ("Since then:\n" in text) == (bool(told) and 0 < n_shown <= n_since)
+        seen.add(n_since if told else None)
+    assert seen == {None, 0, 1, 2}
+
+
+def test_without_it_prompts_and_their_store_are_those_of_before(shop, encoder):
+    """The name of a store is a hash of its settings: stores of versions without `min_recent` are found again."""
+    prompts = PromptSettings()
+    assert "min_recent" not in prompts.recorded()
+    assert PromptSettings(min_recent=2).recorded()["min_recent"] == 2
+    assert store(shop, encoder, None).folder == store(shop, encoder, None, min_recent=0).folder
+    assert store(shop, encoder, None).folder != store(shop, encoder, None, min_recent=2).folder
+    assert prompts.recorded() == {k: v for k, v in asdict(prompts).items() if k != "min_recent"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"min_recent": -1}, "min_recent=-1: is a number of likes; give 0 or more"),
+        ({"min_recent": 3, "max_history": 2}, "min_recent=3: more likes than max_history=2 lets"),
+    ],
+)
+def test_a_number_of_latest_likes_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        PromptSettings(**changes)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
