@@ -15,6 +15,7 @@ from mllm_srec.files.atomic import write_table
 from mllm_srec.files.hashing import file_hash
 from mllm_srec.pipeline.evaluation.references import (
     CEILINGS_NOTE,
+    RULES_NOTE,
     protocol,
     reference_metrics,
     references,
@@ -131,6 +132,8 @@ class ResultWriter:
             notes.append(f"summaries against the truth: {shares} (of a preference, chance is 0.5)")
         if any(name.startswith("oracle") for name in beside):
             notes.append(CEILINGS_NOTE)
+        if any(name.startswith(("averaging", "recent")) for name in beside):
+            notes.append(RULES_NOTE)
         notes += [facts["no_pairs"]] if facts.get("no_pairs") else []
         if facts["learns_later_likes"]:
             notes.append(

@@ -98,6 +98,11 @@ class DemoSettings:
             shows; in [0, 1].
         image_size: Side of the square picture in pixels.
         clutter: Strength of the clutter behind products and of marketing words in texts; in [0, 1].
+        order: Share of what a user is shown that is of the categories that complement their last two likes, by a map
+            drawn for the shop; in [0, 1], 0 shows items in an order without any rule.
+        house: What the house adds to the utility of some brands and materials, and takes from as many others; at least
+            0, which is a shop without a taste of its own.
+        last_likes: Likes that the ceiling `recent_both` reads, the latest; 0 leaves this ceiling out.
     """
 
     n_users: int = 300
@@ -111,6 +116,9 @@ class DemoSettings:
     image_share: float = 0.5
     image_size: int = 56
     clutter: float = 0.5
+    order: float = 0.0
+    house: float = 0.0
+    last_likes: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,19 @@ exactly. A rank list is scored at its context's key, that is, at the earliest he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from mllm_srec.data.demo.shop import DAY_MS, item_truth, user_truth
-from mllm_srec.data.demo.truth import MODALITIES, Floats, Ints, TasteModel
+from mllm_srec.data.demo import readers
+from mllm_srec.data.demo.readers import check_joined
+from mllm_srec.data.demo.rules import Exposure, Floats, Ints, random_stream
+from mllm_srec.data.demo.shop import CATEGORY, DAY_MS, item_truth, user_truth
+from mllm_srec.data.demo.taste_filter import ReaderLaw
+from mllm_srec.data.demo.truth import MODALITIES, TasteModel
 from mllm_srec.data.demo.words import ATTRIBUTES, VALUES
 from mllm_srec.data.settings import DemoSettings, PrepareSettings
 from mllm_srec.files.atomic import write_table
@@ -38,7 +42,12 @@ SCORES = tuple(f"{who}_{modality}" for who in ("oracle", "reader") for modality 
 HINDSIGHT = tuple(f"hindsight_{modality}" for modality in MODALITIES)
 """Names of the score columns of the reader who also sees later ratings."""
 
-_USERS_AT_ONCE = 128
+RULES = (*(f"averaging_{modality}" for modality in MODALITIES), "shuffled_both")
+"""Names of the score columns that a shop with rules of its own has, too."""
+
+ALL = (*SCORES, *HINDSIGHT, *RULES, "recent_both")
+_EXACT = ("reader_", "hindsight_", "shuffled_", "recent_")
+_LAPSE = 1e-3
 _DECIMALS = 9  # equal probabilities must tie, whatever order sums ran in
 
 
@@ -71,8 +80,10 @@ def write_ceilings(folder: Path, settings: PrepareSettings) -> None:
         for name in ("samples", "candidates")
     )
     scored = score_targets(targets, tables["groups"], tables["interactions"], settings.demo)
+    # in a shop with an order, what is shown tells of likes that are held out: then no reader is exact, nor a ceiling
+    exact = settings.demo.order == 0 or settings.split == "leave_one_out"
     # the scores assume clean pictures: a model that sees corrupted ones cannot reach them
-    names = [name for name in (*SCORES, *HINDSIGHT) if name in scored.columns]
+    names = [name for name in ALL if name in scored.columns and (exact or not name.startswith(_EXACT))]
     valid = [name for name in names if settings.corruption.kind == "none" or name.endswith("_text")]
     write_table(scored.select("table", "group_id", "item_id", *valid), folder / "ceilings.parquet")
 
@@ -91,187 +102,97 @@ def score_targets(
     Raises:
         DataError: A group, user, item or rating is not of this shop.
     """
-    model = TasteModel.from_settings(settings)
-    catalogue = item_truth(settings)
-    codes = np.stack([_codes(catalogue[name], VALUES[name]) for name in ATTRIBUTES], axis=1)  # (I, A)
-    item_index = pl.DataFrame({"item_id": catalogue["item_id"]}).with_row_index("item")
+    shop = _Shop.of(settings)
+    item_index = pl.DataFrame({"item_id": shop.item_ids}).with_row_index("item")
     contexts = _contexts(targets, groups)
-    rows = interactions.filter(pl.col("split").is_in(VISIBLE["test"]))
-    events = _events(rows, contexts, item_index)
+    events = readers.list_events(interactions.filter(pl.col("split").is_in(VISIBLE["test"])), contexts, item_index)
     context_of = contexts.select("group_id").with_row_index("context")
     joined = targets.join(context_of, on="group_id", how="left", maintain_order="left")
     joined = joined.join(item_index, on="item_id", how="left", maintain_order="left")
-    _check_joined(joined["item"], targets["item_id"], "item")
+    check_joined(joined["item"], targets["item_id"], "item")
     pairs = joined.select("context", "item").to_numpy().astype(np.int64)
-    tastes = _tastes_of(contexts, settings)
+    everything = readers.list_events(interactions, contexts, item_index)
+    scores = _oracle(shop, pairs, _tastes_of(contexts, settings), everything)
+    scores |= _history_readers(shop, pairs, events)
+    if settings.order or settings.house:
+        scores |= _strangers(shop, pairs, events) | _shuffled(shop, pairs, events)
+    if settings.last_likes:
+        latest = readers.latest_likes(readers.one_context_each(events), settings.last_likes)
+        scores["recent_both"] = shop.read(pairs, latest, shop.exposure)
+    return targets.with_columns(pl.Series(name, scores[name].round(_DECIMALS)) for name in ALL if name in scores)
+
+
+@dataclass(frozen=True)
+class _Shop:
+    """The truth of a shop, as its readers need it: (I, A) values of items, tastes' law, and what is shown."""
+
+    settings: DemoSettings
+    model: TasteModel
+    item_ids: pl.Series
+    codes: Ints
+    exposure: Exposure
+
+    @classmethod
+    def of(cls, settings: DemoSettings) -> _Shop:
+        items = item_truth(settings)
+        codes = np.stack([_codes(items[name], VALUES[name]) for name in ATTRIBUTES], axis=1)
+        model = TasteModel.from_settings(settings)
+        return cls(settings, model, items["item_id"], codes, Exposure.of_shop(settings))
+
+    def read(
+        self,
+        pairs: Ints,
+        events: pl.DataFrame,
+        exposure: Exposure,
+        visible: tuple[str, ...] = ATTRIBUTES,
+        reads_later: bool = False,
+        **law: Any,
+    ) -> Floats:
+        """Return (N,) P(shown next), relative to even chances, times P(like), of one reader."""
+        known = ReaderLaw(self.model, visible, **law)
+        codes = self.codes[:, [ATTRIBUTES.index(name) for name in visible]]
+        liked = readers.read(known, events, pairs, codes, reads_later)
+        return np.asarray(liked * readers.exposures(exposure, events, pairs, self.codes[:, CATEGORY]))
+
+
+def _oracle(shop: _Shop, pairs: Ints, tastes: Ints, events: pl.DataFrame) -> dict[str, Floats]:
+    """Score with the true tastes (contexts, A), and with everything that was reported before."""
+    shown = readers.exposures(shop.exposure, events, pairs, shop.codes[:, CATEGORY])
     scores = {}
     for modality, visible in MODALITIES.items():
-        columns = [ATTRIBUTES.index(name) for name in visible]
-        liked = model.rating_table(visible)[:, 3:].sum(axis=1)
-        patterns = model.pattern(tastes[pairs[:, 0]][:, columns], codes[pairs[:, 1]][:, columns], visible)
-        scores[f"oracle_{modality}"] = liked[patterns]
-        scores[f"reader_{modality}"] = _read(model, visible, events, pairs, codes[:, columns], reads_later=False)
-        if _has_later(events):
-            scores[f"hindsight_{modality}"] = _read(model, visible, events, pairs, codes[:, columns], reads_later=True)
-    names = [name for name in (*SCORES, *HINDSIGHT) if name in scores]
-    return targets.with_columns(pl.Series(name, scores[name].round(_DECIMALS)) for name in names)
-
-
-class TasteFilter:
-    """Forward filter of the hidden Markov chain of `TasteModel`, vectorised over U users.
-
-    Args:
-        model: The taste model.
-        visible: The V attributes that the reader perceives; the others are averaged out exactly.
-        n_users: Number of users, U.
-
-    Attributes:
-        belief: (U, S) float64, P(joint taste state | ratings so far); S is the product of the visible attributes'
-            numbers of states, first attribute slowest. It starts uniform, the chain's stationary distribution.
-    """
-
-    def __init__(self, model: TasteModel, visible: tuple[str, ...], n_users: int) -> None:
-        self.model = model
-        self.visible = visible
-        self.shape = tuple(model.n_values[name] for name in visible)
-        self._ratings = model.rating_table(visible)  # (2^V, 5)
-        self._likes = [model.likes(name).T for name in visible]  # (value, state)
-        n_states = int(np.prod(self.shape))
-        self.belief = np.full((n_users, n_states), 1 / n_states)
-        self._transition = lru_cache(maxsize=None)(model.transition)
-
-    def predict(self, users: Ints, days: Ints) -> None:
-        """Let `days` (N,) pass for `users` (N,), distinct indices: tastes may drift."""
-        moving = days > 0
-        if self.model.drift == 0 or not moving.any():
-            return
-        users, days = users[moving], days[moving]
-        belief, left, right = self.belief[users], 1, self.belief.shape[1]
-        for name, n in zip(self.visible, self.shape, strict=True):
-            right //= n
-            steps = np.stack([self._transition(name, int(d)) for d in days])  # (N, n, n), symmetric
-            if right == 1:
-                belief = belief.reshape(len(users), left, n) @ steps
-            else:
-                belief = steps[:, None] @ belief.reshape(len(users), left, n, right)
-            left *= n
-        self.belief[users] = belief.reshape(len(users), -1)
-
-    def update(self, users: Ints, values: Ints, ratings: Ints) -> None:
-        """Condition on one rating 1..5 (N,) of an item with attribute `values` (N, V), for each of `users` (N,).
-
-        Raises:
-            ValueError: A rating has probability 0 under every taste that is still possible.
-        """
-        likelihood = np.take_along_axis(self._ratings.T[ratings - 1], self._patterns(values), axis=1)  # (N, S)
-        joint = self.belief[users] * likelihood
-        mass = joint.sum(axis=1, keepdims=True)
-        if not (mass > 0).all():
-            raise ValueError(
-                "ratings: one of them is impossible after the others in this taste model; "
-                "pass the settings that these interactions were generated with"
-            )
-        self.belief[users] = joint / mass
-
-    def likes(self, values: Ints) -> Floats:
-        """Return (K, S) P(rating >= 4) of the K items with attribute `values` (K, V) under each joint state.
-
-        `belief[users] @ likes(values).T` (N, K) are the reader's probabilities of a like.
-        """
-        return np.asarray(self._ratings[:, 3:].sum(axis=1)[self._patterns(values)])
-
-    def _patterns(self, values: Ints) -> Ints:
-        """Return (K, S) the pattern of liked attributes of each item under each joint state."""
-        pattern = np.zeros((len(values), 1), dtype=np.int64)
-        for column, (likes, n) in enumerate(zip(self._likes, self.shape, strict=True)):
-            bit = likes[values[:, column]].astype(np.int64) << (len(self.shape) - 1 - column)  # (K, n)
-            pattern = (pattern[:, :, None] + bit[:, None, :]).reshape(len(values), pattern.shape[1] * n)
-        return pattern
-
-
-def _read(
-    model: TasteModel, visible: tuple[str, ...], events: pl.DataFrame, pairs: Ints, codes: Ints, reads_later: bool
-) -> Floats:
-    """Return (N,) a reader's scores of the (context, item) `pairs` (N, 2); `codes` (I, V) are items' attributes."""
-    kinds, kind_of = np.unique(codes, axis=0, return_inverse=True)  # items that look alike are scored once
-    likes = TasteFilter(model, visible, 1).likes(kinds)  # (kinds, S)
-    by_context = np.argsort(pairs[:, 0], kind="stable")
-    bounds = np.searchsorted(pairs[by_context, 0], np.arange(pairs[:, 0].max(initial=-1) + 2))
-    scores = np.full(len(pairs), np.nan)
-    for _, some_users in events.group_by(pl.col("user") // _USERS_AT_ONCE, maintain_order=True):
-        later: dict[int, Floats] = {}
-        for contexts, beliefs in _beliefs(model, visible, _reversed(some_users), codes) if reads_later else ():
-            later |= zip(contexts, beliefs, strict=True)
-        for contexts, beliefs in _beliefs(model, visible, some_users, codes):
-            if later:  # the belief from later ratings is their likelihood, up to scale: tastes are uniform at first
-                beliefs = beliefs * np.stack([later[context] for context in contexts])
-                beliefs /= beliefs.sum(axis=1, keepdims=True)
-            for context, liked in zip(contexts, beliefs @ likes.T, strict=True):  # (kinds,)
-                rows = by_context[bounds[context] : bounds[context + 1]]
-                scores[rows] = liked[kind_of[pairs[rows, 1]]]
+        law = ReaderLaw(shop.model, visible)
+        state = np.zeros(len(tastes), dtype=np.int64)
+        for name, n in zip(law.attributes, law.shape, strict=True):
+            state = state * n + tastes[:, ATTRIBUTES.index(name)]
+        seen = shop.codes[:, [ATTRIBUTES.index(name) for name in visible]]
+        kinds, kind_of = np.unique(seen, axis=0, return_inverse=True)
+        scores[f"oracle_{modality}"] = law.likes(kinds)[kind_of[pairs[:, 1]], state[pairs[:, 0]]] * shown
     return scores
 
 
-def _beliefs(
-    model: TasteModel, visible: tuple[str, ...], events: pl.DataFrame, codes: Ints
-) -> Iterator[tuple[list[int], Floats]]:
-    """Yield contexts of at most `_USERS_AT_ONCE` users, n on each turn, with beliefs (n, S) from earlier turns."""
-    tastes = TasteFilter(model, visible, _USERS_AT_ONCE)
-    for _, step in events.sort("turn").group_by("turn", maintain_order=True):
-        users = step["user"].to_numpy() % _USERS_AT_ONCE
-        tastes.predict(users, step["gap"].to_numpy())
-        is_context = step["context"].is_not_null().to_numpy()
-        if is_context.any():
-            yield step["context"].drop_nulls().to_list(), tastes.belief[users[is_context]]
-        rated = step.filter(~is_context).select("item", "rating").to_numpy().astype(np.int64)
-        _update(tastes, users[~is_context], codes[rated[:, 0]], rated[:, 1])
+def _history_readers(shop: _Shop, pairs: Ints, events: pl.DataFrame) -> dict[str, Floats]:
+    """Score with what was rated before, and where it differs with what was rated later, too."""
+    scores = {}
+    for modality, visible in MODALITIES.items():
+        scores[f"reader_{modality}"] = shop.read(pairs, events, shop.exposure, visible)
+        if readers.has_later(events):
+            scores[f"hindsight_{modality}"] = shop.read(pairs, events, shop.exposure, visible, reads_later=True)
+    return scores
 
 
-def _reversed(events: pl.DataFrame) -> pl.DataFrame:
-    """Return the events of each user from the last to the first; tastes drift alike in both directions of time."""
-    return events.with_columns(
-        pl.col("gap").shift(-1, fill_value=0).over("user", order_by="turn"),
-        turn=pl.col("turn").max().over("user") - pl.col("turn"),
-    )
+def _strangers(shop: _Shop, pairs: Ints, events: pl.DataFrame) -> dict[str, Floats]:
+    """Score as readers who know what is common to all shops, and nothing of the rules of this one."""
+    rule = Exposure.of_any_shop(shop.settings)
+    return {
+        f"averaging_{modality}": shop.read(pairs, events, rule, visible, knows_house=False, lapse=_LAPSE)
+        for modality, visible in MODALITIES.items()
+    }
 
 
-def _has_later(events: pl.DataFrame) -> bool:
-    """Return True if any user rated something after one of their contexts."""
-    first = pl.col("turn").filter(pl.col("context").is_not_null()).min().over("user")
-    return bool(events.select((pl.col("context").is_null() & (pl.col("turn") > first)).any()).item())
-
-
-def _update(tastes: TasteFilter, users: Ints, values: Ints, ratings: Ints) -> None:
-    """Update the beliefs; refuse ratings of another shop."""
-    try:
-        tastes.update(users, values, ratings)
-    except ValueError as error:
-        raise DataError(f"interactions: not those of this demo shop; {error}") from error
-
-
-def _events(rows: pl.DataFrame, contexts: pl.DataFrame, item_index: pl.DataFrame) -> pl.DataFrame:
-    """List the events of each user in order, ratings and contexts; `turn` numbers them within the user.
-
-    A context sees only keys before its own, so at an equal key it comes first. `gap` is the number of days since the
-    previous turn.
-    """
-    ratings = rows.join(item_index, on="item_id", how="left", maintain_order="left")
-    _check_joined(ratings["item"], rows["item_id"], "item")
-    no_context = pl.lit(None, pl.UInt32).alias("context")
-    ratings = ratings.select("user_id", "timestamp", "order", "item", "rating", no_context)
-    questions = contexts.with_row_index("context").select(
-        *("user_id", "timestamp", "order"),
-        pl.lit(None, pl.UInt32).alias("item"),
-        pl.lit(None, pl.Float64).alias("rating"),
-        pl.col("context"),
-    )
-    events = pl.concat([questions, ratings]).sort("user_id", "timestamp", "order", pl.col("context").is_null())
-    day = pl.col("timestamp") // DAY_MS
-    return events.with_columns(
-        pl.col("user_id").rank("dense").cast(pl.Int64).sub(1).alias("user"),
-        pl.int_range(pl.len()).over("user_id").alias("turn"),
-        (day - day.shift(1)).over("user_id").fill_null(0).alias("gap"),
-    )
+def _shuffled(shop: _Shop, pairs: Ints, events: pl.DataFrame) -> dict[str, Floats]:
+    """Score as the reader who takes the likes before each context in a random order for the true one."""
+    mixed = readers.shuffled_likes(readers.one_context_each(events), random_stream(shop.settings, "shuffles"))
+    return {"shuffled_both": shop.read(pairs, mixed, shop.exposure, lapse=_LAPSE)}
 
 
 def _contexts(targets: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
@@ -292,19 +213,10 @@ def _tastes_of(contexts: pl.DataFrame, settings: DemoSettings) -> Ints:
     """Return (contexts, A) the true taste states of each context's user on its day."""
     days = contexts.select("user_id", (pl.col("timestamp") // DAY_MS).alias("day"))
     tastes = days.join(user_truth(settings), on=["user_id", "day"], how="left", maintain_order="left")
-    _check_joined(tastes[ATTRIBUTES[0]], contexts["user_id"], "user on that day")
+    check_joined(tastes[ATTRIBUTES[0]], contexts["user_id"], "user on that day")
     return tastes.select(ATTRIBUTES).to_numpy().astype(np.int64)
 
 
 def _codes(words: pl.Series, values: tuple[str, ...]) -> Ints:
     """Return the positions of `words` in `values`."""
     return np.array([values.index(word) for word in words], dtype=np.int64)
-
-
-def _check_joined(joined: pl.Series, ids: pl.Series, kind: str) -> None:
-    """Refuse ids without a match in a left join, which left nulls in `joined`."""
-    if joined.null_count():
-        raise DataError(
-            f"{joined.null_count()} rows name an unknown {kind}, such as {ids.filter(joined.is_null())[0]!r}, which "
-            "the demo shop of these settings does not have; prepare the data set again with these settings"
-        )

@@ -1,10 +1,12 @@
 """The demo shop: items, users and ratings generated from a ground truth.
 
-On each day of membership a user sees one item, every item at most once, in an order drawn independently of taste, and
-rates it by the taste of that day. Likes are always reported, dislikes only sometimes, so that few of the
-*interactions* are dislikes (`disliked_share`) although a user dislikes most of the catalogue. Since the item seen on a
-day does not depend on taste, P(these interactions | tastes) is the product of their rating probabilities, whatever
-other interactions were held out by a split or never reported: that is why `ceilings.TasteFilter` is exact.
+On each day of membership a user sees one item and rates it by the taste of that day. Every item is seen at most once,
+in an order drawn independently of taste; in a shop with an order (`rules`), what is seen depends on what the user has
+reported so far, and what was not reported may be seen again. Likes are always reported, dislikes only sometimes, so
+that few of the *interactions* are dislikes (`disliked_share`) although a user dislikes most of the catalogue. Since the
+item seen on a day does not depend on taste, given the reports before, P(these interactions | tastes) is the product of
+their rating probabilities, whatever other interactions were never reported, or (in a shop without an order) held out
+by a split: that is why `taste_filter.TasteFilter` is exact.
 """
 
 from __future__ import annotations
@@ -19,7 +21,17 @@ import polars as pl
 
 from mllm_srec.data.demo import words as demo_words
 from mllm_srec.data.demo.drawing import draw_item
-from mllm_srec.data.demo.truth import Ints, TasteModel
+from mllm_srec.data.demo.rules import (
+    REMEMBERED_LIKES,
+    Bools,
+    Floats,
+    Ints,
+    draw_complements,
+    draw_shown,
+    random_stream,
+    stream_seed,
+)
+from mllm_srec.data.demo.truth import TasteModel
 from mllm_srec.data.raw.schema import INTERACTION_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, RawData
 from mllm_srec.data.settings import DemoSettings
 from mllm_srec.types import ConfigError
@@ -27,17 +39,7 @@ from mllm_srec.types import ConfigError
 DAY_MS = 86_400_000
 _FIRST_DAY = (datetime.date(2023, 1, 1) - datetime.date(1970, 1, 1)).days
 _JOINING_DAYS = 180
-_STREAMS = (  # the position of a purpose is part of the seed: append only
-    "items",
-    "tastes",
-    "views",
-    "ratings",
-    "times",
-    "texts",
-    "reviews",
-    "profiles",
-    "pictures",
-)
+CATEGORY = demo_words.ATTRIBUTES.index("category")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Simulation:
     tastes: Ints
     views: Ints
     ratings: Ints
-    reported: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    reported: Bools
 
 
 def item_id(index: int) -> str:
@@ -81,20 +83,26 @@ def simulate(settings: DemoSettings) -> Simulation:
     """
     _check(settings)
     model = TasteModel.from_settings(settings)
-    values = _draw_values(model, settings.n_items, _stream(settings, "items"))
+    values = _draw_values(model, settings.n_items, random_stream(settings, "items"))
     report_share = _report_share(model, settings)
     like_share = model.expected_like_share
     pace = like_share + (1 - like_share) * report_share  # interactions per day
-    n_days = min(settings.n_items, 3 * math.ceil(settings.n_interactions / pace))
-    tastes = _draw_tastes(model, settings.n_users, n_days, _stream(settings, "tastes"))
-    rng = _stream(settings, "views")
-    views = np.stack([rng.choice(settings.n_items, n_days, replace=False) for _ in range(settings.n_users)])
-    rng = _stream(settings, "ratings")
-    table = model.rating_table()[model.pattern(tastes, values[views])]  # (U, T, 5)
-    ratings = 1 + (rng.random((*views.shape, 1)) > table.cumsum(axis=-1)[..., :4]).sum(axis=-1)
-    reported = (ratings >= 4) | (rng.random(views.shape) < report_share)
-    reported &= reported.cumsum(axis=1) <= settings.n_interactions
-    first_day = _FIRST_DAY + _stream(settings, "times").integers(_JOINING_DAYS, size=settings.n_users)
+    n_days = 3 * math.ceil(settings.n_interactions / pace)
+    if settings.order == 0:
+        n_days = min(settings.n_items, n_days)
+    tastes = _draw_tastes(model, settings.n_users, n_days, random_stream(settings, "tastes"))
+    rng = random_stream(settings, "ratings")
+    draws = rng.random((settings.n_users, n_days, 1))
+    reports = rng.random((settings.n_users, n_days)) < report_share
+    if settings.order == 0:
+        rng = random_stream(settings, "views")
+        views = np.stack([rng.choice(settings.n_items, n_days, replace=False) for _ in range(settings.n_users)])
+        ratings = _draw_ratings(model, tastes, values[views], draws)
+        reported = (ratings >= 4) | reports
+        reported &= reported.cumsum(axis=1) <= settings.n_interactions
+    else:
+        views, ratings, reported = _follow_order(model, settings, values, tastes, draws, reports)
+    first_day = _FIRST_DAY + random_stream(settings, "times").integers(_JOINING_DAYS, size=settings.n_users)
     return Simulation(values, first_day, tastes, views, ratings, reported)
 
 
@@ -114,7 +122,7 @@ def generate_demo(settings: DemoSettings, pictures: Path) -> RawData:
     simulation = simulate(settings)
     items = _item_table(simulation, settings)
     pictures.mkdir(parents=True, exist_ok=True)
-    seeds = np.random.SeedSequence([settings.seed, _STREAMS.index("pictures")]).spawn(settings.n_items)
+    seeds = stream_seed(settings, "pictures").spawn(settings.n_items)
     for seed, truth in zip(seeds, item_truth(settings).iter_rows(named=True), strict=True):
         picture = draw_item(
             truth["category"],
@@ -125,7 +133,7 @@ def generate_demo(settings: DemoSettings, pictures: Path) -> RawData:
             np.random.default_rng(seed),
         )
         picture.save(pictures / f"{truth['item_id']}.png")
-    rng = _stream(settings, "profiles")
+    rng = random_stream(settings, "profiles")
     users = pl.DataFrame(
         {
             "user_id": [user_id(u) for u in range(settings.n_users)],
@@ -138,7 +146,7 @@ def generate_demo(settings: DemoSettings, pictures: Path) -> RawData:
 
 def item_truth(settings: DemoSettings) -> pl.DataFrame:
     """Return one row per item: `item_id` and the true value, in words, of each of the five attributes."""
-    values = _draw_values(TasteModel.from_settings(settings), settings.n_items, _stream(settings, "items"))
+    values = _draw_values(TasteModel.from_settings(settings), settings.n_items, random_stream(settings, "items"))
     words = {name: [demo_words.VALUES[name][v] for v in values[:, a]] for a, name in enumerate(demo_words.ATTRIBUTES)}
     return pl.DataFrame({"item_id": [item_id(i) for i in range(settings.n_items)], **words})
 
@@ -161,12 +169,17 @@ def user_truth(settings: DemoSettings) -> pl.DataFrame:
     )
 
 
+def draw_interactions(settings: DemoSettings) -> pl.DataFrame:
+    """Return the interactions that `generate_demo` gives for these settings, without drawing pictures."""
+    return _interaction_table(simulate(settings), settings)
+
+
 def _check(settings: DemoSettings) -> None:
     """Check the range of every setting."""
     for name in ("n_users", "n_items", "n_interactions", "image_size"):
         if (value := getattr(settings, name)) < 1:
             raise ConfigError(f"prepare.demo.{name}={value}: too small; give a whole number of at least 1")
-    for name in ("drift", "image_share", "clutter", "like_share"):
+    for name in ("drift", "image_share", "clutter", "like_share", "order"):
         if not 0 <= (share := getattr(settings, name)) <= 1:
             raise ConfigError(f"prepare.demo.{name}={share}: out of range; give a number from 0 to 1")
     if not 0 <= settings.disliked_share < 1:
@@ -175,16 +188,15 @@ def _check(settings: DemoSettings) -> None:
         )
     if settings.noise < 0:
         raise ConfigError(f"prepare.demo.noise={settings.noise}: too small; give 0 (deterministic ratings) or more")
+    if settings.house < 0:
+        raise ConfigError(f"prepare.demo.house={settings.house}: too small; give 0 (no taste of its own) or more")
+    if settings.last_likes < 0:
+        raise ConfigError(f"prepare.demo.last_likes={settings.last_likes}: too small; give 0 (leaves it out) or more")
     if settings.n_interactions > settings.n_items:
         raise ConfigError(
             f"prepare.demo.n_interactions={settings.n_interactions}: more than the {settings.n_items} items, each of "
             "which a user rates once; lower it or raise prepare.demo.n_items"
         )
-
-
-def _stream(settings: DemoSettings, purpose: str) -> np.random.Generator:
-    """Make the random generator of one purpose, so that a change in one leaves the others unchanged."""
-    return np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAMS.index(purpose)]))
 
 
 def _report_share(model: TasteModel, settings: DemoSettings) -> float:
@@ -209,8 +221,48 @@ def _draw_tastes(model: TasteModel, n_users: int, n_days: int, rng: np.random.Ge
     return np.asarray(np.concatenate([first, first + steps.cumsum(axis=1)], axis=1) % n_values)
 
 
+def _draw_ratings(model: TasteModel, tastes: Ints, values: Ints, draws: Floats) -> Ints:
+    """Draw ratings 1..5 (...) of items with `values` (..., A) by users with `tastes` (..., A); `draws` is (..., 1)."""
+    levels, patterns = model.house_level(values), model.pattern(tastes, values)
+    table = model.house_tables()[levels, patterns]  # (..., 5)
+    return np.asarray(1 + (draws > table.cumsum(axis=-1)[..., :4]).sum(axis=-1))
+
+
+def _follow_order(
+    model: TasteModel, settings: DemoSettings, values: Ints, tastes: Ints, draws: Floats, reports: Bools
+) -> tuple[Ints, Ints, Bools]:
+    """Draw views, ratings and what is reported, (U, T) each, in a shop that has an order.
+
+    Args:
+        model: The taste model.
+        settings: Settings of the shop.
+        values: (I, A) values of the items.
+        tastes: (U, T, A) taste states.
+        draws: (U, T, 1) uniform draws of the ratings.
+        reports: (U, T) True where a dislike is reported.
+    """
+    n_users, n_days, _ = tastes.shape
+    users, complements, kinds = np.arange(n_users), draw_complements(settings), values[:, CATEGORY]
+    view_draws = random_stream(settings, "views").random((n_days, n_users, 3))
+    free = np.ones((n_users, len(values)), dtype=np.bool_)
+    last = np.full((n_users, REMEMBERED_LIKES), -1)
+    n_reported = np.zeros(n_users, dtype=np.int64)
+    days = []
+    for day in range(n_days):
+        view = draw_shown(complements, settings.order, kinds, free, last, view_draws[day])
+        rating = _draw_ratings(model, tastes[:, day], values[view], draws[:, day])
+        reported = ((rating >= 4) | reports[:, day]) & (n_reported < settings.n_interactions)
+        n_reported += reported
+        free[users[reported], view[reported]] = False
+        liked = reported & (rating >= 4)
+        last[liked] = np.column_stack([kinds[view[liked]], last[liked, :-1]])
+        days.append((view, rating, reported))
+    views, ratings, reported = (np.stack(of_days, axis=1) for of_days in zip(*days, strict=True))
+    return views, ratings, reported
+
+
 def _item_table(simulation: Simulation, settings: DemoSettings) -> pl.DataFrame:
-    rng = _stream(settings, "texts")
+    rng = random_stream(settings, "texts")
     rows = []
     for index, codes in enumerate(simulation.values):
         words = {name: demo_words.VALUES[name][v] for name, v in zip(demo_words.ATTRIBUTES, codes, strict=True)}
@@ -232,7 +284,7 @@ def _item_table(simulation: Simulation, settings: DemoSettings) -> pl.DataFrame:
 def _interaction_table(simulation: Simulation, settings: DemoSettings) -> pl.DataFrame:
     """List the reported ratings in order of time: at most one per user and day, at a random second of the day."""
     users, days = np.nonzero(simulation.reported)
-    rng = _stream(settings, "reviews")
+    rng = random_stream(settings, "reviews")
     ratings = simulation.ratings[users, days]
     day = simulation.first_day[users] + days
     timestamp = day * DAY_MS + rng.integers(DAY_MS // 1000, size=len(day)) * 1000

@@ -4,25 +4,25 @@ A user has one *taste state* per attribute. With n values on a circle, state k l
 k + n // 2 - 1, so about half of them. An item's utility is the weighted sum of +1 (liked value) and -1 over its
 attributes; logistic noise is added and four cut-offs turn it into a rating of 1 to 5. Every day each attribute's state
 stays, or with probability `drift` moves to a neighbour on the circle. So the ratings of a user are a hidden Markov
-chain over the product of the attributes' states, small enough for exact filtering (`ceilings.TasteFilter`).
+chain over the product of the attributes' states, small enough for exact filtering (`taste_filter.TasteFilter`).
 
-A rating depends only on the *pattern* of liked attributes, a bit string with the first attribute in the highest bit.
+A rating depends only on the *pattern* of liked attributes, a bit string with the first attribute in the highest bit,
+and in a shop with a taste of its own (`rules.draw_house`) on what the house adds to the item's utility.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
+from mllm_srec.data.demo.rules import Floats, Ints, draw_house
 from mllm_srec.data.demo.words import ATTRIBUTES, IMAGE_ATTRIBUTES, TEXT_ATTRIBUTES, VALUES
 from mllm_srec.data.settings import DemoSettings
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 MODALITIES: dict[str, tuple[str, ...]] = {"both": ATTRIBUTES, "text": TEXT_ATTRIBUTES, "image": IMAGE_ATTRIBUTES}
 """Modality -> attributes that it shows."""
@@ -44,6 +44,7 @@ class TasteModel:
         noise: Scale of the logistic noise on the utility (which lies in [-1, 1]); 0 makes ratings deterministic.
         drift: Probability per day and attribute that the state moves to a neighbour; in [0, 1].
         like_share: Share of all items that a user likes when there is no noise, as nearly as the weights allow.
+        house: Attribute -> what the house adds to the utility of each of its values; attributes may be missing.
     """
 
     n_values: dict[str, int]
@@ -51,6 +52,7 @@ class TasteModel:
     noise: float
     drift: float
     like_share: float
+    house: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @classmethod
     def from_settings(cls, settings: DemoSettings) -> TasteModel:
@@ -65,7 +67,7 @@ class TasteModel:
             "material": text * (1 - _LARGER_WEIGHT),
         }
         n_values = {name: len(values) for name, values in VALUES.items()}
-        return cls(n_values, weights, settings.noise, settings.drift, settings.like_share)
+        return cls(n_values, weights, settings.noise, settings.drift, settings.like_share, draw_house(settings))
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -101,25 +103,57 @@ class TasteModel:
         return np.asarray(sum(bit.astype(np.int64) << (len(names) - 1 - a) for a, bit in enumerate(bits)))
 
     def rating_table(self, visible: Sequence[str] | None = None) -> Floats:
-        """Return (2^V, 5) P(rating = 1..5 | pattern of the visible attributes), the hidden ones averaged out.
+        """Return (2^V, 5) P(rating = 1..5 | pattern of the visible attributes), all else averaged out.
 
-        Averaging is exact: items' values are independent and uniform, and each state likes the same number of values,
-        so a hidden attribute is liked with the same probability for any taste and independently of other items.
+        Averaging over hidden attributes is exact: items' values are independent and uniform, and each state likes the
+        same number of values, so a hidden attribute is liked with the same probability for any taste and independently
+        of other items. What the house adds is averaged over the catalogue: the law of a shop whose taste is unknown.
         """
+        return np.asarray(np.tensordot(self._level_share, self.house_tables(visible), 1))
+
+    def house_tables(self, visible: Sequence[str] | None = None) -> Floats:
+        """Return (L, 2^V, 5) `rating_table` where the house adds each of `house_levels`."""
         names = self.attributes if visible is None else tuple(visible)
         columns = [self.attributes.index(name) for name in names]
         shown = np.zeros(len(self._bits), dtype=np.int64)
         for position, column in enumerate(columns):
             shown += self._bits[:, column] << (len(names) - 1 - position)
-        table = np.zeros((2 ** len(names), 5))
-        np.add.at(table, shown, self._ratings * self._pattern_share[:, None])
-        mass = np.bincount(shown, weights=self._pattern_share, minlength=len(table))
-        return table / mass[:, None]
+        mass = np.bincount(shown, weights=self._pattern_share, minlength=2 ** len(names))
+        tables = np.zeros((len(self.house_levels), 2 ** len(names), 5))
+        for table, ratings in zip(tables, self._ratings, strict=True):
+            np.add.at(table, shown, ratings * self._pattern_share[:, None])
+        return tables / mass[:, None]
+
+    def house_level(self, values: Ints, names: Sequence[str] | None = None) -> Ints:
+        """Return (...) indices in `house_levels` of what the house adds to items with `values` (..., V) of `names`."""
+        names = self.attributes if names is None else names
+        added = np.zeros(values.shape[:-1])
+        for column, name in enumerate(names):
+            if name in self.house:
+                added = added + np.array(self.house[name])[values[..., column]]
+        return np.asarray(np.searchsorted(self.house_levels, added - 1e-9))
 
     @property
     def expected_like_share(self) -> float:
         """P(rating >= 4) of a random item for a random taste, noise included."""
-        return float(self._pattern_share @ self._ratings[:, 3:].sum(axis=1))
+        return float(self._level_share @ (self._ratings[:, :, 3:].sum(axis=2) @ self._pattern_share))
+
+    @property
+    def house_levels(self) -> Floats:
+        """All that the house may add to an item's utility, (L,), ascending; a single 0 without a taste of its own."""
+        return self._levels[0]
+
+    @property
+    def _level_share(self) -> Floats:
+        """Share of items at each level of the house, (L,)."""
+        return self._levels[1]
+
+    @cached_property
+    def _levels(self) -> tuple[Floats, Floats]:
+        """What the house may add, and the share of items of each, (L,) both."""
+        sums = np.array([sum(added) for added in product(*self.house.values())])
+        levels, counts = np.unique(sums.round(9), return_counts=True)
+        return levels, counts / counts.sum()
 
     @cached_property
     def _bits(self) -> Ints:
@@ -135,11 +169,12 @@ class TasteModel:
 
     @cached_property
     def _ratings(self) -> Floats:
-        """P(rating | full pattern), (2^A, 5)."""
+        """P(rating | full pattern) at each level of the house, (L, 2^A, 5)."""
         utility = (2 * self._bits - 1) @ np.array(list(self.weights.values()))
-        above = np.stack([self._above(utility, cut) for cut in self._cut_offs(utility)], axis=1)  # P(rating > 1..4)
-        padded = np.pad(above, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))
-        return np.asarray(padded[:, :-1] - padded[:, 1:])
+        utility = utility + self.house_levels[:, None]  # (L, 2^A)
+        above = np.stack([self._above(utility, cut) for cut in self._cut_offs(utility)], axis=2)  # P(rating > 1..4)
+        padded = np.pad(above, ((0, 0), (0, 0), (1, 1)), constant_values=((0, 0), (0, 0), (1, 0)))
+        return np.asarray(padded[..., :-1] - padded[..., 1:])
 
     def _above(self, utility: Floats, cut: float) -> Floats:
         if self.noise == 0:
@@ -153,6 +188,7 @@ class TasteModel:
         """
         levels = np.unique(utility.round(9))
         middles = (levels[1:] + levels[:-1]) / 2
-        share = np.array([self._pattern_share[utility > middle].sum() for middle in middles])
+        shares = self._level_share[:, None] * self._pattern_share  # (L, 2^A)
+        share = np.array([shares[utility > middle].sum() for middle in middles])
         like = float(middles[np.abs(share - self.like_share).argmin()])
         return [like + offset for offset in _OFFSETS]

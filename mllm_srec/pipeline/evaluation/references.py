@@ -23,7 +23,7 @@ from mllm_srec.types import EVAL_TOP_K, USER_AUC, Split, user_auc_name
 CEILINGS = "ceilings.parquet"
 """File of the demo shop's known scores, in the folder of the data set."""
 
-READERS = ("oracle_", "hindsight_", "reader_")
+READERS = ("oracle_", "hindsight_", "reader_", "averaging_", "shuffled_", "recent_")
 """Beginnings of the names of its columns: the ceilings, from what knows most to what knows least."""
 
 ScoreFunction = Callable[[GroupExamples], np.ndarray | None]
@@ -35,6 +35,12 @@ CEILINGS_NOTE = (
     "The heading says which modality they may use"
 )
 """Explains the columns that `references` adds on the demo shop."""
+
+RULES_NOTE = (
+    "averaging: a reader who knows what is common to all shops and nothing of the rules of this one, as a model "
+    "without training can; recent: the reader of the latest prepare.demo.last_likes likes"
+)
+"""Explains the further columns of a shop with rules of its own."""
 
 
 def protocol(

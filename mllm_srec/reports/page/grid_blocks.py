@@ -21,7 +21,10 @@ from mllm_srec.reports.tables.grid_about import AboutGrid
 from mllm_srec.reports.tables.grid_summary import DAGGER, Difference, difference_table
 from mllm_srec.reports.tables.metric_words import metric_label
 
-SHOWN_REFERENCES = ("chance", "popularity", "reader_both", "hindsight_both", "oracle_both")
+SHOWN_REFERENCES = (
+    *("chance", "popularity", "averaging_both", "recent_both"),
+    *("reader_both", "hindsight_both", "oracle_both"),
+)
 """References in figures; tables have all."""
 
 

@@ -13,7 +13,10 @@ from mllm_srec.reports.terminal.plain_table import plain_table, shown_number
 _HEADERS = {"popularity": "popular", "retriever, best order": "retriever, best", "hindsight, both": "later, both"}
 """Shorter names of reference columns."""
 
-_HIDDEN = ("oracle, text", "oracle, image", "hindsight, text", "hindsight, image")
+_HIDDEN = (
+    *("oracle, text", "oracle, image", "hindsight, text", "hindsight, image"),
+    *("averaging, text", "averaging, image", "shuffled, both"),
+)
 """Reference columns that only `metrics.json` has: a terminal of 80 characters has no room for them."""
 
 

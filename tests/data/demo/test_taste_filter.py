@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mllm_srec.data.demo.ceilings import TasteFilter
+from mllm_srec.data.demo.taste_filter import ReaderLaw, TasteFilter
 from mllm_srec.data.demo.truth import TasteModel
 
 MODEL = TasteModel({"a": 3, "b": 2}, {"a": 0.6, "b": 0.4}, noise=0.3, drift=0.15, like_share=0.3)
@@ -56,7 +56,7 @@ def enumerated(history, n_days, visible_b):
 
 def filtered(visible):
     """Both users at once, day by day, in a filter of three users of whom one does nothing."""
-    tastes = TasteFilter(MODEL, visible, n_users=3)
+    tastes = TasteFilter(ReaderLaw(MODEL, visible), n_users=3)
     last = {0: 0, 1: 0}
     columns = [MODEL.attributes.index(name) for name in visible]
     for turn in range(3):
@@ -83,7 +83,7 @@ def test_belief_equals_enumeration_of_all_taste_paths(visible):
 def test_expected_likes_are_the_posterior_mean():
     tastes = filtered(("a", "b"))
     items = np.array([(0, 0), (2, 1)])
-    expected = tastes.belief @ tastes.likes(items).T
+    expected = tastes.belief @ tastes.law.likes(items).T
     posterior = enumerated(*HISTORIES[0][:1], 5, True).reshape(3, 2)
     for column, item in enumerate(items):
         mean = sum(
@@ -96,7 +96,7 @@ def test_expected_likes_are_the_posterior_mean():
 
 def test_without_drift_the_order_of_ratings_does_not_matter():
     model = TasteModel({"a": 4}, {"a": 1.0}, noise=0.5, drift=0.0, like_share=0.5)
-    forward, backward = TasteFilter(model, ("a",), 1), TasteFilter(model, ("a",), 1)
+    forward, backward = (TasteFilter(ReaderLaw(model, ("a",)), 1) for _ in range(2))
     story = [(0, 5), (1, 2), (3, 4)]
     for tastes, order in ((forward, story), (backward, story[::-1])):
         for value, rating in order:
@@ -107,7 +107,7 @@ def test_without_drift_the_order_of_ratings_does_not_matter():
 
 def test_an_impossible_rating_is_an_error():
     model = TasteModel({"a": 2}, {"a": 1.0}, noise=0.0, drift=0.0, like_share=0.5)
-    tastes = TasteFilter(model, ("a",), 1)
+    tastes = TasteFilter(ReaderLaw(model, ("a",)), 1)
     tastes.update(np.array([0]), np.array([[0]]), np.array([5]))
     with pytest.raises(ValueError, match="impossible after the others"):
         tastes.update(np.array([0]), np.array([[0]]), np.array([1]))
