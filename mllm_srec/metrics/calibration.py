@@ -174,8 +174,7 @@ class CalibrationMetrics(StableDtypeMetric):
     higher_is_better = None
     liked: list[Tensor]
     not_liked: list[Tensor]
-    mass_sum: Tensor
-    n_mass: Tensor
+    mass: list[Tensor]
 
     def __init__(self, n_bins: int = 15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -183,8 +182,7 @@ class CalibrationMetrics(StableDtypeMetric):
         self.n_bins = n_bins
         self.add_state("liked", [], dist_reduce_fx="cat")
         self.add_state("not_liked", [], dist_reduce_fx="cat")
-        self.add_state("mass_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("n_mass", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("mass", [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, relevance: Tensor, mask: Tensor | None = None, mass: Tensor | None = None) -> None:
         """Add targets; give every target once, on one process.
@@ -209,8 +207,7 @@ class CalibrationMetrics(StableDtypeMetric):
         _check_finite("logits", kept)
         if mass is not None:
             _check_probabilities("mass", mass[mask])
-            self.mass_sum += mass[mask].detach().double().sum()
-            self.n_mass += mask.sum()
+            self.mass.append(mass[mask].detach().float())  # as predictions are stored, from which a test may go on
         self.liked.append(kept[liked])
         self.not_liked.append(kept[~liked])
 
@@ -226,14 +223,15 @@ class CalibrationMetrics(StableDtypeMetric):
         logits = torch.cat([self.joined(name).sort().values for name in ("liked", "not_liked")])  # (N,)
         labels = torch.arange(len(logits), device=logits.device) < len(self.joined("liked"))  # (N,)
         probabilities = logits.double().sigmoid()  # (N,)
+        mass = self.joined("mass").sort().values.double()  # (n_mass,), sorted: its mean depends on no order
         return {
             "ece": expected_calibration_error(probabilities, labels, self.n_bins),
             "temperature": optimal_temperature(logits, labels),
             "mean_probability": probabilities.mean(),
             "share_liked": labels.double().mean(),
-            "yes_no_mass": self.mass_sum / self.n_mass,
+            "yes_no_mass": mass.mean(),
             "n_targets": probabilities.new_tensor(len(logits)),
-            "n_mass": self.n_mass.double(),
+            "n_mass": probabilities.new_tensor(len(mass)),
         }
 
 
