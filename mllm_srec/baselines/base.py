@@ -6,6 +6,8 @@ special: `ItemRecommender`, `DotProductRecommender` and `SequenceEncoder`; graph
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -42,6 +44,8 @@ class ItemRecommender(RankingModule):
         needs_times: True if the model reads how far apart two moments are, and not only their order.
         learns_users: True if the model has weights for each user, learned from all of the user's train likes: where
             the split is random, it knows likes that came after the context of a test list.
+        later_settings: Settings that older versions of the model did not have, with the values at which it is what it
+            was: there they are no part of its identity, so that older runs and checkpoints stay valid.
         monitor: Metric that decides on the best checkpoint and on early stopping.
     """
 
@@ -50,6 +54,7 @@ class ItemRecommender(RankingModule):
     needs_features: ClassVar[bool] = False
     needs_times: ClassVar[bool] = False
     learns_users: ClassVar[bool] = False
+    later_settings: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     monitor: ClassVar[str] = "val/ndcg@10"
     lr_setting: ClassVar[str] = "baseline.init_args.lr"
 
@@ -139,7 +144,9 @@ class ItemRecommender(RankingModule):
 
     def identity(self) -> dict[str, Any]:
         """Describe what weights belong to: the model, its settings and its training data, as plain values."""
-        return {"model": type(self).__name__, "settings": self.settings, "train": self.train_data.fingerprint}
+        later = self.later_settings
+        settings = {key: value for key, value in self.settings.items() if key not in later or value != later[key]}
+        return {"model": type(self).__name__, "settings": settings, "train": self.train_data.fingerprint}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the model's identity to a checkpoint."""
@@ -171,9 +178,10 @@ def check_item_identity(stored: dict[str, Any] | None, current: dict[str, Any]) 
         raise ConfigError("the checkpoint names no baseline: it was not written by one; give a baseline's checkpoint")
     before = {**stored["settings"], "model": stored["model"], "training data": stored["train"]}
     now = {**current["settings"], "model": current["model"], "training data": current["train"]}
-    differing = [key for key in now if before.get(key) != now[key]]
+    differing = [key for key in {**now, **before} if before.get(key) != now.get(key)]
     if differing:
-        lines = [f"  {key}: checkpoint {before.get(key)!r}, now {now[key]!r}" for key in differing]
+        pairs = [[repr(side[key]) if key in side else "its default" for side in (before, now)] for key in differing]
+        lines = [f"  {key}: checkpoint {old}, now {new}" for key, (old, new) in zip(differing, pairs, strict=True)]
         raise ConfigError(
             "the checkpoint was trained with other settings or on other data:\n"
             + "\n".join(lines)

@@ -2,7 +2,9 @@
 
 Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018. Losses beyond the paper: `gbce` of gSASRec
 (Petrov and Macdonald, RecSys 2023), and cross-entropy over all items, with which SASRec is far stronger than with its
-own loss (Klenitskiy and Vasilev, RecSys 2023): publish both `loss=bce` and `loss=ce`.
+own loss (Klenitskiy and Vasilev, RecSys 2023): publish both `loss=bce` and `loss=ce`. Two later models are settings of
+this one: gSASRec is `loss=gbce`, and eSASRec (Tikhonovich et al., RecSys 2025), the best of a comparison of parts, is
+`block=ligr` with `loss=sampled_softmax`; the authors' has no norm after the last block, here all have one.
 
 Deviations from the paper, with reasons:
 
@@ -27,13 +29,16 @@ An empty history is encoded as the bias of the last norm, which all contexts sha
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mllm_srec.baselines.base import SequenceEncoder
 from mllm_srec.baselines.parts.attention import MultiHeadAttention, attention_mask
+from mllm_srec.baselines.parts.ligr import LiGRBlock
 from mllm_srec.baselines.parts.losses import bce, full_cross_entropy, gbce, sampled_softmax
 from mllm_srec.baselines.parts.negatives import KnownItems, NegativeSampler
 from mllm_srec.baselines.parts.setting_checks import check_at_least, check_choice, check_heads, check_share
@@ -42,6 +47,7 @@ from mllm_srec.types import ConfigError, TrainBatch
 
 Norm = Literal["pre", "original"]
 Loss = Literal["bce", "ce", "gbce", "sampled_softmax"]
+Block = Literal["sasrec", "ligr"]
 
 BETAS = (0.9, 0.98)
 """Betas of Adam in the authors' code."""
@@ -76,18 +82,21 @@ class SASRec(SequenceEncoder):
         hidden: D, width of item embeddings and states.
         n_layers: Number of blocks.
         n_heads: Number of attention heads; as in the authors' code, no output projection mixes them.
-        inner: Width of the feed-forward network; None for D (the paper), not 4 D.
+        inner: Width of the feed-forward network; None for D (the paper), not 4 D; with `block=ligr`, for 4 D.
         dropout: Dropout of embeddings and sublayers; 0.5 suits sparse data, 0.2 dense data (section 4.4).
         norm: `pre`, or the authors' order of operations, `original`.
         loss: `bce` is the paper's, with one negative; `ce` is over all items.
         n_negatives: Number of negatives of `gbce` (for each position) and of `sampled_softmax` (shared by the batch).
         gbce_t: Calibration of `gbce`, from 0 (none) to 1.
         spare_known: Only with `ce`: leave the user's other items of the train split, liked or not, out of the softmax.
+        block: Layers: the paper's, or the gated ones of eSASRec, `ligr`, which are always pre-norm.
         **kwargs: `lr`, `weight_decay`, `max_history` and `patience` of `ItemRecommender`.
 
     Raises:
         ConfigError: If a setting is out of range.
     """
+
+    later_settings: ClassVar[Mapping[str, Any]] = MappingProxyType({"block": "sasrec"})
 
     def __init__(
         self,
@@ -101,11 +110,13 @@ class SASRec(SequenceEncoder):
         n_negatives: int = 256,
         gbce_t: float = 0.75,
         spare_known: bool = False,
+        block: Block = "sasrec",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.hidden, self.n_layers, self.n_heads = hidden, n_layers, n_heads
-        self.inner = hidden if inner is None else inner
+        check_choice(get_args(Block), block=block)
+        self.inner = inner if inner is not None else hidden if block == "sasrec" else 4 * hidden
         check_at_least(1, hidden=hidden, n_layers=n_layers, inner=self.inner, n_negatives=n_negatives)
         check_heads(hidden, n_heads)
         check_share(dropout=dropout, below_one=True)
@@ -114,6 +125,9 @@ class SASRec(SequenceEncoder):
         check_choice(get_args(Loss), loss=loss)
         if spare_known and loss != "ce":
             raise ConfigError(f"spare_known=true: has no effect on loss={loss!r}; give loss='ce' or spare_known=false")
+        if block == "ligr" and norm != "pre":
+            raise ConfigError(f"norm={norm!r}: has no effect on block='ligr'; give norm='pre' or block='sasrec'")
+        self.block: Block = block
         self.norm, self.loss_name, self.n_negatives, self.gbce_t = norm, loss, n_negatives, gbce_t
         self.spare_known = spare_known
         self.dropout = nn.Dropout(dropout)
@@ -132,8 +146,7 @@ class SASRec(SequenceEncoder):
             self.known = KnownItems(train)
         self.items = nn.Embedding(train.n_items + 1, self.hidden, padding_idx=0)
         self.positions = nn.Parameter(torch.empty(self.max_history, self.hidden))  # the last row is for the latest item
-        sizes = (self.hidden, self.n_heads, self.inner, self.dropout.p, self.norm)
-        self.blocks = nn.ModuleList(SASRecBlock(*sizes) for _ in range(self.n_layers))
+        self.blocks = nn.ModuleList(self._block() for _ in range(self.n_layers))
         self.last_norm = nn.LayerNorm(self.hidden)
         for name, weight in self.named_parameters():
             if weight.ndim > 1:
@@ -142,6 +155,11 @@ class SASRec(SequenceEncoder):
                 nn.init.zeros_(weight)
         with torch.no_grad():
             self.items.weight[0] = 0  # padding
+
+    def _block(self) -> nn.Module:
+        """Make one block."""
+        sizes = (self.hidden, self.n_heads, self.inner, self.dropout.p)
+        return LiGRBlock(*sizes) if self.block == "ligr" else SASRecBlock(*sizes, self.norm)
 
     def encode(self, history: Tensor) -> Tensor:
         """Encode every prefix of histories `(B, S)`: `(B, S, D)`, see `SequenceEncoder`."""

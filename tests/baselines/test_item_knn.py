@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.feature_extraction.text import TfidfTransformer
 
 from mllm_srec.baselines import item_knn
 from mllm_srec.baselines.item_knn import ItemKNN
@@ -102,7 +103,73 @@ def test_a_chain_brings_its_neighbours_first():
     assert [set(row.tolist()) for row in nearest] == [{(i - 2) % 30 + 1, i % 30 + 1} for i in range(1, 31)]
 
 
-@pytest.mark.parametrize("settings", [{"top_k": 0}, {"shrinkage": -1.0}])
+def likes_of(sequences):
+    """Items as documents and users as terms: (N, U) of 0 and 1."""
+    x = np.zeros((N_ITEMS, len(sequences)))
+    for user, sequence in enumerate(sequences):
+        x[np.array(sequence) - 1, user] = 1
+    return x
+
+
+def scores_by(similarity):
+    np.fill_diagonal(similarity, 0)
+    return np.array([similarity[np.array(history, int) - 1].sum(0) for history in HISTORIES])
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 5.0])
+def test_tfidf_is_that_of_text_retrieval(sequences, shrinkage):
+    """scikit-learn's smooth idf, but for the 1 that it adds to every weight."""
+    x = likes_of(sequences)
+    weighted = x * (TfidfTransformer(smooth_idf=True).fit(x).idf_ - 1)
+    norms = np.sqrt((weighted**2).sum(1))
+    similarity = weighted @ weighted.T / np.maximum(np.outer(norms, norms) + shrinkage, 1e-12)
+    found = attached(sequences, weighting="tfidf", shrinkage=shrinkage).score_all(
+        item_batch(HISTORIES, n_items=N_ITEMS)
+    )
+    assert found.numpy() == pytest.approx(scores_by(similarity), abs=1e-5)
+
+
+@pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (100.0, 0.8), (0.0, 1.0)])
+def test_bm25_is_a_product_of_weights(sequences, k1, b):
+    x = likes_of(sequences)
+    weighted, mean = np.zeros_like(x), x.sum() / N_ITEMS
+    for item, user in zip(*np.nonzero(x), strict=True):
+        idf = np.log((N_ITEMS + 1) / (x[:, user].sum() + 1))
+        weighted[item, user] = idf * (k1 + 1) / (k1 * (1 - b + b * x[item].sum() / mean) + 1)
+    model = attached(sequences, weighting="bm25", shrinkage=0.0, bm25_k1=k1, bm25_b=b)
+    scores = model.score_all(item_batch(HISTORIES, n_items=N_ITEMS)).numpy()
+    assert scores == pytest.approx(scores_by(weighted @ weighted.T), rel=1e-4, abs=1e-5)
+
+
+def test_a_user_who_likes_everything_says_nothing():
+    everything, pair = list(range(1, N_ITEMS + 1)), [1, 2]
+    for settings in ({"weighting": "tfidf"}, {"weighting": "bm25", "shrinkage": 0.0}):
+        scores = attached([everything, pair], **settings).score_all(item_batch([[1]], n_items=N_ITEMS))[0]
+        assert scores.nonzero().flatten().tolist() == [1]
+
+
+def test_without_weighting_the_numbers_are_those_of_before(sequences):
+    """Bit for bit: counts are whole numbers, and the cosine is one division."""
+    model, users = attached(sequences, top_k=100), [set(sequence.tolist()) for sequence in sequences]
+    likes = torch.tensor([float(sum(i in user for user in users)) for i in range(N_ITEMS + 1)])
+    both = torch.tensor([[float(sum({i, j} <= user for user in users)) for j in range(N_ITEMS + 1)]
+                         for i in range(N_ITEMS + 1)])  # fmt: skip
+    expected = both / (torch.outer(likes, likes).sqrt() + 10.0)
+    kept = torch.zeros_like(expected).scatter_(1, model.neighbours, model.similarity)
+    assert torch.equal(kept, expected.fill_diagonal_(0.0))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 0},
+        {"shrinkage": -1.0},
+        {"weighting": "idf"},
+        {"bm25_k1": -1.0},
+        {"bm25_b": 1.5},
+        {"shrinkage": 10.0, "weighting": "bm25"},
+    ],
+)
 def test_bad_settings_are_refused(settings):
-    with pytest.raises(ConfigError, match=f"{next(iter(settings))}="):
+    with pytest.raises(ConfigError, match=f"^{next(iter(settings))}="):
         ItemKNN(**settings)

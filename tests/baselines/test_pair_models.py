@@ -8,9 +8,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mllm_srec.baselines.bert4rec import BERT4Rec
+from mllm_srec.baselines.ease import EASE
 from mllm_srec.baselines.freedom import FREEDOM
 from mllm_srec.baselines.gptrec import GPTRec
 from mllm_srec.baselines.gru4rec import GRU4Rec
+from mllm_srec.baselines.ials import IALS
 from mllm_srec.baselines.item_knn import ItemKNN
 from mllm_srec.baselines.lightgcn import LightGCN
 from mllm_srec.baselines.mmgcn import MMGCN
@@ -18,6 +20,7 @@ from mllm_srec.baselines.mmsr import MMSR
 from mllm_srec.baselines.parts.train_data import ItemFeatures
 from mllm_srec.baselines.popularity import Popularity
 from mllm_srec.baselines.sasrec import SASRec
+from mllm_srec.baselines.two_hop import TwoHop, TwoHopFeatures
 from mllm_srec.baselines.vbpr import VBPR
 from mllm_srec.baselines.vip5 import VIP5
 from mllm_srec.pipeline.model_kinds import later_likes
@@ -40,7 +43,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 def test_models_that_know_later_likes_in_a_random_split_say_so():
     """What a model learns for each user, it learns from all of the user's train likes; readers of a history do not."""
     learn = {VBPR, LightGCN, FREEDOM, MMGCN, VIP5}
-    read = {Popularity, ItemKNN, GRU4Rec, SASRec, BERT4Rec, GPTRec, MMSR}
+    read = {Popularity, ItemKNN, GRU4Rec, SASRec, BERT4Rec, GPTRec, MMSR, IALS, EASE, TwoHop, TwoHopFeatures}
     assert {model for model in learn | read if model.learns_users} == learn
     for split, expected in (("random", True), ("leave_one_out", False)):
         module = SimpleNamespace(data=SimpleNamespace(manifest={"prepare": {"split": split}}))

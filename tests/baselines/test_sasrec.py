@@ -66,6 +66,25 @@ def block(states, w, name, n_heads, norm):
     return after
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gated_block(states, w, name, n_heads):
+    """LiGR: x + s(G x + g) * f(LN(x)), with attention that has an output projection, then with SwiGLU."""
+    after = []
+    for t in range(len(states)):
+        normed = [layer_norm(x, w, f"{name}.attention_norm") for x in states[: t + 1]]
+        added = w[f"{name}.attention.projection.weight"] @ attend(normed[t], normed, w, f"{name}.attention", n_heads)
+        gate = w[f"{name}.attention_gate.weight"] @ states[t] + w[f"{name}.attention_gate.bias"]
+        x = states[t] + sigmoid(gate) * added
+        inside = w[f"{name}.feed_forward.to_gate.weight"] @ (y := layer_norm(x, w, f"{name}.feed_forward_norm"))
+        inside = inside * sigmoid(inside) * (w[f"{name}.feed_forward.to_value.weight"] @ y)
+        gate = w[f"{name}.feed_forward_gate.weight"] @ x + w[f"{name}.feed_forward_gate.bias"]
+        after.append(x + sigmoid(gate) * (w[f"{name}.feed_forward.output.weight"] @ inside))
+    return after
+
+
 def oracle(model, history, norm):
     """F_t of every position of one history, which is not padded: (S, D)."""
     w = {name: value.numpy().astype(np.float64) for name, value in model.state_dict().items()}
@@ -75,7 +94,9 @@ def oracle(model, history, norm):
         for t, item in enumerate(history)
     ]
     for layer in range(model.n_layers):
-        states = block(states, w, f"blocks.{layer}", model.n_heads, norm)
+        name = f"blocks.{layer}"
+        gated = model.block == "ligr"
+        states = gated_block(states, w, name, model.n_heads) if gated else block(states, w, name, model.n_heads, norm)
     return np.array([layer_norm(x, w, "last_norm") for x in states])
 
 
@@ -93,6 +114,16 @@ def test_forward(norm, shape):
         expected = oracle(model, history, norm)
         np.testing.assert_allclose(found[row, -len(history) :], expected, atol=1e-5)
         np.testing.assert_allclose(scores[row], model.items.weight[1:].numpy() @ expected[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [{}, {"n_heads": 2, "n_layers": 1, "inner": 5}], ids=["authors", "other"])
+@torch.no_grad()
+def test_forward_through_gates(shape):
+    model = attached(block="ligr", **shape)
+    found = model.encode(left_padded(HISTORIES, LONGEST))
+    for row, history in enumerate(HISTORIES):
+        np.testing.assert_allclose(found[row, -len(history) :], oracle(model, history, "pre"), atol=1e-5)
+    assert model.blocks[0].feed_forward.output.in_features == shape.get("inner", 4 * D)
 
 
 def test_the_two_norms_differ():
@@ -210,12 +241,19 @@ def test_negatives_are_drawn_for_the_user_of_the_position_and_never_known_to_the
 
 @pytest.mark.parametrize(
     ("loss", "norm", "seen_too"),
-    [("ce", "pre", True), ("ce", "original", True), ("sampled_softmax", "pre", True), ("bce", "original", False)],
+    [
+        ("ce", "pre", True),
+        ("ce", "original", True),
+        ("sampled_softmax", "pre", True),
+        ("bce", "original", False),
+        ("sampled_softmax", "ligr", True),
+    ],
 )
 def test_markov_chain(loss, norm, seen_too):
     """With `bce` an item of the history is never a negative of its user, so that the ranking is of the others."""
     n_items = 15
-    model = SASRec(loss=loss, norm=norm, hidden=32, n_layers=1, dropout=0.1, max_history=7, n_negatives=8, lr=5e-3)
+    layers = {"block": "ligr"} if norm == "ligr" else {"norm": norm}
+    model = SASRec(loss=loss, **layers, hidden=32, n_layers=1, dropout=0.1, max_history=7, n_negatives=8, lr=5e-3)
     trained(model, train_data(markov_chains(n_items=n_items, length=8), n_items), steps=150)
     histories = [[(first + step) % n_items + 1 for step in range(4)] for first in range(n_items)]
     with torch.no_grad():
@@ -271,6 +309,11 @@ def test_paper_defaults():
     [
         ({"loss": "cross"}, "loss='cross': unknown; give one of bce, ce, gbce, sampled_softmax"),
         ({"norm": "post"}, "norm='post': unknown; give one of pre, original"),
+        ({"block": "gated"}, "block='gated': unknown; give one of sasrec, ligr"),
+        (
+            {"block": "ligr", "norm": "original"},
+            "norm='original': has no effect on block='ligr'; give norm='pre' or block='sasrec'",
+        ),
         ({"hidden": 0}, "hidden=0: too small; give at least 1"),
         ({"n_layers": 0}, "n_layers=0: too small; give at least 1"),
         ({"inner": 0}, "inner=0: too small; give at least 1"),

@@ -27,10 +27,13 @@ MODELS = {
     "sasrec-spared": lambda **more: SASRec(loss="ce", spare_known=True, **(SMALL | more)),
     "sasrec-gbce": lambda **more: SASRec(loss="gbce", n_negatives=8, **(SMALL | more)),
     "sasrec-sampled": lambda **more: SASRec(loss="sampled_softmax", n_negatives=8, **(SMALL | more)),
+    "sasrec-ligr": lambda **more: SASRec(
+        block="ligr", loss="sampled_softmax", n_negatives=8, n_heads=2, **(SMALL | more)
+    ),
     "gru": lambda **more: GRU4Rec(gru_hidden=12, **(SMALL | more)),
     "bert4rec": lambda **more: BERT4Rec(**(SMALL | more)),
 }
-ONE_OF_EACH = ["sasrec-ce", "sasrec-original", "gru", "bert4rec"]
+ONE_OF_EACH = ["sasrec-ce", "sasrec-original", "sasrec-ligr", "gru", "bert4rec"]
 
 
 def chains():
@@ -159,7 +162,9 @@ def test_columns_beyond_the_latest_items_do_not_change_the_loss(name, extra):
     assert model.eval().loss(wide).item() == pytest.approx(model.loss(cut).item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sasrec-bce", "sasrec-ce", "sasrec-gbce", "sasrec-sampled", "gru", "bert4rec"])
+@pytest.mark.parametrize(
+    "name", ["sasrec-bce", "sasrec-ce", "sasrec-gbce", "sasrec-sampled", "sasrec-ligr", "gru", "bert4rec"]
+)
 def test_overfits_32_instances(name):
     random, n_items = np.random.default_rng(5), 60
     sequences = [random.choice(np.arange(1, n_items + 1), 4, replace=False).tolist() for _ in range(32)]
@@ -174,7 +179,7 @@ def test_overfits_32_instances(name):
     assert roc_auc_score([1, 0] * 32, scores.flatten().numpy()) == 1.0
 
 
-@pytest.mark.parametrize("name", ["sasrec", "sasrec_bce", "gru4rec", "bert4rec"])
+@pytest.mark.parametrize("name", ["sasrec", "sasrec_bce", "gsasrec", "esasrec", "gru4rec", "bert4rec"])
 def test_config_builds_its_model_and_says_only_what_differs(name):
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     parser = ArgumentParser()

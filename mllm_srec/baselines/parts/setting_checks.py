@@ -20,6 +20,20 @@ def check_at_least(minimum: float, **settings: float) -> None:
             raise ConfigError(f"{name}={value}: too small; give at least {minimum}")
 
 
+def check_positive(**settings: float) -> None:
+    """Refuse settings that are not above 0.
+
+    Args:
+        **settings: Name -> value.
+
+    Raises:
+        ConfigError: If a setting is 0 or less, or no number; the message names the first one.
+    """
+    for name, value in settings.items():
+        if not value > 0:
+            raise ConfigError(f"{name}={value}: not positive; give a number above 0")
+
+
 def check_share(*, below_one: bool = False, **settings: float) -> None:
     """Refuse settings outside [0, 1], or outside [0, 1) with `below_one`.
 

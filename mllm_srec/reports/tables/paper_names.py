@@ -14,10 +14,18 @@ ROWS = {
     "popularity": "Popularity",
     "recency_popularity": "Recent popularity",
     "item_knn": "ItemKNN",
+    "item_knn_tfidf": "ItemKNN (TF-IDF)",
+    "item_knn_bm25": "ItemKNN (BM25)",
+    "two_hop": "Two hops",
+    "two_hop_features": "Two hops (features)",
+    "ials": "iALS",
+    "ease": "EASE-R",
     "gru4rec": "GRU4Rec",
     "bert4rec": "BERT4Rec",
     "sasrec": "SASRec",
     "sasrec_bce": "SASRec (BCE)",
+    "gsasrec": "gSASRec",
+    "esasrec": "eSASRec",
     "gptrec": "GPTRec",
     "vbpr": "VBPR",
     "lightgcn": "LightGCN",
@@ -43,7 +51,7 @@ ROWS = {
 }
 """Label of a row in our grids -> its name in papers."""
 
-PLAIN_WORDS = ("random", "popularity", "freedom", "base", "full", "image", "text")
+PLAIN_WORDS = ("random", "popularity", "freedom", "ease", "base", "full", "image", "text")
 """Labels that are also plain words; within a sentence they stay as they are."""
 
 _IN_TEXT = re.compile(
