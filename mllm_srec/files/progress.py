@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -47,6 +48,7 @@ class LateProgress:
         self._description, self._total, self._unit, self._clock = description, total, unit, clock
         self._terminal, self._shown = sys.stderr.isatty(), shown
         self._done = 0
+        self._end: int | None = None  # of the part at work; None: of no part
         self._started = clock()
         self._said, self._done_then = self._started, 0  # time of the last line, and what was done by then
         self._bar: Progress | None = None
@@ -71,8 +73,23 @@ class LateProgress:
             self._say()
 
     def advance(self, n: int = 1) -> None:
-        """Report that so much more is done."""
-        self.update(self._done + n)
+        """Report that so much more is done; within a `part`, this may be an estimate."""
+        done = self._done + n
+        self.update(done if self._end is None else min(done, self._end))
+
+    @contextmanager
+    def part(self, n: int) -> Iterator[None]:
+        """Work on a part of known size: within the block no estimate counts for more, and at its end all of it is done.
+
+        Args:
+            n: Amount of work in the part.
+        """
+        self._end = end = self._done + n
+        try:
+            yield
+        finally:
+            self._end = None
+        self.update(end)
 
     def skip(self, n: int) -> None:
         """Report what needed no work, such as results of an earlier command; it does not count as speed."""

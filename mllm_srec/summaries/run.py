@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import polars as pl
@@ -226,8 +226,9 @@ class SummaryLoop:
         )
         sampler = TokenBudgetSampler(dataset, settings.token_budget, self.trainer.global_rank, self.trainer.world_size)
         loader = summary_loader(dataset, sampler, SummaryCollator(self.plan.chat, self.images))
-        self.trainer.predict(self._module, loader, return_predictions=False)
-        self.trainer.strategy.barrier("loop done")
+        with nullcontext() if self.progress is None else self.progress.part(len(missing)):
+            self.trainer.predict(self._module, loader, return_predictions=False)
+            self.trainer.strategy.barrier("loop done")
         self.store.refresh()
         self.n_written += len(missing)
 
@@ -252,7 +253,7 @@ class SummaryWriter(BasePredictionWriter):
         """
         self.store.append(prediction)
         if self.progress is not None:
-            self.progress.advance(len(prediction) * trainer.world_size)  # the others write about as many
+            self.progress.advance(len(prediction) * trainer.world_size)  # the others write about as many, if any
         if trainer.received_sigterm:
             print("stopped by SIGTERM; the same command continues from here", file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGTERM)

@@ -54,6 +54,20 @@ def test_a_log_file_gets_a_line_every_half_minute(capsys):
     ]
 
 
+def test_an_estimate_never_counts_more_than_its_part_and_the_next_begins_where_it_ends(capsys):
+    clock = Clock()
+    with LateProgress("writing", 10, clock=clock) as job:
+        for n, advances in ((3, [2, 2]), (4, [2]), (3, [8])):
+            with job.part(n):
+                for advance in advances:
+                    clock.now += 30
+                    job.advance(advance)
+            clock.now += 30
+            job.advance(0)
+    done = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    assert done == ["2", "3", "3", "5", "7", "10", "10"]
+
+
 def test_a_quick_job_leaves_no_line(capsys):
     clock = Clock()
     with LateProgress("ranking", 5, clock=clock) as job:

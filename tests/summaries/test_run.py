@@ -676,12 +676,17 @@ def test_a_prompt_made_of_written_summaries_knows_the_visible_past(marked, echo,
         assert set(MARKS.findall(encoder.tokenizer.decode(prompts.prefix(index)))) == seen | told
 
 
-@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize(("wanted", "n_processes"), [(True, 1), (True, 3), (False, 1)])
 def test_a_part_is_counted_once_however_many_waves_write_it(
-    written, tiny_backbone, tmp_path, monkeypatch, capsys, wanted
+    written, tiny_backbone, tmp_path, monkeypatch, capsys, wanted, n_processes
 ):
-    """Half of the texts are there already: they count as done and not as speed."""
+    """Half of the texts are there already: they count as done and not as speed. What others write is estimated."""
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    write = summarize.SummaryWriter.write_on_batch_end
+    told = SimpleNamespace(world_size=n_processes, received_sigterm=False)
+    monkeypatch.setattr(
+        summarize.SummaryWriter, "write_on_batch_end", lambda self, trainer, *batch: write(self, told, *batch)
+    )
     folder = shutil.copytree(written, tmp_path / "shop")
     plan = make_plan(folder, tiny_backbone)
     n = {part: len(view(plan, part)) for part in ("image", "preference")}
@@ -703,5 +708,6 @@ def test_a_part_is_counted_once_however_many_waves_write_it(
         done = [int(re.match(rf".*: (\d+) of {total} texts", line)[1]) for line in own]
         assert done == sorted(done)
         assert done[0] > 0
+        assert max(done) <= total
         assert done[-1] == total
     assert "Predicting" not in "".join(lines)
