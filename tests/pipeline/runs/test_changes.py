@@ -163,7 +163,7 @@ def test_data_that_was_prepared_again_is_known_by_its_candidates(tmp_path):
     run.merge_metrics("test", {}, {"candidates_hash": "c0ffee" * 4})
     assert data_changed(run, folder) is None, "a data set that is gone was not prepared again"
     folder.mkdir()
-    manifest = {"prepare": {}, "candidates": {}, "raw": {}, "candidates_hash": "c0ffee" * 4}
+    manifest = {"prepare": {}, "candidates": {}, "raw": {}, "tables": {}, "candidates_hash": "c0ffee" * 4}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert data_changed(run, folder) is None
     (folder / "manifest.json").write_text(json.dumps({**manifest, "candidates_hash": "abba" * 6}))
