@@ -116,10 +116,13 @@ def _check_trains(config: Any) -> None:
 def _check_model(model: Any) -> None:
     """Make the recommender without its weights: what it says of its settings would come after the data are built."""
     from mllm_srec.models.backbone import LoraSettings
+    from mllm_srec.models.objective import AddedLosses
     from mllm_srec.models.recommender import MLLMRecommender
 
     lora = model.lora if isinstance(model.lora, LoraSettings) else LoraSettings(**plain(model.lora))
-    MLLMRecommender(**{**plain(model), "lora": lora})
+    added = model.added_losses
+    added = added if isinstance(added, AddedLosses) else AddedLosses(**plain(added))
+    MLLMRecommender(**{**plain(model), "lora": lora, "added_losses": added})
 
 
 def needs_backbone(config: Any) -> bool:

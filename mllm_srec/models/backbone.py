@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -142,9 +143,14 @@ class Backbone(nn.Module):
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             return self.family.encode_pictures(self.base.model, pixel_values, image_grid_thw)
 
-    def forward(self, batch: PackedBatch) -> torch.Tensor:
-        """Compute the last hidden states `(R, T, D)` of packed rows."""
-        pictures = self.pictures(batch)
+    def without_adapters(self) -> AbstractContextManager[None]:
+        """Switch the adapters off for a while: the weights as they were loaded."""
+        disabled: AbstractContextManager[None] = self.net.disable_adapter()  # type: ignore[operator]
+        return disabled
+
+    def forward(self, batch: PackedBatch, pictures: tuple[torch.Tensor, ...] | None = None) -> torch.Tensor:
+        """Compute the last hidden states `(R, T, D)` of packed rows; pictures as `pictures` returns them, if known."""
+        pictures = self.pictures(batch) if pictures is None else pictures
         output = self.base.model(
             input_ids=batch["input_ids"],
             position_ids=batch["position_ids"],

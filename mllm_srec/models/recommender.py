@@ -23,6 +23,7 @@ from mllm_srec.models.backbone import (
 from mllm_srec.models.checkpoint import check_identity, check_keys, identity
 from mllm_srec.models.export import export_weights
 from mllm_srec.models.losses import LossOn, label_everything, response_loss
+from mllm_srec.models.objective import AddedLosses, LossName, Objective
 from mllm_srec.models.prefix_cache import answer_states
 from mllm_srec.models.ranking_module import RankingModule, Scored
 from mllm_srec.models.scoring import (
@@ -58,8 +59,14 @@ class MLLMRecommender(RankingModule):
             caches hold no more, and 8,192 on a GPU.
         score: `logit` ranks by `z_yes - z_no`; `literal` is Eq. 4 on full-vocabulary probabilities. Listwise prompts
             (`data.prompt.layout: listwise`) rank by the probabilities of their letters instead.
-        loss_on: Tokens that are trained on: the `response` (default), or `all` but those of pictures, which is the
-            literal reading of the article's Eq. 3; the prefix then counts once per row.
+        loss: What is trained: the answer (`response`, the article's Eq. 3), or the order of the targets of a context by
+            their scores `z_yes - z_no`: `pairwise` (log-sigmoid of differences), `listwise` (softmax over the targets),
+            `dpo` and `softmax_dpo` (both against the model with its adapters off). Losses that rank gain from
+            `data.n_train_negatives` above 1.
+        added_losses: Weights of other losses that are added to it.
+        dpo_beta: Beta of both forms of DPO: the larger, the closer the scores stay to those without adapters.
+        loss_on: Tokens that `response` trains on: those of the response (default), or `all` but those of pictures,
+            which is the literal reading of the article's Eq. 3; the prefix then counts once per row.
         lr: Learning rate of AdamW (borrowed; the article states none).
         weight_decay: Weight decay of AdamW.
         warmup_steps: Steps over which the rate rises to `lr`, where it stays.
@@ -78,6 +85,9 @@ class MLLMRecommender(RankingModule):
         scoring: ScoringLayout = "packed",
         scoring_tokens: int | None = None,
         score: ScoreKind = "logit",
+        loss: LossName = "response",
+        added_losses: AddedLosses = AddedLosses(),  # noqa: B008
+        dpo_beta: float = 0.1,
         loss_on: LossOn = "response",
         lr: float = 2e-5,
         weight_decay: float = 0.0,
@@ -102,6 +112,12 @@ class MLLMRecommender(RankingModule):
             activation_checkpointing=activation_checkpointing,
             seed=seed,
         )
+        self.objective = Objective(loss, added_losses, dpo_beta)
+        if self.objective.has_reference and finetune != "lora":
+            raise ConfigError(
+                f"model.finetune={finetune!r}: DPO compares the model with itself without adapters, and it has none; "
+                "set it to lora, or choose another model.loss"
+            )
         self.scoring, self.scoring_tokens, self.loss_on = scoring, scoring_tokens, loss_on
         self.score_kind, self.lr, self.weight_decay, self.warmup_steps = score, lr, weight_decay, warmup_steps
         self.backbone: Backbone | None = None
@@ -180,11 +196,41 @@ class MLLMRecommender(RankingModule):
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> torch.Tensor:
         """Compute the loss of a batch; loss and accuracy of the first response token are logged apart."""
-        loss, apart = response_loss(self.loaded(batch), self.loaded.lm_head, self.trained_on(batch))
+        objective, pictures = self.objective, None
+        reference: torch.Tensor | None = None
+        if objective.has_reference:
+            pictures = self.loaded.pictures(batch)  # encoded once for both passes
+            reference = self._reference(batch, pictures)  # (B, C)
+        hidden = self.loaded(batch, pictures)  # (R, T, D)
+        parts: dict[str, torch.Tensor] = {}
+        apart: dict[str, torch.Tensor] = {}
+        if "response" in objective.weights:
+            parts["response"], apart = response_loss(hidden, self.loaded.lm_head, self.trained_on(batch))
+        if objective.ranks:
+            parts |= objective.ranking_losses(self._packed_scores(hidden, batch), reference, batch)
+        if len(parts) > 1:
+            apart |= {f"loss_{name}": part.detach() for name, part in parts.items()}
+        loss = objective.total(parts)
         n_groups = len(batch["group_id"])
         self.log("train/loss", loss, prog_bar=True, batch_size=n_groups)
         self.log_dict({f"train/{name}": value for name, value in apart.items()}, batch_size=n_groups)
         return loss
+
+    def _packed_scores(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Compute `z_yes - z_no` `(B, C)` of all targets from the hidden states `(R, T, D)` of their rows."""
+        answers = gather_answers(hidden, batch["answer_index"])  # (B, C, D)
+        return score(yes_no_logits(answers, self.loaded.lm_head, self.yes_id, self.no_id))
+
+    @torch.no_grad()
+    def _reference(self, batch: PackedBatch, pictures: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Compute the scores `(B, C)` of the same rows by the same weights with adapters and dropout off."""
+        training = self.training
+        self.eval()
+        try:
+            with self.loaded.without_adapters():
+                return self._packed_scores(self.loaded(batch, pictures), batch)
+        finally:
+            self.train(training)
 
     # --- optimiser and checkpoints --------------------------------------------------------------------------------
 

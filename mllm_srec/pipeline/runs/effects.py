@@ -19,14 +19,25 @@ Found = Iterator[tuple[str, str]]
 OF_ANY_MODEL = frozenset({"model.backbone", "model.revision", "model.quantization", "model.dtype"})
 """Settings of the backbone, whose features of pictures and texts baselines may read."""
 
-PROMPT_DATA = ("prompt", "packing", "max_length", "eval_batch_tokens", "negatives", "balance")
+PROMPT_DATA = (
+    *("prompt", "packing", "max_length", "eval_batch_tokens"),
+    *("negatives", "balance", "n_train_negatives", "negatives_from"),
+)
 """Settings of the section `data` that are about prompts."""
 
 OFF = {"summaries.variant": "none", "data.pictures.serve": "none"}
 """Settings that may be typed with this value even where it changes nothing, since it says that there is nothing."""
 
-TRAINING = ("lr", "weight_decay", "warmup_steps", "loss_on", "activation_checkpointing")
-"""Settings of the section `model` that are about training."""
+TRAINING = (
+    *("model.lr", "model.weight_decay", "model.warmup_steps", "model.activation_checkpointing"),
+    *("model.loss", "model.added_losses", "model.dpo_beta", "model.loss_on"),
+    *("data.n_train_negatives", "data.negatives_from"),
+)
+"""Settings that are about training of the recommender."""
+
+
+LOSSES = ("response", "pairwise", "listwise", "dpo", "softmax_dpo")
+"""Names of the recommender's losses, as of `model.loss`."""
 
 
 def ineffective(settings: Settings, reads_features: bool) -> dict[str, str]:
@@ -99,9 +110,23 @@ def _of_training(settings: Settings, reads_features: bool) -> Found:
         yield "model.lora", f"is about adapters, and model.finetune={finetune} has none; set model.finetune to lora"
     if finetune == "none":
         for name in TRAINING:
-            yield f"model.{name}", "is about training, and model.finetune=none trains nothing; leave it out"
+            yield name, "is about training, and model.finetune=none trains nothing; leave it out"
     if stated_value(settings, "model.scoring", "packed") != "cached":
         yield "model.scoring_tokens", "is about cached prefixes; set model.scoring to cached"
+
+
+def _of_another_loss(settings: Settings, reads_features: bool) -> Found:
+    """Settings of losses and negatives that are not trained."""
+    if settings.get("baseline") is not None or stated_value(settings, "model.finetune", "lora") == "none":
+        return
+    loss = stated_value(settings, "model.loss", "response")
+    trained = {loss, *(name for name in LOSSES if stated_value(settings, f"model.added_losses.{name}", 0))}
+    if "response" not in trained:
+        yield "model.loss_on", f"is about the response, and model.loss={loss} does not train it; add the response"
+    if not trained & {"dpo", "softmax_dpo"}:
+        yield "model.dpo_beta", f"is about DPO, and model.loss={loss} is another loss; set it to dpo or softmax_dpo"
+    if stated_value(settings, "data.n_train_negatives", 1) == 1:
+        yield "data.negatives_from", "is about negatives beside the stored one; set data.n_train_negatives to 2 or more"
 
 
 def _of_prompts(settings: Settings, reads_features: bool) -> Found:
@@ -141,7 +166,10 @@ def _stages(settings: Settings) -> set[str]:
 
 
 def _of_lists(settings: Settings, reads_features: bool) -> Found:
-    """Settings of retrieved lists where nothing is retrieved."""
+    """Settings of retrieved lists where nothing is retrieved, neither to be ranked nor as hard negatives."""
+    hard = stated_value(settings, "data.negatives_from", "catalogue") == "hard"
+    if hard and settings.get("baseline") is None and stated_value(settings, "data.n_train_negatives", 1) > 1:
+        return
     if stated_value(settings, "data.evaluator", "sampled") != "rerank":
         for name in ("retriever", "n_retrieved"):
             yield f"data.{name}", "is about lists of a retriever; set data.evaluator to rerank"
@@ -175,6 +203,7 @@ def _of_tracking(settings: Settings, reads_features: bool) -> Found:
 RULES: tuple[Callable[[Settings, bool], Found], ...] = (
     _beside_a_baseline,
     _of_training,
+    _of_another_loss,
     _of_prompts,
     _of_summaries,
     _of_lists,
