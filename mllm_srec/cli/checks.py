@@ -14,6 +14,7 @@ from mllm_srec.types import ConfigError, Split
 
 if TYPE_CHECKING:
     from mllm_srec.data.loading.ranking_datamodule import RankingDataModule
+    from mllm_srec.models.ranking_module import RankingModule
 
 LIMITS = {
     "fit": ("limit_val_batches", "data.max_eval_groups"),
@@ -75,21 +76,29 @@ def check_typed(arguments: Sequence[str], config: Any) -> None:
         raise ConfigError(f"{name}: would have no effect: it {reason}")
 
 
-def check_examples(command: str, data: RankingDataModule) -> None:
+def check_examples(command: str, data: RankingDataModule, model: RankingModule) -> None:
     """Refuse a command that would have nothing to work on, before a backbone is loaded.
 
     Args:
         command: `fit`, `validate`, `test` or `predict`.
         data: The data module, with its inputs.
+        model: The model that is trained or measured.
 
     Raises:
-        ConfigError: The train split holds no example, or the measured split no candidate list.
+        ConfigError: The train split holds no example, or none that the loss learns from, or the measured split no
+            candidate list.
     """
     if command == "fit":
         if not data.n_train_examples:
             raise ConfigError(
                 f"{data.folder}: there is nothing to train on; no example of its train split is left by "
                 "data.negatives and data.balance, see prepare_report.json beside the tables"
+            )
+        objective = getattr(model, "objective", None)
+        if objective is not None and objective.ranks and not getattr(data, "n_comparable", 0):
+            raise ConfigError(
+                f"model.loss={objective.loss!r}: ranks the targets of a context, and no context of training has a "
+                "liked one and another; set data.negatives to sampled or both, or raise data.n_train_negatives"
             )
         return
     split: Split = "test" if command in ("test", "predict") else "val"

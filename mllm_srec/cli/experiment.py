@@ -143,7 +143,7 @@ class ExperimentCLI(LightningCLI):
         self.experiment = self._make_experiment()
         self.model, self.datamodule = self.experiment.model, self.experiment.datamodule
         self._give_inputs()
-        check_examples(self.subcommand, self.datamodule)
+        check_examples(self.subcommand, self.datamodule, self.model)
         if self.subcommand != "fit":
             self.run = separate_run(self.run, measured_split(self.subcommand), self.datamodule, self._protocol())
         self.trainer = self._make_trainer()
@@ -191,7 +191,7 @@ class ExperimentCLI(LightningCLI):
         anything is written.
         """
         data = self.datamodule
-        self.experiment.use_inputs()
+        self.experiment.use_inputs(training=self.subcommand == "fit")
         if data.evaluator == "rerank" and self.subcommand != "fit":
             split = measured_split(self.subcommand)
             lists = retrieved_lists(data.retriever, data.data, split, data.n_retrieved)

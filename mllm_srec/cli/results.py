@@ -135,6 +135,7 @@ class ResultWriter:
         if any(name.startswith(("averaging", "recent")) for name in beside):
             notes.append(RULES_NOTE)
         notes += [facts["no_pairs"]] if facts.get("no_pairs") else []
+        notes += [facts["probabilities"]] if facts.get("probabilities") else []
         if facts["learns_later_likes"]:
             notes.append(
                 "the model learned about each user from train likes that came after the test context, too (random "

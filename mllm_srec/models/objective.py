@@ -116,3 +116,24 @@ class Objective:
             parts: Every loss of `weights` by name.
         """
         return torch.stack([weight * parts[name] for name, weight in self.weights.items()]).sum()
+
+
+def probabilities_note(objective: Objective, n_negatives: int) -> str | None:
+    """Say what `sigmoid(z_yes - z_no)` is not, after training that changes its meaning; None where nothing does.
+
+    Args:
+        objective: What was trained.
+        n_negatives: `data.n_train_negatives`.
+    """
+    if not objective.states_probabilities:
+        return (
+            f"model.loss={objective.loss} trains the order of targets and not the answer: probabilities, their "
+            "calibration and the mass of Yes and No are not those of a like"
+        )
+    if n_negatives > 1:
+        return (
+            f"the answer was trained with {n_negatives} negatives to a like (data.n_train_negatives), so probabilities "
+            f"are those of a like among {n_negatives + 1} such items; for pairs of two, add log({n_negatives}) = "
+            f"{math.log(n_negatives):.3f} to z_yes - z_no"
+        )
+    return None

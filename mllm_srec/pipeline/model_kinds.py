@@ -25,9 +25,11 @@ from mllm_srec.files.folders import atomic_folder
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.backbone_files import BackboneInfo, describe_backbone, foreign_note
 from mllm_srec.models.checkpoint import check_identity, identity
+from mllm_srec.models.objective import probabilities_note
 from mllm_srec.models.ranking_module import RankingModule
 from mllm_srec.models.recommender import MLLMRecommender
 from mllm_srec.pipeline.build import resolve_stages
+from mllm_srec.pipeline.evaluation.retrieval import hard_lists
 from mllm_srec.pipeline.features.items import item_features
 from mllm_srec.pipeline.features.pictures import extract_features, frozen
 from mllm_srec.pipeline.runs.folder import RunFolder
@@ -57,8 +59,12 @@ class Experiment(ABC):
     score_label: str
 
     @abstractmethod
-    def use_inputs(self) -> None:
-        """Give data and model what was computed before; called under the lock, before the run folder is settled."""
+    def use_inputs(self, training: bool) -> None:
+        """Give data and model what was computed before; called under the lock, before the run folder is settled.
+
+        Args:
+            training: True if the model is about to be trained.
+        """
 
     def open_stores(self) -> Mapping[str, int]:
         """Open or build the stores that are served; return counts of what prompts had to leave out."""
@@ -115,8 +121,11 @@ class PromptExperiment(Experiment):
         self._accuracy: Mapping[str, float] = {}
         self._n_written: int | None = None
 
-    def use_inputs(self) -> None:
-        """Give the data module the stored summaries; on the demo shop, missing ones are written first."""
+    def use_inputs(self, training: bool) -> None:
+        """Give the data module hard negatives and stored summaries; on the demo shop, missing ones are written."""
+        if training and self.datamodule.draws_hard:
+            served = self.datamodule
+            served.use(ServedInputs(hard=hard_lists(served.retriever, served.data, served.n_retrieved)))
         if self.summaries.variant == "none":
             return
         model, data = self.model.settings, self.datamodule
@@ -153,7 +162,14 @@ class PromptExperiment(Experiment):
             "backbone": info.label,
             "learns_later_likes": learns_users and later_likes(self.datamodule),
             **_foreign(info, self.datamodule),
+            **self._probabilities(),
         }
+
+    def _probabilities(self) -> dict[str, str]:
+        """Return the fact that the probabilities of a trained model are not those of pairs, where they are not."""
+        trained = self.model.settings.finetune != "none"
+        note = probabilities_note(self.model.objective, self.datamodule.n_train_negatives) if trained else None
+        return {} if note is None else {"probabilities": note}
 
     def summary_accuracy(self) -> Mapping[str, float]:
         """Return how right the summaries in the prompts are."""
@@ -208,7 +224,7 @@ class ItemExperiment(Experiment):
         self.backbone, self.pictures, self.features = backbone, pictures, features
         self.monitor, self.patience, self.score_label = model.monitor, model.patience, type(model).__name__
 
-    def use_inputs(self) -> None:
+    def use_inputs(self, training: bool) -> None:
         """Attach the model to the train split, and to features where it asks for them.
 
         Raises:

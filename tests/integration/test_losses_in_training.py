@@ -1,9 +1,15 @@
 """Training by every loss: the default is the article's to the last bit, and what ranks puts likes first."""
 
+import subprocess
+import sys
+
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 
+from mllm_srec.cli.checks import check_examples
 from mllm_srec.models.backbone import LoraSettings
 from mllm_srec.models.losses import dpo, label_everything, listwise, mean_of_comparable, response_loss, softmax_dpo
 from mllm_srec.models.objective import AddedLosses
@@ -174,3 +180,84 @@ def test_settings_that_cannot_train_are_refused(make_model, changes, words):
 def test_a_negative_weight_is_refused():
     with pytest.raises(ConfigError, match=r"added_losses\.listwise=-1: must be at least 0"):
         AddedLosses(listwise=-1)
+
+
+def test_a_loss_that_would_rank_nothing_is_refused(make_model, make_datamodule):
+    alone = make_datamodule(negatives="explicit")
+    check_examples("fit", alone, make_model())
+    with pytest.raises(ConfigError, match=r"model\.loss='listwise': ranks the targets of a context, and no context"):
+        check_examples("fit", alone, make_model(loss="listwise"))
+    check_examples("fit", make_datamodule(negatives="explicit", n_train_negatives=2), make_model(loss="listwise"))
+
+
+RANKED = {"loss": "softmax_dpo", "added_losses": AddedLosses(response=0.5, listwise=0.5)}
+
+
+MID_EPOCH = {"every_n_train_steps": 4}
+END_OF_EPOCH = {"every_n_epochs": 1, "save_on_train_epoch_end": True}
+
+
+@pytest.mark.parametrize(("num_workers", "every", "step"), [(0, MID_EPOCH, 4), (2, MID_EPOCH, 4), (0, END_OF_EPOCH, 6)])
+def test_a_resumed_run_draws_what_an_uninterrupted_one_does(
+    make_model, make_datamodule, tmp_path, num_workers, every, step
+):
+    """Six batches an epoch: stopped within the first one, and at its end."""
+
+    def data():
+        return make_datamodule(n_train_negatives=3, num_workers=num_workers, max_train_groups=18)
+
+    whole, _ = fit(make_model(**RANKED), data(), tmp_path, 2)
+    keep = ModelCheckpoint(tmp_path / "ckpt", filename="{step}", save_top_k=-1, **every)
+    options = {"limit_val_batches": 0, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options |= {"accelerator": "cpu", "use_distributed_sampler": False, "default_root_dir": tmp_path}
+    pl.Trainer(max_epochs=1, callbacks=[keep], **options).fit(make_model(**RANKED), data())
+    resumed = make_model(**RANKED)
+    trainer = pl.Trainer(max_epochs=2, enable_checkpointing=False, **options)
+    trainer.fit(resumed, data(), ckpt_path=tmp_path / f"ckpt/step={step}.ckpt")
+    found = {name: p for name, p in resumed.named_parameters() if p.requires_grad}
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(shop_root, tiny_backbone, tmp_path):
+    """A step of two processes with a batch each is one of a single process with both."""
+    raw = shop_root / "raw"
+    settings = {
+        "data": {
+            "root": str(tmp_path / "data"), "name": "two", "batch_size": 2, "n_negatives": 4, "max_train_groups": 24,
+            "max_eval_groups": 2, "pictures": {"max_pixels": 3136}, "n_train_negatives": 3,
+        },
+        "prepare": {
+            "source": "tables", "reviews": str(raw / "interactions.csv"), "metadata": str(raw / "items.csv"),
+            "images": str(raw / "pictures"), "k_core": 1, "split": "leave_one_out",
+        },
+        "candidates": {"n_negatives": 4},
+        "summaries": {"variant": "none"},
+        "model": {
+            "backbone": str(tiny_backbone), "lr": 5e-3, "quantization": "none", "lora": {"r": 4, "dropout": 0.0},
+            "loss": "softmax_dpo", "added_losses": {"response": 0.5, "pairwise": 1.0},
+        },
+        "trainer": {"accelerator": "cpu", "max_epochs": 2, "enable_progress_bar": False},
+    }  # fmt: skip
+    (tmp_path / "shop.yaml").write_text(yaml.safe_dump(settings))
+
+    def run(command, *words):
+        line = [sys.executable, "-m", "mllm_srec", command, "--config", "shop.yaml", *words]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def weights(name):
+        path = tmp_path / f"runs/two/{name}/checkpoints/last.ckpt"
+        return torch.load(path, weights_only=True)["state_dict"]
+
+    run("prepare")
+    run("fit", "--name", "one", "--trainer.accumulate_grad_batches", "2")
+    out = run("fit", "--name", "pair", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    assert "model.loss=" not in out
+    assert "trained with 3 negatives to a like" in out
+    one, pair = weights("one"), weights("pair")
+    assert one.keys() == pair.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(pair[name], value, atol=2e-5, rtol=0)
+    assert any((value != 0).any() for name, value in one.items() if "lora_B" in name)

@@ -162,6 +162,7 @@ def _write(ranker: Ranker, path: Path, users: Sequence[str], new_items: Sequence
 
 def _warn(ranker: Ranker) -> None:
     from mllm_srec.models.backbone_files import describe_backbone, foreign_note
+    from mllm_srec.models.objective import probabilities_note
 
     settings = ranker.run.model.settings
     info = describe_backbone(settings.name, settings.revision)
@@ -169,3 +170,6 @@ def _warn(ranker: Ranker) -> None:
         print(note)
     if info.random_weights:
         print("the backbone began with random weights: these lists say nothing about the method")
+    note = probabilities_note(ranker.run.model.objective, ranker.run.datamodule.n_train_negatives)
+    if settings.finetune != "none" and note is not None:
+        print(note)

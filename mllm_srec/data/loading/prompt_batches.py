@@ -1,18 +1,20 @@
 """Data sets and collators of prompts: stored tokens of groups become packed batches with pictures.
 
-`PromptDataset` serves one prompt per target; `ListDataset` serves listwise prompts, each with many candidates.
+`PromptDataset` serves one prompt per target, `DrawnPromptDataset` those of targets that are drawn anew each epoch, too;
+`ListDataset` serves listwise prompts, each with many candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from mllm_srec.data.loading.examples import GroupExamples
+from mllm_srec.data.loading.train_negatives import TrainNegatives
 from mllm_srec.data.pictures.feature_store import PictureFeatures
 from mllm_srec.data.pictures.image_store import ImageStore
 from mllm_srec.data.stored_prompts.store import PromptStore
@@ -80,6 +82,50 @@ class PromptDataset(Dataset[PromptGroup]):
             item, kind = int(rows.item_index[row]), int(rows.kind[row])
             targets.append(prompts.target(item, answer_ids, relevance, kind, middle))
         return PromptGroup(int(rows.group_id[index]), prompts.prefix(context), targets, int(rows.n_missed[index]))
+
+
+class DrawnPromptDataset(Dataset[PromptGroup]):
+    """Training groups with further negatives behind the stored targets; entries are named by epoch and group.
+
+    Args:
+        stored: Training groups with their stored targets.
+        negatives: Draws the others.
+
+    Attributes:
+        lengths: Number of tokens of each group with its stored targets `(G,)`: batches hold the same groups, in the
+            same order, however many negatives are drawn.
+    """
+
+    def __init__(self, stored: PromptDataset, negatives: TrainNegatives) -> None:
+        self.stored, self.negatives = stored, negatives
+        self.lengths = stored.lengths
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.stored)
+
+    def __getitem__(self, place: tuple[int, int]) -> PromptGroup:
+        """Return a group as it is in an epoch; `place` is (epoch, group)."""
+        epoch, index = place
+        group, examples, stores = self.stored[index], self.stored.examples, self.stored.stores
+        middle = stores.prompts.middle(int(examples.context[index]))
+        answer_ids = stores.encoder.answer_ids[0]
+        drawn = [
+            stores.prompts.target(int(item), answer_ids, 0, self.negatives.kind, middle)
+            for item in self.negatives.draw(examples, index, epoch)
+        ]
+        return replace(group, targets=[*group.targets, *drawn])
+
+    def n_more(self, epoch: int) -> int:
+        """Count the tokens of the targets that are drawn in an epoch, without their answers."""
+        examples, prompts = self.stored.examples, self.stored.stores.prompts
+        targets, middles = prompts.target_lengths().to_numpy(), prompts.middle_lengths().to_numpy()
+        drawn = [self.negatives.draw(examples, index, epoch) for index in range(len(examples))]
+        per_group = [
+            int(targets[items].sum() + middles[examples.context[index]] * len(items))
+            for index, items in enumerate(drawn)
+        ]
+        return sum(per_group)
 
 
 @dataclass

@@ -10,8 +10,16 @@ from torch.utils.data import DataLoader
 
 from mllm_srec.data.loading.candidate_lists import RankLists
 from mllm_srec.data.loading.examples import GroupExamples, pair_examples, select_train_rows
-from mllm_srec.data.loading.prompt_batches import ListCollator, ListDataset, PromptCollator, PromptDataset, PromptStores
+from mllm_srec.data.loading.prompt_batches import (
+    DrawnPromptDataset,
+    ListCollator,
+    ListDataset,
+    PromptCollator,
+    PromptDataset,
+    PromptStores,
+)
 from mllm_srec.data.loading.ranking_datamodule import Lists, RankingDataModule, ServedInputs
+from mllm_srec.data.loading.train_negatives import NegativesFrom, TrainNegatives, check_train_negatives
 from mllm_srec.data.pictures.feature_store import FeatureStore
 from mllm_srec.data.pictures.image_store import build_image_store, load_image_processor
 from mllm_srec.data.settings import PictureSettings
@@ -39,7 +47,11 @@ class PromptDataModule(RankingDataModule):
         batch_size: Training groups (contexts) per device and step.
         eval_batch_size: Groups per device and step in evaluation.
         eval_batch_tokens: Tokens per device and step in evaluation; a longer list is a step of its own.
-        negatives: Negatives trained on: sampled ones (the article's 1:1), disliked items, or both.
+        n_train_negatives: Negatives beside each like in training. With 1 it is the stored one; more are drawn anew each
+            epoch, in the same batches, and no user gets an item of their train split.
+        negatives_from: What more negatives are drawn from: the `catalogue`, the user's `disliked` items of the train
+            split, or `hard`, the first `n_retrieved` items of `retriever`.
+        negatives: Stored negatives trained on: sampled ones (the article's 1:1), disliked items, or both.
         balance: `all`, or `cap` to no more negatives than positives.
         **shared: Settings of `RankingDataModule`: evaluation, limits and loading.
 
@@ -62,6 +74,8 @@ class PromptDataModule(RankingDataModule):
         eval_batch_tokens: int = 65_536,
         negatives: Literal["sampled", "explicit", "both"] = "sampled",
         balance: Literal["all", "cap"] = "all",
+        n_train_negatives: int = 1,
+        negatives_from: NegativesFrom = "catalogue",
         **shared: Any,
     ) -> None:
         super().__init__(root, name, batch_size, eval_batch_size, **shared)
@@ -73,6 +87,13 @@ class PromptDataModule(RankingDataModule):
             )
         self.prompt, self.pictures, self.packing, self.max_length = prompt, pictures, packing, max_length
         self.eval_batch_tokens, self.negatives, self.balance = eval_batch_tokens, negatives, balance
+        check_train_negatives(n_train_negatives, negatives_from, balance)
+        if n_train_negatives > 1 and negatives_from == "disliked" and prompt.phrases.disliked:
+            raise ConfigError(
+                f"data.negatives_from='disliked': data.prompt.wording={prompt.wording!r} shows disliked items, so that "
+                "the answer could be read there; set data.negatives_from to catalogue or hard"
+            )
+        self.n_train_negatives, self.negatives_from = n_train_negatives, negatives_from
         self._stores: PromptStores | None = None
 
     @property
@@ -173,16 +194,53 @@ class PromptDataModule(RankingDataModule):
         """Number of training contexts."""
         return len(self.train_examples())
 
+    @property
+    def draws_hard(self) -> bool:
+        """True if negatives of training are drawn from a retriever's lists."""
+        return self.n_train_negatives > 1 and self.negatives_from == "hard"
+
+    def drawn_negatives(self) -> TrainNegatives | None:
+        """Return what draws more negatives in training; None where the stored ones are all."""
+        if self.n_train_negatives == 1:
+            return None
+        lists = (self.n_retrieved, self.inputs.hard)
+        return TrainNegatives.of(self.data, self.n_train_negatives, self.negatives_from, self.seed, *lists)
+
+    @property
+    def n_comparable(self) -> int:
+        """Number of training contexts with a liked target and another one, from which losses that rank learn."""
+        examples, drawn = self.train_examples(), self.drawn_negatives()
+        n_others = examples.sizes - examples.n_positives  # (G,)
+        if drawn is not None:
+            n_others = n_others + drawn.n_drawn(examples)
+        return int(((examples.n_positives > 0) & (n_others > 0)).sum())
+
+    @property
+    def left_out(self) -> str:
+        """Sentence on contexts with fewer negatives than `n_train_negatives`; empty if there are none."""
+        drawn = self.drawn_negatives()
+        if drawn is None:
+            return ""
+        examples = self.train_examples()
+        n_negatives = examples.sizes - examples.n_positives + drawn.n_drawn(examples)  # (G,)
+        n_short = int(((examples.n_positives > 0) & (n_negatives < self.n_train_negatives)).sum())
+        if not n_short:
+            return ""
+        return f"{n_short:,} contexts have fewer than {self.n_train_negatives} negatives, since {drawn.scarce}"
+
     def n_tokens(self, split: Split) -> int:
         """Count the tokens of the prompts that the running command shows, with pictures and without padding.
 
         A context counts once, since its targets share it.
 
         Args:
-            split: `train` for the prompts of one epoch; `val` or `test` for pairs and lists.
+            split: `train` for the prompts of one epoch, the first where targets are drawn anew; `val` or `test` for
+                pairs and lists.
         """
         if split == "train":
-            return int(PromptDataset(self.train_examples(), self.stores, train=True).lengths.sum())
+            stored = PromptDataset(self.train_examples(), self.stores, train=True)
+            drawn = self.drawn_negatives()
+            return int(stored.lengths.sum()) + (0 if drawn is None else DrawnPromptDataset(stored, drawn).n_more(0))
         pairs, lists = self.eval_examples(split)
         shown: list[Any] = [self.eval_loader(pairs).dataset, self.lists_loader(lists).dataset]
         return sum(int(dataset.lengths.sum()) for dataset in shown)
@@ -233,5 +291,7 @@ class PromptDataModule(RankingDataModule):
 
     def _loader(self, examples: GroupExamples, train: bool) -> DataLoader[PromptGroup]:
         dataset = PromptDataset(examples, self.stores, train)
-        max_tokens = None if train else self.eval_batch_tokens
-        return self.batches(dataset, PromptCollator(self.stores, self.packing), train, max_tokens)
+        collate = PromptCollator(self.stores, self.packing)
+        if train and (drawn := self.drawn_negatives()) is not None:
+            return self.batches(DrawnPromptDataset(dataset, drawn), collate, train, with_epoch=True)
+        return self.batches(dataset, collate, train, None if train else self.eval_batch_tokens)

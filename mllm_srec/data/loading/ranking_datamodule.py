@@ -21,7 +21,7 @@ from mllm_srec.data.dataset import PreparedDataset
 from mllm_srec.data.loading.candidate_lists import RankLists
 from mllm_srec.data.loading.catalogue_lists import CatalogueLists
 from mllm_srec.data.loading.examples import GroupExamples, pair_examples, rank_examples
-from mllm_srec.data.loading.sampler import GroupBatchSampler, Position
+from mllm_srec.data.loading.sampler import EpochBatchSampler, GroupBatchSampler, Position
 from mllm_srec.data.stored_prompts.summary_texts import SummaryTexts
 from mllm_srec.types import EVAL_TOP_K, ConfigError, Split
 
@@ -37,12 +37,14 @@ class ServedInputs:
         summaries: Stored summaries, of which prompts are made instead of titles.
         features: Folder of a finished feature store, which is served instead of pixels.
         retrieved: Split -> the retriever's lists, which are reranked (`pipeline.evaluation.retrieval`).
+        hard: `user_id`, `item_id` and `rank` of a retriever, from which hard negatives are drawn in training.
         scored: Ids of the pair groups and of the candidate lists that were scored before and are left out.
     """
 
     summaries: SummaryTexts | None = None
     features: Path | None = None
     retrieved: Mapping[Split, pl.DataFrame] | None = None
+    hard: pl.DataFrame | None = None
     scored: tuple[frozenset[int], frozenset[int]] | None = None
 
     def updated(self, other: ServedInputs) -> ServedInputs:
@@ -255,7 +257,12 @@ class RankingDataModule(lightning.LightningDataModule):
         return [self.eval_loader(pairs.without(scored_pairs)), self.lists_loader(lists.without(scored_lists))]
 
     def batches(
-        self, dataset: Any, collate: Callable[[Any], Any], train: bool, max_tokens: int | None = None
+        self,
+        dataset: Any,
+        collate: Callable[[Any], Any],
+        train: bool,
+        max_tokens: int | None = None,
+        with_epoch: bool = False,
     ) -> DataLoader[Any]:
         """Make a loader of this process's batches, of similar length.
 
@@ -264,6 +271,7 @@ class RankingDataModule(lightning.LightningDataModule):
             collate: Function that turns entries of the data set into a batch.
             train: True for random order, starting after the last trained batch; False for every example once.
             max_tokens: Largest sum of lengths of a batch in evaluation; None for no limit.
+            with_epoch: Ask the data set for entries (epoch, index) instead of the index.
         """
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = GroupBatchSampler(
@@ -278,7 +286,7 @@ class RankingDataModule(lightning.LightningDataModule):
         )
         return DataLoader(
             dataset,
-            batch_sampler=sampler,
+            batch_sampler=EpochBatchSampler(sampler) if with_epoch else sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

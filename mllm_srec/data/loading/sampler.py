@@ -60,11 +60,16 @@ class GroupBatchSampler(Sampler[list[int]]):
             return -(-n_batches // self.world_size)
         return len(self._by_length())
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the batches of this process, beginning at the current position."""
+    def next_pass(self) -> tuple[int, int]:
+        """Return the epoch of the next pass and the batch at which it begins."""
         epoch, start = self.position()
         if start >= len(self):  # a checkpoint from the end of an epoch: continue with the next one
-            epoch, start = epoch + 1, 0
+            return epoch + 1, 0
+        return epoch, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches of this process, beginning at the current position."""
+        epoch, start = self.next_pass()
         yield from (self._shuffled(epoch) if self.shuffle else self._by_length())[start:]
 
     def _by_length(self) -> list[list[int]]:
@@ -89,6 +94,29 @@ class GroupBatchSampler(Sampler[list[int]]):
         order = random.permutation(len(batches))
         order = np.resize(order, -(-len(order) // self.world_size) * self.world_size)  # pads with the first batches
         return [batches[index] for index in order[self.rank :: self.world_size]]
+
+
+class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Yields the batches of another sampler with the epoch beside each group, for targets that change with it.
+
+    Workers of a loader hold copies of its data set, which no call could tell the epoch; the entries carry it.
+
+    Args:
+        batches: The sampler of the groups.
+    """
+
+    def __init__(self, batches: GroupBatchSampler) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        """Number of batches of this process in a full epoch."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches of this process, beginning at the current position."""
+        epoch, _ = self.batches.next_pass()
+        for batch in self.batches:
+            yield [(epoch, index) for index in batch]
 
 
 def _chunks(indices: np.ndarray, size: int) -> list[list[int]]:

@@ -36,6 +36,30 @@ def retrieved_lists(retriever: str, data: PreparedDataset, split: Split, n: int)
     return lists_of_run(RunFolder(Path(retriever)), data, split, n)
 
 
+def hard_lists(retriever: str, data: PreparedDataset, n: int) -> pl.DataFrame | None:
+    """Return the items from which hard negatives are drawn in training, by user.
+
+    They are the retriever's lists of the val split, whose contexts hold train interactions only, as training does.
+
+    Args:
+        retriever: `popularity`, or the folder of a run that was validated with `full`.
+        data: Prepared data set.
+        n: Most items per list, at least 1.
+
+    Returns:
+        `user_id`, `item_id` and `rank` (from 1); None for `popularity`, which needs no lists.
+
+    Raises:
+        ConfigError: As for `retrieved_lists`.
+    """
+    if retriever == POPULARITY:
+        return None
+    lists = retrieved_lists(retriever, data, "val", n)
+    users = data.groups.select("group_id", "user_id")
+    by_user = lists.join(users, on="group_id").group_by("user_id", "item_id").agg(pl.col("rank").min())
+    return by_user.sort("user_id", "rank", "item_id")
+
+
 def popular_lists(data: PreparedDataset, split: Split, n: int) -> pl.DataFrame:
     """Return for each list the allowed items with most train likes; columns as in `retrieved_lists`."""
     groups = data.groups.filter((pl.col("purpose") == "rank") & (pl.col("split") == split))

@@ -25,6 +25,11 @@ def settings(baseline=SASREC, source="tables", finetune="lora", variant="full", 
     }
 
 
+def loss_settings(loss, finetune="lora", n_train_negatives=4, **added):
+    of_model = {"loss": loss, "finetune": finetune, "added_losses": added}
+    return {**settings(None), "model": of_model, "data": {"n_train_negatives": n_train_negatives}}
+
+
 @pytest.mark.parametrize(
     ("name", "about", "words"),
     [
@@ -60,6 +65,14 @@ def settings(baseline=SASREC, source="tables", finetune="lora", variant="full", 
         ("prepare.columns.title", settings(source="demo"), "prepare.source=demo has none"),
         ("model.lora.r", settings(None, finetune="full"), "set model.finetune to lora"),
         ("model.lr", settings(None, finetune="none"), "trains nothing"),
+        ("model.loss", settings(None, finetune="none"), "trains nothing"),
+        ("model.added_losses.dpo", settings(None, finetune="none"), "trains nothing"),
+        ("data.n_train_negatives", settings(None, finetune="none"), "trains nothing"),
+        ("data.n_train_negatives", settings(), "is about prompts"),
+        ("data.negatives_from", loss_settings("response", n_train_negatives=1), "set data.n_train_negatives"),
+        ("model.loss_on", loss_settings("listwise"), "model.loss=listwise does not train it"),
+        ("model.loss_on", loss_settings("response", finetune="none"), "trains nothing"),
+        ("model.dpo_beta", loss_settings("pairwise", response=1.0), "set model.loss to dpo or softmax_dpo"),
     ],
 )
 def test_what_does_nothing_is_told_why(name, about, words):
@@ -77,6 +90,10 @@ def test_what_does_nothing_is_told_why(name, about, words):
         (["model.lr", "model.lora.r", "data.prompt.cot", "summaries.window"], settings(None)),
         (["model.lr", "model.warmup_steps"], settings(None, finetune="full")),
         (["prepare.demo.n_users", "prepare.k_core"], settings(source="demo")),
+        (["model.loss_on", "model.loss", "data.negatives_from"], loss_settings("response")),
+        (["model.loss_on"], loss_settings("listwise", response=0.5)),
+        (["model.dpo_beta"], loss_settings("response", softmax_dpo=0.5)),
+        (["model.dpo_beta", "model.added_losses"], loss_settings("dpo", finetune="full")),
         (["model.lr", "x", "model", ""], {}),
         (["data.retriever", "data.n_retrieved"], {"data": {"evaluator": "rerank"}}),
         (
