@@ -99,13 +99,14 @@ def _check_unchanged(run: RunFolder, parser: jsonargparse.ArgumentParser, config
     Training that is not finished may go on with other settings of how long it takes, such as more epochs.
     """
     from mllm_srec.cli.checks import unread_settings
-    from mllm_srec.pipeline.runs.changes import SAME_TRAINING, check_unchanged
+    from mllm_srec.pipeline.runs.changes import check_unchanged, same_training
 
+    now = stated_settings(parser, config)
     unfinished = trained and config.ckpt_path is None and "fit/steps" not in run.read_metrics()
-    unread = (*unread_settings(config), *(SAME_TRAINING if unfinished else ()))
+    unread = (*unread_settings(config), *(same_training(now) if unfinished else ()))
     other = f"`test --ckpt_path {run.best}` measures the same model by another protocol, in a folder of its own"
     advice = f"; {other}" if run.best.exists() and not unfinished else ""
-    check_unchanged(run, stated_settings(parser, config), default_settings(parser, config), unread, advice)
+    check_unchanged(run, now, default_settings(parser, config), unread, advice)
 
 
 def _check_data(run: RunFolder, config: Any) -> None:

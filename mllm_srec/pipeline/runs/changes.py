@@ -61,6 +61,17 @@ ALIKE: dict[str, dict[Any, Any]] = {
 """Setting -> values that give the same results, under one name."""
 
 
+def same_training(now: Settings) -> tuple[str, ...]:
+    """Return the settings with which a training may go on; a retriever of hard negatives is not among them.
+
+    Args:
+        now: Nested settings of the command.
+    """
+    data = flat(now.get("data") or {})
+    hard = data.get("negatives_from") == "hard" and data.get("n_train_negatives", 1) > 1
+    return tuple(name for name in SAME_TRAINING if not hard or name not in ("data.retriever", "data.n_retrieved"))
+
+
 def flat(content: Settings, prefix: str = "") -> dict[str, Any]:
     """Flatten nested settings, dataclasses included, into dotted keys, as on the command line."""
     found: dict[str, Any] = {}
@@ -151,7 +162,7 @@ def check_resume(
     if origin is None:
         found = _other_rates(checkpoint, now)
     else:
-        may_differ = (*unread, *SAME_TRAINING, "model.backbone")
+        may_differ = (*unread, *same_training(now), "model.backbone")
         found = changed_settings(read_settings(origin.path), now, defaults, may_differ)
     if found:
         source = f"--config {origin.config}" if origin is not None else "the settings of its run"

@@ -72,7 +72,7 @@ def loss_settings(loss, finetune="lora", n_train_negatives=4, **added):
         ("data.negatives_from", loss_settings("response", n_train_negatives=1), "set data.n_train_negatives"),
         ("model.loss_on", loss_settings("listwise"), "model.loss=listwise does not train it"),
         ("model.loss_on", loss_settings("response", finetune="none"), "trains nothing"),
-        ("model.dpo_beta", loss_settings("pairwise", response=1.0), "set model.loss to dpo or softmax_dpo"),
+        ("model.dpo_beta", loss_settings("pairwise", response=1.0), "set it to dpo or softmax_dpo"),
     ],
 )
 def test_what_does_nothing_is_told_why(name, about, words):
@@ -96,6 +96,7 @@ def test_what_does_nothing_is_told_why(name, about, words):
         (["model.dpo_beta", "model.added_losses"], loss_settings("dpo", finetune="full")),
         (["model.lr", "x", "model", ""], {}),
         (["data.retriever", "data.n_retrieved"], {"data": {"evaluator": "rerank"}}),
+        (["data.retriever", "data.n_retrieved"], {"data": {"n_train_negatives": 2, "negatives_from": "hard"}}),
         (
             ["data.prompt.list_size", "model.scoring_tokens"],
             {

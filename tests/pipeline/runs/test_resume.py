@@ -61,6 +61,18 @@ def resume(settings, origin, unread=()):
     check_resume(CHECKPOINT, origin, settings, SETTINGS, unread)
 
 
+def test_a_retriever_of_hard_negatives_is_a_part_of_training(run):
+    other = changed("data.retriever", "runs/shop/sasrec")
+    resume(other, run)
+    settings = copy.deepcopy(SETTINGS)
+    settings["data"] |= {"n_train_negatives": 2, "negatives_from": "hard"}
+    run.config.write_text(yaml.safe_dump(settings))
+    resume(settings, run)
+    other["data"] |= {"n_train_negatives": 2, "negatives_from": "hard"}
+    with pytest.raises(ConfigError, match=r"data\.retriever: run 'popularity', now 'runs/shop/sasrec'"):
+        resume(other, run)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
