@@ -40,8 +40,8 @@ def test_a_model_that_reads_times_needs_some(monkeypatch, model, prepare, has_ti
         with pytest.raises(
             ConfigError, match=r"=RecencyPopularity: reads times, .*columns\.timestamp: null\).*Popularity"
         ):
-            experiment.use_inputs()
+            experiment.use_inputs(training=True)
         assert attached == []
     else:
-        experiment.use_inputs()
+        experiment.use_inputs(training=True)
         assert attached == ["train"]
