@@ -20,7 +20,7 @@ PATIENCE = 2.0
 """Seconds to wait for a lock before `on_wait` is called."""
 
 LONGEST_WAIT = 24 * 3600.0
-"""Seconds to wait for a lock at most: nothing that is built under one takes so long."""
+"""Seconds to wait for a lock at most; who waits for longer work, such as millions of summaries, starts again."""
 
 
 @contextmanager

@@ -168,20 +168,27 @@ def test_waiting_for_a_builder_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(folders, "PATIENCE", 0.05)
     code = textwrap.dedent(
         """
-        import sys, time
+        import sys
         from pathlib import Path
         from mllm_srec.files.folders import build_lock
         with build_lock(Path(sys.argv[1])):
             print("held", flush=True)
-            time.sleep(1)
+            sys.stdin.readline()
         """
     )
     store = tmp_path / "data/shop"
-    with subprocess.Popen([sys.executable, "-c", code, str(store)], stdout=subprocess.PIPE, text=True) as child:
+    command, pipe = [sys.executable, "-c", code, str(store)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdout.readline() == "held\n"
+
+        def say(message):
+            print(message)
+            child.communicate("\n")  # which ends the other process
+
+        monkeypatch.setattr(folders, "_say", say)
         with build_lock(store):
             pass
-    assert f"waiting for another process that builds {store}" in capsys.readouterr().err
+    assert capsys.readouterr().out == f"waiting for another process that builds {store}\n"
 
 
 def test_two_stores_are_built_side_by_side(tmp_path):
@@ -201,7 +208,18 @@ def test_a_builder_under_a_file_is_refused(tmp_path):
 def test_another_error_inside_keeps_its_kind_and_frees_the_lock(tmp_path):
     with pytest.raises(FileNotFoundError), build_lock(tmp_path / "shop"):
         (tmp_path / "absent").read_text()
-    with build_lock(tmp_path / "shop"):
+    lock = lock_if_free(tmp_path / ".shop.build.lock")
+    assert lock is not None
+    lock.release()
+
+
+def test_a_disk_that_is_full_already_when_the_lock_is_made_is_told_as_such(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folders.FileLock, "acquire", refuse)
+    expected = r"store: cannot be written \(No space left on device\); free space there"
+    with pytest.raises(DataError, match=expected), build_lock(tmp_path / "store"):
         pass
 
 

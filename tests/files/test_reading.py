@@ -51,8 +51,12 @@ def test_a_damaged_json_file_is_named(tmp_path, content, reason):
         read_json(path, "the numbers", REMEDY)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "text", "header", "folder", "missing"])
-def test_a_damaged_table_is_named(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [("empty", "it is empty"), ("cut", ""), ("text", ""), ("header", ""), ("folder", "it is a folder"),
+     ("missing", "it is missing")],
+)  # fmt: skip
+def test_a_damaged_table_is_named(tmp_path, damage, reason):
     path = table(tmp_path / "a.parquet")
     content = path.read_bytes()
     path.unlink()
@@ -61,7 +65,7 @@ def test_a_damaged_table_is_named(tmp_path, damage):
     elif damage != "missing":
         other = {"empty": b"", "cut": content[: len(content) // 2], "text": b"a,b\n1,2\n", "header": content[:-8]}
         path.write_bytes(other[damage])
-    with pytest.raises(DataError, match=message(path, "")):
+    with pytest.raises(DataError, match=message(path, reason)):
         read_table(path, "the numbers", REMEDY)
 
 
@@ -132,6 +136,24 @@ def test_other_errors_speak_of_the_content(tmp_path, error):
     (tmp_path / "a.json").write_text("half")
     with pytest.raises(DataError, match=message(tmp_path / "a.json", "")):
         read_whole(tmp_path / "a.json", refuse, "the numbers", REMEDY)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KeyError("rows"), r"it lacks 'rows'"),
+        (ValueError("one\n two " + "x" * 300), "one two x{192}" + re.escape("...")),
+        (RecursionError(), "RecursionError"),
+    ],
+)
+def test_reasons_are_short_and_of_one_line(tmp_path, error, reason):
+    def refuse(path: Path) -> None:
+        raise error
+
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(DataError) as caught:
+        read_whole(tmp_path / "a.json", refuse, "the numbers", REMEDY)
+    assert re.fullmatch(rf".*/a\.json: the numbers cannot be read \({reason}\); {REMEDY}", str(caught.value))
 
 
 def test_what_the_reader_says_itself_is_kept(tmp_path):

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 
@@ -12,6 +12,15 @@ from mllm_srec.files import signals
 from mllm_srec.files.signals import Stopped, deferred, raise_received, received, run_process, stoppable
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Python's own handlers; a shell has jobs behind `&`, such as these tests and their children, ignore Ctrl-C."""
+    before = [signal.signal(INT, signal.default_int_handler), signal.signal(TERM, signal.SIG_DFL)]
+    yield
+    for number, handler in zip((INT, TERM), before, strict=True):
+        signal.signal(number, handler)
 
 
 def tell(number):
@@ -68,26 +77,34 @@ def python(code, **options):
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **options)
 
 
-def test_a_second_one_ends_at_once():
+@pytest.mark.parametrize("launcher", [{}, {"TORCHELASTIC_RUN_ID": "1"}])
+def test_a_second_one_ends_at_once(launcher):
+    """By a clock of its own: a busy machine may sleep for longer than two signals that count once lie apart."""
     code = (
-        "import time\nfrom mllm_srec.files.signals import deferred\n"
-        "with deferred():\n print('ready', flush=True)\n while True: time.sleep(0.05)\n"
+        "import os, sys\nfrom types import SimpleNamespace\nfrom mllm_srec.files import signals\n"
+        "same = signals.SAME_UNDER_TORCHRUN if 'TORCHELASTIC_RUN_ID' in os.environ else signals.SAME\n"
+        "times = [100.0, 100.0 + same - 0.01, 100.0 + same + 0.01]\n"
+        "signals.time = SimpleNamespace(monotonic=lambda: times.pop(0))\n"
+        "with signals.deferred():\n"
+        " for n in 'abc':\n  print(n, flush=True)\n  os.kill(os.getpid(), int(sys.argv[1]))\n"
+        " print('still here')\n"
     )
     for number in (INT, TERM):
-        process = python(code)
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        time.sleep(0.05)
-        process.send_signal(number)  # counts once: it came from a launcher
-        time.sleep(signals.SAME + 0.2)
-        assert process.poll() is None
-        process.send_signal(number)
-        assert process.wait(timeout=10) == 128 + number
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(int(number))],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **launcher},
+        )
+        assert (done.returncode, done.stdout) == (128 + number, "a\nb\nc\n"), done.stderr
+        assert "ended at once" in done.stderr
 
 
 CHILD = (
-    "import time\nfrom mllm_srec.files.signals import deferred, received\n"
-    "with deferred():\n while not received(): time.sleep(0.01)\n"
+    "import time\nfrom mllm_srec.files.signals import SAME, deferred, received\n"
+    "with deferred():\n print('ready', flush=True)\n while not received(): time.sleep(0.01)\n"
+    " time.sleep(SAME + 0.3)\n"  # it saves; being told again would end it at once
     "print('told', received(), flush=True)\nraise SystemExit(128 + received())\n"
 )
 
@@ -97,14 +114,12 @@ def test_a_process_that_was_started_is_told_and_waited_for(number, status):
     code = (
         "import sys\nfrom mllm_srec.files.signals import Stopped, run_process, stoppable\n"
         f"child = [sys.executable, '-c', {CHILD!r}]\n"
-        "print('ready', flush=True)\n"
         "with stoppable():\n"
         " try: run_process(child)\n"
         " except Stopped as stop: print('stopped', flush=True); sys.exit(stop.status)\n"
     )
     process = python(code)
     assert process.stdout.readline() == "ready\n"
-    time.sleep(1)
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (status, "told 15\nstopped\n")
@@ -122,8 +137,23 @@ def test_forked_processes_leave_ctrl_c_to_their_parent():
     with deferred():
         pid = os.fork()
         if pid == 0:
+            if signal.getsignal(INT) != signal.SIG_IGN:
+                os._exit(1)
             os.kill(os.getpid(), INT)
             os.kill(os.getpid(), TERM)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -TERM
         assert received() == 0
+
+
+def test_other_threads_leave_the_handlers_alone():
+    before, seen = [signal.getsignal(number) for number in (INT, TERM)], []
+
+    def work():
+        with stoppable(), deferred():
+            seen.extend(signal.getsignal(number) for number in (INT, TERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == before, "only the main thread may set them"

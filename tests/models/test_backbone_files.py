@@ -215,6 +215,15 @@ def test_a_change_in_the_middle_of_a_file_is_noticed(tmp_path):
     assert info.earlier_fingerprint == "9da20687a855e2cd"
 
 
+def test_a_change_at_the_end_of_a_file_is_noticed(tmp_path):
+    folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "demo"))
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    info = describe_backbone(str(folder))
+    assert info.fingerprint != "9da20687a855e2cd" != info.earlier_fingerprint is not None
+
+
 def test_every_tensor_of_a_very_large_file_is_sampled(copy, monkeypatch):
     monkeypatch.setattr(weight_files, "END_BYTES", 64)
     monkeypatch.setattr(weight_files, "HASHED_WHOLE", 1000)
@@ -254,6 +263,16 @@ def test_a_folder_that_is_not_whole_is_refused_by_file(copy, message):
     else:
         path.write_text(content)
     with pytest.raises(ConfigError, match=rf"backbone='{copy}': {message}"):
+        describe_backbone(str(copy))
+
+
+def test_a_missing_shard_of_older_files_is_named(copy):
+    (copy / "model.safetensors").rename(copy / "pytorch_model-00001-of-00002.bin")
+    shards = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
+    (copy / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(
+        ConfigError, match=r"pytorch_model-00002-of-00002\.bin is missing, which pytorch_model\.bin\.index"
+    ):
         describe_backbone(str(copy))
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mllm_srec.files.atomic import KEY, write_json
-from mllm_srec.files.checksums import check_checksums, note_checksums
-from mllm_srec.files.folders import build_lock
+from mllm_srec.files.checksums import check_checksums, is_noted, note_checksums
+from mllm_srec.files.folders import build_lock, why_not_writable
 from mllm_srec.files.hashing import text_hash
 from mllm_srec.files.reading import read_whole
 from mllm_srec.models.text_encoder import TextEncoder, mean_over_tokens
@@ -93,9 +93,9 @@ def text_features(
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))  # so that texts of a batch are of similar length
     path = text_store(encoder, distinct, root)
     size = 4 * encoder.width * len(distinct)
-    if not _has_size(path, size):
+    if not _is_finished(path, size):
         with build_lock(path.parent):
-            if not _has_size(path, size):  # another process may have been faster
+            if not _is_finished(path, size):  # another process may have been faster
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json({"items": items_hash, "encoder": encoder.identity}, path.parent / KEY)
                 _encode_missing(encoder, path, distinct, batch_size)
@@ -111,8 +111,11 @@ def text_features(
     return rows[[row_of[text] for text in texts]]
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size
+def _is_finished(path: Path, size: int) -> bool:
+    """Return True if all rows are there, with their checksum: a kill or an earlier version may have left it out."""
+    if not path.exists() or path.stat().st_size != size:
+        return False
+    return is_noted(path) or why_not_writable(path.parent) is not None
 
 
 def _encode_missing(encoder: TextEncoder, path: Path, distinct: Sequence[Tokens], batch_size: int) -> None:

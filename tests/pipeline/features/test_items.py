@@ -23,6 +23,7 @@ from mllm_srec.data.settings import (
     PictureSettings,
     PrepareSettings,
 )
+from mllm_srec.files.checksums import CHECKSUMS
 from mllm_srec.models import text_encoder
 from mllm_srec.models.backbone import BackboneSettings
 from mllm_srec.models.random_backbone import RandomBackboneSettings, build_random_backbone
@@ -30,7 +31,7 @@ from mllm_srec.models.text_encoder import SentenceEncoder
 from mllm_srec.pipeline.features import pictures as features
 from mllm_srec.pipeline.features import texts as text_features
 from mllm_srec.pipeline.features.items import feature_text, item_features, mean_cosine, unit_rows
-from mllm_srec.types import ConfigError
+from mllm_srec.types import ConfigError, DataError
 
 PICTURES = PictureSettings(serve="features", max_pixels=4 * 28 * 28)
 PLAIN = ItemFeatureSettings(center=False, batch_size=4)
@@ -277,6 +278,26 @@ def test_a_store_cut_at_any_byte_is_completed(data, backbone, asked, n_bytes, n_
     assert_same(item_features(data, PLAIN, backbone, PICTURES), whole)
     assert len(asked) == n_left
     assert path.stat().st_size == 15 * ROW
+
+
+def test_a_checksum_that_a_kill_left_out_is_noted_the_next_time(data, backbone, asked, monkeypatch):
+    whole = item_features(data, PLAIN, backbone, PICTURES)
+    (path,) = data.folder.glob("item_features/*/rows.bin")
+    noted = path.with_name(CHECKSUMS).read_text()
+    path.with_name(CHECKSUMS).unlink()
+    asked.clear()
+    with monkeypatch.context() as closed:
+        closed.setattr(text_features, "why_not_writable", lambda folder: "a shared copy")
+        assert_same(item_features(data, PLAIN, backbone, PICTURES), whole)
+    assert not path.with_name(CHECKSUMS).exists()
+    assert_same(item_features(data, PLAIN, backbone, PICTURES), whole)
+    assert path.with_name(CHECKSUMS).read_text() == noted
+    assert asked == []
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"rows\.bin: the features of texts cannot be read \(its content differs"):
+        item_features(data, PLAIN, backbone, PICTURES)
 
 
 def test_values_that_are_not_finite_are_refused(data, backbone, monkeypatch):

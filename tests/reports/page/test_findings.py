@@ -1,7 +1,8 @@
 """What stands at the top of a page: sentences whose every number follows from the tables."""
 
+from dataclasses import replace
+
 import polars as pl
-import pytest
 
 from mllm_srec.reports.page.findings import findings
 from mllm_srec.reports.tables.grid import summarise
@@ -72,12 +73,52 @@ def test_several_data_sets_are_named():
     assert "VBPR on b (+0.040)" in found[2]
 
 
+def table(values, metrics=("ndcg@10",), data_sets=("shop",), seeds=(0, 1)):
+    """A summary of rows with the same values of every metric, on every data set, with every seed."""
+    rows = [
+        {"row": row, "data_set": name, "seed": seed, "metric": f"test/{metric}", "value": value}
+        for row, value in values.items() for name in data_sets for metric in metrics for seed in seeds
+    ]  # fmt: skip
+    return summarise(pl.DataFrame(rows, schema_overrides={"value": pl.Float64}), list(metrics))
+
+
+def test_what_cannot_be_best_is_not_called_so():
+    assert findings(about(), table({"vbpr": 0.5}), []) == (), "one row is the best of nothing"
+    (line,) = findings(about(), table({"vbpr": 0.5, "mine": 0.4, "mmsr": None}), [])
+    assert line == "Best NDCG@10: VBPR 0.500 ± 0.000, then mine 0.400 ± 0.000."
+    assert findings(about(), table({"vbpr": 0.5, "mmsr": None}), []) == ()
+    (line,) = findings(about(), table({"vbpr": 0.5, "mine": 0.4}, seeds=(0,)), [])
+    assert line == "Best NDCG@10: VBPR 0.500, then mine 0.400. One seed."
+
+
+def test_less_is_better_where_it_is():
+    (line,) = findings(about(metrics=["ece"]), table({"vbpr": 0.5, "mine": 0.4}, ("ece",)), [])
+    assert "mine 0.400 ± 0.000, then VBPR 0.500" in line
+
+
+def test_best_rows_are_named_for_few_data_sets_and_of_several_for_the_first_metric_only():
+    values, metrics = {"vbpr": 0.5, "mllm_srec": 0.4}, ("ndcg@10", "hr@10")
+    compared = [difference("vbpr", 0.1, 0.01, name) for name in "abcde"]
+    compared += [replace(d, metric="hr@10") for d in compared]
+    best = []
+    for n in (1, 2, 5):
+        names = tuple("abcde"[:n])
+        lines = findings(
+            about(names, metrics=list(metrics)),
+            table(values, metrics, names),
+            [d for d in compared if d.data_set in names],
+        )
+        best.append([line.partition(":")[0] for line in lines if line.startswith("Best")])
+    assert best == [["Best NDCG@10", "Best HR@10"], ["Best NDCG@10 on a", "Best NDCG@10 on b"], []]
+
+
 def test_many_findings_are_counted():
     rows = [difference(f"row {n}", -0.01 * n, 0.01) for n in range(1, 8)]
     line = findings(about(), summary(), rows)[-1]
     assert "below it row 7 (-0.070), row 6 (-0.060), row 5 (-0.050), row 4 (-0.040) and 3 more." in line
 
 
-@pytest.mark.parametrize("quick", [True])
-def test_a_quick_grid_finds_nothing(quick):
-    assert findings(about(quick=quick), summary(), [difference("vbpr", 0.04, 0.03)]) == ()
+def test_a_quick_grid_finds_nothing():
+    compared = [difference("vbpr", 0.04, 0.03)]
+    assert len(findings(about(), summary(), compared)) == 2
+    assert findings(about(quick=True), summary(), compared) == ()
