@@ -114,7 +114,7 @@ def test_what_does_something_passes(names, about):
     assert without_effect(names, about, True) == {}
 
 
-@pytest.mark.parametrize("name", [*OF_ANY_MODEL, "item_features.text", "data.pictures.max_pixels"])
+@pytest.mark.parametrize("name", [*sorted(OF_ANY_MODEL), "item_features.text", "data.pictures.max_pixels"])
 def test_baselines_without_features_read_no_pictures_and_texts(name):
     assert "SASRec reads neither" in without_effect([name], settings(), False)[name]
     assert without_effect([name], settings(), True) == {}
