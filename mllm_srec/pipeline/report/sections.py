@@ -29,7 +29,7 @@ from mllm_srec.reports.page.findings import findings
 from mllm_srec.reports.page.grid_blocks import grid_blocks
 from mllm_srec.reports.page.page import Block, CaseBlock, FigureBlock, NoteBlock, Section, TableBlock
 from mllm_srec.reports.tables.grid import in_order, result_table, summarise
-from mllm_srec.reports.tables.metric_words import headline_columns, shown_cut_offs
+from mllm_srec.reports.tables.metric_words import headline_columns, higher_is_better, shown_cut_offs
 from mllm_srec.types import ConfigError, DataError
 
 Cases = tuple[int, int]
@@ -167,11 +167,10 @@ def _grid_cases(grid: GridFolder, there: Sequence[CellRecord], cases: Cases) -> 
     own = [record for record in there if not read_settings(Path(record["run"])).get("baseline")]
     data_set = (own or there)[0]["data_set"]
     here = [record for record in own or there if record["data_set"] == data_set]
+    metric = grid.about.shown_metrics[0]
     best = grid.summary.filter(
-        pl.col("row").is_in([record["row"] for record in here]) & ~pl.col("reference"),
-        data_set=data_set,
-        metric=grid.about.shown_metrics[0],
-    ).sort("mean", descending=True, nulls_last=True, maintain_order=True)["row"]
+        pl.col("row").is_in([record["row"] for record in here]) & ~pl.col("reference"), data_set=data_set, metric=metric
+    ).sort("mean", descending=higher_is_better(metric), nulls_last=True, maintain_order=True)["row"]
     chosen = min(here, key=lambda record: (record["row"] != next(iter(best), None), record["seed"]))
     title = f"Case studies: {chosen['row']} on {chosen['data_set']}, seed {chosen['seed']}"
     return case_blocks(Path(chosen["run"]), title, cases)

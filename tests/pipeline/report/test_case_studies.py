@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mllm_srec.data.dataset import PreparedDataset
+from mllm_srec.pipeline.report import sections
 from mllm_srec.pipeline.report.case_studies import case_studies, list_verdicts, small_jpeg, with_places
 from mllm_srec.prompts.summaries import collapse_whitespace
 from mllm_srec.types import ConfigError, DataError
@@ -138,3 +140,21 @@ def test_a_picture_is_drawn_anew(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"<svg onload=alert(1)>")
     with pytest.raises(DataError, match=r"broken\.png: the picture cannot be read"):
         small_jpeg(tmp_path / "broken.png")
+
+
+@pytest.mark.parametrize(("metric", "best"), [("auc", "high"), ("ece", "low")])
+def test_cases_are_of_the_row_with_the_best_value(metric, best, tmp_path, monkeypatch):
+    rows = {"low": 0.1, "high": 0.4}
+    for row in rows:
+        (tmp_path / row).mkdir()
+        (tmp_path / row / "config.yaml").write_text("{}\n")
+    records = [{"row": row, "run": str(tmp_path / row), "data_set": "shop", "seed": 0} for row in rows]
+    summary = pl.DataFrame(
+        [
+            {"row": row, "data_set": "shop", "metric": metric, "mean": mean, "reference": False}
+            for row, mean in rows.items()
+        ]
+    )
+    grid = SimpleNamespace(summary=summary, about=SimpleNamespace(shown_metrics=[metric]))
+    monkeypatch.setattr(sections, "case_blocks", lambda run, title, cases: [run.name])
+    assert sections._grid_cases(grid, records, (2, 0)) == [best]
