@@ -194,7 +194,7 @@ def test_a_cell_on_data_that_was_prepared_again_is_not_finished(desk):
     run_grid([cell], PROGRAM, say=lambda line: None)
     Path("data/shop").mkdir(parents=True)
     there = str(cell.run.read_metrics()["test/candidates_hash"])
-    manifest = {"prepare": {}, "candidates": {}, "raw": {}, "candidates_hash": there}
+    manifest = {"prepare": {}, "candidates": {}, "raw": {}, "tables": {}, "candidates_hash": there}
     Path("data/shop/manifest.json").write_text(json.dumps(manifest))
     cell.run.config.write_text(yaml.safe_dump({"data": {"root": "data", "name": "shop"}}))
     assert is_finished(cell)
