@@ -84,7 +84,7 @@ def test_from_raw_files_to_metrics(shared_data, real_vocabulary, tmp_path, capsy
         assert told in out
         assert "Gift card for a tea house" in out
     assert main([*ranking, "--user", "nobody"]) == 1
-    assert "there is no user 'nobody' among the" in capsys.readouterr().err
+    assert "user='nobody': is not among the 453 users" in capsys.readouterr().err
 
     samples = pl.read_parquet(data / "samples.parquet").filter(pl.col("split") == "test")
     candidates = pl.read_parquet(data / "candidates.parquet").filter(
