@@ -3,7 +3,8 @@
     python experiments/bench_busy.py --repeats 3
 
 Each way of waiting is measured in both situations, in turns, so that a machine that gets slower meets all of them. The
-commands let OpenMP's threads sleep while they wait (`OMP_WAIT_POLICY=PASSIVE`); `spin` is what torch does by itself.
+commands let OpenMP's threads spin briefly and then sleep (`early.BRIEF_WAIT`); `sleep` does so at once, `spin` is what
+torch does by itself.
 Times are those of training and validation, from the line that names what is trained to the end of the command. Run it
 on a machine that does nothing else.
 """
@@ -22,9 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from mllm_srec.cli.early import BRIEF_WAIT
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "bench_busy.json"
 WAYS = {
+    "ours": BRIEF_WAIT,
     "sleep": {"OMP_WAIT_POLICY": "PASSIVE"},
     "spin": {"KMP_BLOCKTIME": "200"},
     "one thread": {"OMP_NUM_THREADS": "1"},

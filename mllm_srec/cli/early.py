@@ -47,6 +47,13 @@ TRACKED = ("run", *METHOD_ARGUMENTS)
 THREADS_WAIT = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables that say how OpenMP's threads wait."""
 
+BRIEF_WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
+"""Threads that wait sleep; those of GCC's OpenMP, which torch brings, after having spun for some microseconds.
+
+Between two steps of a product they meet again sooner than that, so that a machine of their own costs nothing
+(`experiments/bench_busy.py`); without the second variable it costs a quarter.
+"""
+
 BASELINES = "mllm_srec.baselines"
 
 
@@ -124,7 +131,7 @@ def let_waiting_threads_sleep() -> None:
     user set stays.
     """
     if not any(name in os.environ for name in THREADS_WAIT):
-        os.environ[THREADS_WAIT[0]] = "PASSIVE"
+        os.environ.update(BRIEF_WAIT)
 
 
 def say_start(command: str, arguments: Sequence[str]) -> None:

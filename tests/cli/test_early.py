@@ -202,8 +202,9 @@ def test_waiting_threads_sleep_unless_the_user_said_otherwise(name, monkeypatch)
     for variable in early.THREADS_WAIT:
         monkeypatch.delenv(variable, raising=False)
     early.let_waiting_threads_sleep()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("PASSIVE", "20000")
+    for variable in early.THREADS_WAIT:
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "7")
     early.let_waiting_threads_sleep()
     assert [os.environ.get(variable) for variable in early.THREADS_WAIT].count(None) == 2
