@@ -75,10 +75,10 @@ def write_report(
     """
     if not results and not runs:
         raise ConfigError("RESULTS: got none; give folders that `grid` wrote, or tested runs with --runs")
-    sources = [open_results(path, cases) for path in results]
-    sources += [(path.resolve().name, partial(run_section, path, cases=cases)) for path in runs]
-    anchors = _anchors([name for name, _ in sources])
-    makers = track(zip(anchors, sources, strict=True), len(sources), "reading results", "sections")
+    opened = [open_results(path, cases) for path in results]
+    opened += [(path.resolve().name, partial(run_section, path, cases=cases)) for path in runs]
+    anchors = _anchors([name for name, _ in opened])
+    makers = track(zip(anchors, opened, strict=True), len(opened), "reading results", "sections")
     sections = [make(anchor=anchor) for anchor, (_, make) in makers]
     n_grids = sum(scripted_name(path) is None for path in results)
     made = f"Made by mllm_srec {VERSION} from {n_grids} grids and {len(runs)} single runs."
